@@ -1,0 +1,1 @@
+"""Text, images and video as vectors in one space."""

@@ -1,0 +1,126 @@
+"""The models: one row each, data only.
+
+A row holds what its checkpoint's own files may leave unsaid. Sources: the model cards of the named repositories
+and the table in docs/models.md. `resolve()` turns any accepted spelling into a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.types import Modality
+
+DEFAULT = "Builtin/mini"
+CLIP_TOKENIZER = "openai/clip-vit-base-patch16"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model of the catalog."""
+
+    family: str
+    name: str
+    repos: tuple[str, ...]
+    """Hugging Face repositories that hold the checkpoint, the preferred one first."""
+    architecture: str
+    """The field's name of the network, as OpenCLIP or the paper spells it."""
+    image_size: int | None
+    """Side of the square picture that the image tower takes, in pixels; None: text only."""
+    dimension: int
+    text_length: int
+    """Longest text, in tokens, special tokens included."""
+    licence: str
+    aliases: tuple[str, ...] = ()
+    precision: str = "f16"
+    """How weights are stored by default: f16 (compressed), int8-weights."""
+    tokenizer_repo: str | None = None
+    """Where the tokenizer is when the checkpoint's repository has none."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.family}/{self.name}"
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return ("text",) if self.image_size is None else ("image", "text")
+
+
+def _clip(name: str, repo: str, architecture: str, dimension: int) -> ModelSpec:
+    return ModelSpec("CLIP", name, (repo,), architecture, 224, dimension, 77, "mit")
+
+
+def _cn_clip(name: str, repo: str, architecture: str, dimension: int) -> ModelSpec:
+    return ModelSpec("CN-CLIP", name, (repo,), architecture, 224, dimension, 52, "apache-2.0")
+
+
+def _mobileclip(name: str, repo: str, architecture: str, pixels: int) -> ModelSpec:
+    repos = (repo,) if architecture == "MobileCLIP-S0" else (repo, f"{repo}-OpenCLIP")
+    return ModelSpec(
+        "MobileCLIP", name, repos, architecture, pixels, 512, 77, "apple-amlr",
+        tokenizer_repo=CLIP_TOKENIZER,
+    )  # fmt: skip
+
+
+def _siglip(name: str, repo: str, architecture: str, pixels: int, dimension: int) -> ModelSpec:
+    return ModelSpec("SigLIP", name, (repo,), architecture, pixels, dimension, 64, "apache-2.0")
+
+
+def _qwen(name: str, repo: str, dimension: int) -> ModelSpec:
+    return ModelSpec(
+        "QwenText", name, (repo,), repo.rpartition("/")[2], None, dimension, 32768, "apache-2.0",
+        precision="int8-weights",
+    )  # fmt: skip
+
+
+# fmt: off
+MODELS: tuple[ModelSpec, ...] = (
+    ModelSpec("Builtin", "mini", (), "all-MiniLM-L6-v2 + EfficientNet-Lite2 (ConSE)", 260, 384, 256, "apache-2.0", precision="int8-weights"),
+    _clip("clip-vit-b-32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B-32", 512),
+    _clip("clip-vit-b-16", "openai/clip-vit-base-patch16", "ViT-B-16-quickgelu", 512),
+    _clip("clip-vit-l-14", "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "ViT-L-14", 768),
+    _clip("clip-vit-h-14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "ViT-H-14", 1024),
+    _cn_clip("cn-clip-vit-b-16", "OFA-Sys/chinese-clip-vit-base-patch16", "ViT-B-16", 512),
+    _cn_clip("cn-clip-vit-l-14", "OFA-Sys/chinese-clip-vit-large-patch14", "ViT-L-14", 768),
+    _cn_clip("cn-clip-vit-h-14", "OFA-Sys/chinese-clip-vit-huge-patch14", "ViT-H-14", 1024),
+    _mobileclip("mobileclip_s0", "apple/MobileCLIP-S0", "MobileCLIP-S0", 256),
+    _mobileclip("mobileclip_s1", "apple/MobileCLIP-S1", "MobileCLIP-S1", 256),
+    _mobileclip("mobileclip_s2", "apple/MobileCLIP-S2", "MobileCLIP-S2", 256),
+    _mobileclip("mobileclip_b", "apple/MobileCLIP-B", "MobileCLIP-B", 224),
+    _mobileclip("mobileclip_blt", "apple/MobileCLIP-B-LT", "MobileCLIP-B", 224),
+    _siglip("siglip2-vit-b-16", "google/siglip2-base-patch16-224", "ViT-B-16-SigLIP2", 224, 768),
+    _siglip("siglip2-vit-l-16", "google/siglip2-large-patch16-256", "ViT-L-16-SigLIP2-256", 256, 1024),
+    _siglip("siglip2-so400m-patch16-384", "google/siglip2-so400m-patch16-384", "ViT-SO400M-16-SigLIP2-384", 384, 1152),
+    ModelSpec("Blip2", "blip2_transformers", ("Salesforce/blip2-itm-vit-g",), "BLIP-2 ViT-g Q-Former", 224, 256, 512, "mit", aliases=("blip2",)),
+    _qwen("qwen3-embedding-0.6b", "Qwen/Qwen3-Embedding-0.6B", 1024),
+    _qwen("qwen3-embedding-4b", "Qwen/Qwen3-Embedding-4B", 2560),
+    _qwen("qwen3-embedding-8b", "Qwen/Qwen3-Embedding-8B", 4096),
+)
+# fmt: on
+
+
+def spellings(spec: ModelSpec) -> tuple[str, ...]:
+    """Every name that means this row: `Family/name`, the bare name, the aliases with and without family, the repos."""
+    names = (spec.name, *spec.aliases)
+    return (*(f"{spec.family}/{name}" for name in names), *names, *spec.repos)
+
+
+def resolve(name: str) -> ModelSpec:
+    """The row that `name` means, in any accepted spelling, whatever its case.
+
+    Raises UnknownModel, which lists the ids.
+    """
+    wanted = name.strip().lower()
+    for spec in MODELS:
+        if wanted in {spelling.lower() for spelling in spellings(spec)}:
+            return spec
+    known = ", ".join(spec.id for spec in MODELS)
+    raise UnknownModel(f"no model is named {name!r}; known: {known}")
+
+
+def by_family() -> dict[str, list[str]]:
+    """Family -> names of its models, in catalog order."""
+    families: dict[str, list[str]] = {}
+    for spec in MODELS:
+        families.setdefault(spec.family, []).append(spec.name)
+    return families

@@ -1,0 +1,48 @@
+"""The few types that every layer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["text", "image"]
+"""The two towers. Video is frames, and its modality is image."""
+
+Row = NDArray[Any]
+"""One item as its graph takes it: int32 [tokens] ids, or uint8 [height, width, 3] RGB."""
+
+Vector = NDArray[np.float32]
+"""float32 [dimension], L2-normalised."""
+
+Vectors = NDArray[np.float32]
+"""float32 [items, dimension], rows L2-normalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One prepared item on its way to the batcher."""
+
+    row: Row
+    cost: int
+    """What the item costs the graph once padded: tokens for text, patches for an image."""
+    tokens: int
+    """What `usage` counts: text tokens, or an image's patches."""
+    truncated: bool = False
+    """The text was longer than the model's limit and was cut."""
+
+
+class Graph(Protocol):
+    """A compiled tower. Calls are thread-safe; up to `parallel` of them make progress at once."""
+
+    dimension: int
+    parallel: int
+
+    def __call__(self, rows: Sequence[Row]) -> Vectors:
+        """Embed rows as one batch (text rows are padded here) -> float32 [len(rows), dimension]."""
+        ...
+
+    def close(self) -> None: ...
