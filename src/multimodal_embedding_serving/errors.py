@@ -1,7 +1,8 @@
 """Every error that a caller can see: one class each, with its HTTP status and its code.
 
-A message is written for the caller: it never holds a memory address, a stack, or a server path outside the
-media roots. `index` names the item of a list that is at fault, `param` the request field.
+A message is written for the caller: it never holds a memory address, a stack, or a server path
+outside the media roots. `index` names the item of a list that is at fault, `param` the request
+field.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class MissingExtra(EmbeddingError):
 
 
 class CheckpointError(EmbeddingError):
-    """A weight file that is truncated, corrupt, hostile or lacks a tensor; names file and tensor."""
+    """A weight file that is truncated, corrupt, hostile or lacks a tensor; names both."""
 
     code = "checkpoint"
 
