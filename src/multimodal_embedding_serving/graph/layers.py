@@ -1,0 +1,118 @@
+"""What the families share: attention, feed-forward and the transformer block, over `Ops`.
+
+`w` is a view of the checkpoint below one prefix, in the transformers library's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.graph.ops import Ops, T
+
+Activation = str
+"""A transformers `hidden_act`."""
+
+
+def activate(ops: Ops[T], x: T, name: Activation) -> T:
+    """Apply an activation by the name that config.json gives it."""
+    functions: dict[str, Callable[[T], T]] = {
+        "gelu": ops.gelu,
+        "gelu_pytorch_tanh": lambda y: ops.gelu(y, "tanh"),
+        "gelu_new": lambda y: ops.gelu(y, "tanh"),
+        "quick_gelu": ops.quick_gelu,
+        "relu": ops.relu,
+        "silu": ops.silu,
+    }
+    if name not in functions:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(sorted(functions))}")
+    return functions[name](x)
+
+
+def dense(ops: Ops[T], x: T, w: Weights) -> T:
+    """A linear layer: `weight` [out, in] and, where the checkpoint has one, `bias` [out]."""
+    return ops.linear(x, w["weight"], w.get("bias"))
+
+
+def norm(ops: Ops[T], x: T, w: Weights, eps: float) -> T:
+    """LayerNorm with `weight` and `bias` [W]."""
+    return ops.layer_norm(x, w["weight"], w["bias"], eps)
+
+
+def split_heads(ops: Ops[T], x: T, heads: int, width: int) -> T:
+    """[B, L, heads * width] -> [B, heads, L, width]."""
+    return ops.transpose(ops.reshape(x, (0, 0, heads, width)), (0, 2, 1, 3))
+
+
+def join_heads(ops: Ops[T], x: T, heads: int, width: int) -> T:
+    """[B, heads, L, width] -> [B, L, heads * width]."""
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (0, 0, heads * width))
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionNames:
+    """What a checkpoint calls the four matrices of an attention layer."""
+
+    query: str = "q_proj"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    output: str = "out_proj"
+
+
+def attention(
+    ops: Ops[T],
+    x: T,
+    w: Weights,
+    heads: int,
+    *,
+    memory: T | None = None,
+    causal: bool = False,
+    mask: T | None = None,
+    names: AttentionNames | None = None,
+) -> T:
+    """Multi-head attention of x [B, L, W] over itself or, crossing, over `memory` [B, S, *]."""
+    names = names or AttentionNames()
+    source = x if memory is None else memory
+    total = w[f"{names.query}.weight"].shape[0]
+    width = total // heads
+    q = split_heads(ops, dense(ops, x, w.sub(f"{names.query}.")), heads, width)
+    k = split_heads(ops, dense(ops, source, w.sub(f"{names.key}.")), heads, width)
+    v = split_heads(ops, dense(ops, source, w.sub(f"{names.value}.")), heads, width)
+    y = ops.attention(q, k, v, causal=causal, mask=mask)
+    return dense(ops, join_heads(ops, y, heads, width), w.sub(f"{names.output}."))
+
+
+def mlp(ops: Ops[T], x: T, w: Weights, activation: Activation) -> T:
+    """fc2(activation(fc1(x)))."""
+    return dense(ops, activate(ops, dense(ops, x, w.sub("fc1.")), activation), w.sub("fc2."))
+
+
+def pre_norm_block(
+    ops: Ops[T], x: T, w: Weights, heads: int, activation: Activation, eps: float, causal: bool
+) -> T:
+    """A transformer block as CLIP and SigLIP have it: norm before attention and before the MLP."""
+    y = norm(ops, x, w.sub("layer_norm1."), eps)
+    x = ops.add(x, attention(ops, y, w.sub("self_attn."), heads, causal=causal))
+    y = norm(ops, x, w.sub("layer_norm2."), eps)
+    return ops.add(x, mlp(ops, y, w.sub("mlp."), activation))
+
+
+BERT_ATTENTION = AttentionNames("self.query", "self.key", "self.value", "output.dense")
+
+
+def bert_block(ops: Ops[T], x: T, w: Weights, heads: int, mask: T | None, eps: float) -> T:
+    """A BERT layer (Devlin et al. 2018, arXiv 1810.04805): norm after each residual, exact gelu."""
+    a = attention(ops, x, w.sub("attention."), heads, mask=mask, names=BERT_ATTENTION)
+    x = norm(ops, ops.add(x, a), w.sub("attention.output.LayerNorm."), eps)
+    y = ops.gelu(dense(ops, x, w.sub("intermediate.dense.")))
+    y = dense(ops, y, w.sub("output.dense."))
+    return norm(ops, ops.add(x, y), w.sub("output.LayerNorm."), eps)
+
+
+def patches(ops: Ops[T], pixels: T, w: Weights) -> T:
+    """Patch embedding: a convolution whose stride is its kernel -> [B, patches, W]."""
+    weight = w["weight"]
+    width, side = weight.shape[0], weight.shape[-1]
+    x = ops.conv2d(pixels, weight, w.get("bias"), stride=side)
+    return ops.transpose(ops.reshape(x, (0, width, -1)), (0, 2, 1))

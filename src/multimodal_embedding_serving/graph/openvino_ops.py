@@ -1,0 +1,327 @@
+"""The emitter that builds an OpenVINO model straight from a checkpoint's tensors.
+
+Weights become constants over the memory-mapped file where their stored form allows it (f32, f16,
+bf16 kept as they are) and are converted tensor by tensor where it does not, so that building a
+model needs little more memory than its result. The patterns (RMSNorm, RoPE, grouped heads,
+attention) are those that the CPU plugin fuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.checkpoints.weights import StoredTensor
+from multimodal_embedding_serving.graph.ops import Array, Pair
+from multimodal_embedding_serving.graph.quantize import quantize
+from multimodal_embedding_serving.graph.runtime import opset as op
+from multimodal_embedding_serving.graph.runtime import ov
+
+Form = Literal["f32", "f16", "i8", "i4"]
+Node = Any  # openvino's stubs give every operation the type Node, without its overloads
+
+HIDDEN = -65504.0
+"""What a masked place adds to its score: the lowest float16, so that f16 devices don't overflow."""
+
+INPUTS: dict[str, tuple[str, list[int]]] = {
+    "input_ids": ("i32", [-1, -1]),
+    "attention_mask": ("i32", [-1, -1]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How each kind of weight is written to disk. Norms, biases and positions are f16 or f32."""
+
+    linear: Form = "f16"
+    convolution: Form = "f16"
+    embedding: Form = "f16"
+    rest: Literal["f32", "f16"] = "f16"
+
+
+FLOAT32 = Storage("f32", "f32", "f32", "f32")
+FLOAT16 = Storage()
+INT8_WEIGHTS = Storage("i8", "i8", "i8", "f16")
+INT4_WEIGHTS = Storage("i4", "i8", "i8", "f16")
+
+
+def emit_model(
+    inputs: Mapping[str, int | None],
+    build: Callable[[OpenVINOOps, Mapping[str, Node]], Node],
+    storage: Storage,
+) -> ov.Model:
+    """Build the model of one tower: dynamic batch in, `embedding` float32 [B, dimension] out.
+
+    `inputs` names the inputs: input_ids and attention_mask int32 [B, L], or pixels uint8
+    [B, side, side, 3], whose value is the side.
+    """
+    parameters: dict[str, Node] = {}
+    for name, side in inputs.items():
+        kind, shape = INPUTS[name] if side is None else ("u8", [-1, side, side, 3])
+        parameters[name] = op.parameter(shape, ov.Type(kind), name=name)
+        parameters[name].output(0).set_names({name})
+    ops = OpenVINOOps(storage)
+    result = op.result(build(ops, parameters))
+    result.output(0).set_names({"embedding"})
+    model = ov.Model([result], list(parameters.values()), "tower")
+    # The constants are views: what they look at must live as long as the model.
+    model.kept = ops.kept
+    return model
+
+
+class OpenVINOOps:
+    """`Ops` over OpenVINO nodes."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.kept: list[object] = []
+        self._rotations: dict[tuple[float, int], tuple[Node, Node]] = {}
+
+    # ── weights ──
+    def constant(self, value: Array) -> Node:
+        return self._weight(value, self.storage.rest)
+
+    def linear(self, x: Node, weight: Array, bias: Array | None = None) -> Node:
+        y = op.matmul(x, self._weight(weight, self.storage.linear), False, True)
+        return y if bias is None else op.add(y, self.constant(bias))
+
+    def project(self, x: Node, matrix: Array) -> Node:
+        return self.linear(x, np.ascontiguousarray(_float32(matrix).T))
+
+    def embedding(self, ids: Node, table: Array) -> Node:
+        return op.gather(self._weight(table, self.storage.embedding), ids, _ints(0))
+
+    def conv2d(
+        self,
+        x: Node,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: int | Pair = 1,
+        padding: int | Pair | tuple[int, int, int, int] = 0,
+        groups: int = 1,
+    ) -> Node:
+        top, left, bottom, right = _sides(padding)
+        strides = list(stride) if isinstance(stride, tuple) else [stride, stride]
+        kernel = self._weight(weight, self.storage.convolution)
+        begin, end = [top, left], [bottom, right]
+        if groups == 1:
+            y = op.convolution(x, kernel, strides, begin, end, [1, 1])
+        else:
+            out, *rest = weight.shape
+            kernel = op.reshape(kernel, _ints(groups, out // groups, *rest), False)
+            y = op.group_convolution(x, kernel, strides, begin, end, [1, 1])
+        if bias is None:
+            return y
+        return op.add(y, op.reshape(self.constant(bias), _ints(1, -1, 1, 1), False))
+
+    def layer_norm(self, x: Node, weight: Array, bias: Array, eps: float) -> Node:
+        normal = op.mvn(x, _ints(-1), True, eps, "inside_sqrt")
+        return op.add(op.multiply(normal, self.constant(weight)), self.constant(bias))
+
+    def rms_norm(self, x: Node, weight: Array, eps: float) -> Node:
+        square = op.reduce_mean(op.power(x, _floats(2.0)), _ints(-1), True)
+        root = op.sqrt(op.add(square, _floats(eps)))
+        return op.multiply(op.multiply(x, op.divide(_floats(1.0), root)), self.constant(weight))
+
+    # ── element by element ──
+    def add(self, x: Node, y: Node) -> Node:
+        return op.add(x, y)
+
+    def subtract(self, x: Node, y: Node) -> Node:
+        return op.subtract(x, y)
+
+    def multiply(self, x: Node, y: Node) -> Node:
+        return op.multiply(x, y)
+
+    def scale(self, x: Node, factor: float) -> Node:
+        return op.multiply(x, _floats(factor))
+
+    def gelu(self, x: Node, approximate: Literal["none", "tanh"] = "none") -> Node:
+        return op.gelu(x, "erf" if approximate == "none" else "tanh")
+
+    def quick_gelu(self, x: Node) -> Node:
+        return op.swish(x, _floats(1.702))
+
+    def silu(self, x: Node) -> Node:
+        return op.swish(x)
+
+    def relu(self, x: Node) -> Node:
+        return op.relu(x)
+
+    def relu6(self, x: Node) -> Node:
+        return op.clamp(x, 0.0, 6.0)
+
+    def sigmoid(self, x: Node) -> Node:
+        return op.sigmoid(x)
+
+    def softmax(self, x: Node, axis: int = -1) -> Node:
+        return op.softmax(x, axis)
+
+    # ── attention ──
+    def attention(
+        self, q: Node, k: Node, v: Node, *, causal: bool = False, mask: Node | None = None
+    ) -> Node:
+        if mask is None:
+            return op.scaled_dot_product_attention(q, k, v, causal=causal)
+        if causal:  # the operation would ignore the mask; right padding needs none when causal
+            raise ValueError("attention takes a mask or causal, not both")
+        visible = op.convert(op.unsqueeze(mask, _ints(1, 2)), "f32")
+        hidden = op.multiply(op.subtract(_floats(1.0), visible), _floats(HIDDEN))
+        return op.scaled_dot_product_attention(q, k, v, hidden)
+
+    def rope(self, x: Node, theta: float) -> Node:
+        width = x.get_output_partial_shape(0)[3].get_length()
+        cos, sin = self._rotation(x, theta, width)
+        half = width // 2
+        turned = op.concat([op.negative(self.crop(x, 3, half, width)), self.crop(x, 3, 0, half)], 3)
+        return op.add(op.multiply(x, cos), op.multiply(turned, sin))
+
+    def _rotation(self, x: Node, theta: float, width: int) -> tuple[Node, Node]:
+        if (theta, width) not in self._rotations:
+            steps = np.arange(0, width, 2, dtype=np.float64) / width
+            frequency = op.constant((theta**-steps).astype(np.float32)[None])
+            places = op.unsqueeze(op.convert(self._places(x, 2), "f32"), _ints(1))
+            angles = op.matmul(places, frequency, False, False)
+            angles = op.unsqueeze(op.concat([angles, angles], 1), _ints(0, 1))
+            self._rotations[theta, width] = op.cos(angles), op.sin(angles)
+        return self._rotations[theta, width]
+
+    def repeat_heads(self, x: Node, times: int) -> Node:
+        if times == 1:
+            return x
+        heads = x.get_output_partial_shape(0)[1].get_length()
+        width = x.get_output_partial_shape(0)[3].get_length()
+        shape = op.shape_of(x, "i64")
+        wide = op.concat(
+            [op.gather(shape, _ints(0, 1), _ints(0)), _ints(times),
+             op.gather(shape, _ints(2, 3), _ints(0))], 0
+        )  # fmt: skip
+        spread = op.broadcast(op.unsqueeze(x, _ints(2)), wide, broadcast_spec="BIDIRECTIONAL")
+        return op.reshape(spread, _ints(0, heads * times, -1, width), True)
+
+    # ── shape ──
+    def reshape(self, x: Node, shape: Sequence[int]) -> Node:
+        return op.reshape(x, _ints(*shape), True)
+
+    def transpose(self, x: Node, order: Sequence[int]) -> Node:
+        return op.transpose(x, _ints(*order))
+
+    def concat(self, parts: Sequence[Node], axis: int) -> Node:
+        return op.concat(list(parts), axis)
+
+    def crop(self, x: Node, axis: int, start: int, stop: int) -> Node:
+        return op.slice(x, _ints(start), _ints(stop), _ints(1), _ints(axis))
+
+    def head_rows(self, table: Array, x: Node) -> Node:
+        length = op.gather(op.shape_of(x, "i64"), _ints(1), _ints(0))
+        rows = op.slice(self.constant(table), _ints(0), length, _ints(1), _ints(0))
+        return op.unsqueeze(rows, _ints(0))
+
+    def tile_batch(self, tokens: Array, x: Node) -> Node:
+        batch = op.gather(op.shape_of(x, "i64"), _ints(0), _ints(0))
+        shape = op.concat([batch, _ints(*tokens.shape)], 0)
+        return op.broadcast(self.constant(tokens), shape)
+
+    def take_place(self, x: Node, place: Node) -> Node:
+        return op.squeeze(
+            op.gather(x, op.unsqueeze(place, _ints(1)), _ints(1), batch_dims=1), _ints(1)
+        )
+
+    # ── reduction ──
+    def mean(self, x: Node, axes: Sequence[int], *, keep: bool = False) -> Node:
+        return op.reduce_mean(x, _ints(*axes), keep)
+
+    def masked_mean(self, x: Node, mask: Node) -> Node:
+        weight = op.convert(op.unsqueeze(mask, _ints(2)), "f32")
+        total = op.reduce_sum(op.multiply(x, weight), _ints(1), False)
+        return op.divide(total, op.reduce_sum(weight, _ints(1), False))
+
+    def first_place(self, ids: Node, token: int) -> Node:
+        return self._first_where(ids, op.equal(ids, op.constant(np.int32(token))))
+
+    def last_place(self, mask: Node) -> Node:
+        return op.subtract(op.reduce_sum(mask, _ints(1), False), op.constant(np.int32(1)))
+
+    def max_place(self, ids: Node) -> Node:
+        return self._first_where(ids, op.equal(ids, op.reduce_max(ids, _ints(1), True)))
+
+    def _first_where(self, ids: Node, hit: Node) -> Node:
+        length = op.squeeze(op.gather(op.shape_of(ids, "i32"), _ints(1), _ints(0)), _ints(0))
+        last = op.subtract(length, op.constant(np.int32(1)))
+        return op.reduce_min(op.select(hit, self._places(ids, 1), last), _ints(1), False)
+
+    def _places(self, x: Node, axis: int) -> Node:
+        length = op.squeeze(op.gather(op.shape_of(x, "i32"), _ints(axis), _ints(0)), _ints(0))
+        return op.range(op.constant(np.int32(0)), length, op.constant(np.int32(1)), "i32")
+
+    def l2_normalize(self, x: Node) -> Node:
+        length = op.sqrt(op.reduce_sum(op.multiply(x, x), _ints(-1), True))
+        return op.divide(x, op.maximum(length, _floats(1e-12)))
+
+    # ── pixels ──
+    def pixels(self, x: Node, mean: Sequence[float], std: Sequence[float]) -> Node:
+        spread = np.asarray(std, np.float64) * 255
+        gain = op.constant((1 / spread).astype(np.float32))
+        shift = op.constant((np.asarray(mean, np.float64) * 255 / spread).astype(np.float32))
+        scaled = op.subtract(op.multiply(op.convert(x, "f32"), gain), shift)
+        return self.transpose(scaled, (0, 3, 1, 2))
+
+    # ── storage ──
+    def _weight(self, value: Array, form: Form) -> Node:
+        narrow = len(value.shape) < 2 or (form == "i4" and int(np.prod(value.shape[1:])) % 2)
+        if form in ("i8", "i4") and not narrow:
+            return self._integers(value, 4 if form == "i4" else 8)
+        return self._floating(value, "f32" if form == "f32" else "f16")
+
+    def _floating(self, value: Array, form: Literal["f32", "f16"]) -> Node:
+        if isinstance(value, StoredTensor) and value.dtype in ("BF16", "F16"):
+            kind = ov.Type.bf16 if value.dtype == "BF16" else ov.Type.f16
+            return op.convert(self._view(value.data, kind), "f32")
+        data = value.data if isinstance(value, StoredTensor) else value
+        data = np.ascontiguousarray(data, np.float32)
+        if form == "f16" and (not data.size or np.abs(data).max() < np.finfo(np.float16).max):
+            return op.convert(self._view(data.astype(np.float16), ov.Type.f16), "f32")
+        return self._view(data, ov.Type.f32)
+
+    def _integers(self, value: Array, bits: Literal[4, 8]) -> Node:
+        q = quantize(value if isinstance(value, StoredTensor) else _float32(value), bits)
+        each_row = (q.shape[0],) + (1,) * (len(q.shape) - 1)
+        kind = ov.Type.u4 if bits == 4 else ov.Type.u8
+        levels = op.convert(self._view(q.levels, kind, q.shape), "f32")
+        zero = op.convert(op.constant(q.zero.reshape(each_row)), "f32")
+        scale = op.constant(q.scale.reshape(each_row))
+        return op.multiply(op.subtract(levels, zero), scale)
+
+    def _view(
+        self, data: NDArray[Any], kind: ov.Type, shape: tuple[int, ...] | None = None
+    ) -> Node:
+        self.kept.append(data)
+        tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
+        return op.constant(tensor, shared_memory=True)
+
+
+def _float32(value: Array) -> NDArray[np.float32]:
+    if isinstance(value, StoredTensor):
+        return value.float32()
+    return np.asarray(value, np.float32)
+
+
+def _ints(*values: int) -> Node:
+    return op.constant(np.array(values, np.int64))
+
+
+def _floats(value: float) -> Node:
+    return op.constant(np.array([value], np.float32))
+
+
+def _sides(padding: int | Pair | tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    if isinstance(padding, int):
+        return (padding,) * 4
+    if len(padding) == 2:
+        return (*padding, *padding)
+    return padding

@@ -1,0 +1,145 @@
+"""The operations that a family is written in: a protocol, with one implementation for each emitter.
+
+A family is plain functions over `Ops[T]`, where T is the emitter's own tensor: a node of an
+OpenVINO model (`openvino_ops.py`, builds a graph to be stored) or a torch tensor (`torch_ops.py`,
+computes at once). Shapes in the docstrings: B batch, L places (tokens or patches), W width, H
+heads, D head width, C channels. Everything between a family's inputs and its output is float32
+unless said; how weights are stored is the emitter's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.checkpoints.weights import StoredTensor
+
+T = TypeVar("T")
+Array = StoredTensor | NDArray[Any]
+"""A weight: as it lies in the checkpoint, or computed (folded, sliced) while building."""
+
+Pair = tuple[int, int]
+
+
+class Ops(Protocol[T]):
+    # ── weights ──
+    def constant(self, value: Array) -> T:
+        """A small learned or computed array, float32."""
+        ...
+
+    def linear(self, x: T, weight: Array, bias: Array | None = None) -> T:
+        """x [..., in] @ weight [out, in] transposed + bias [out]."""
+        ...
+
+    def project(self, x: T, matrix: Array) -> T:
+        """x [..., in] @ matrix [in, out] (the checkpoints' `x @ P` form)."""
+        ...
+
+    def embedding(self, ids: T, table: Array) -> T:
+        """Rows of table [entries, W] at int32 ids [...] -> [..., W]."""
+        ...
+
+    def conv2d(
+        self,
+        x: T,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: int | Pair = 1,
+        padding: int | Pair | tuple[int, int, int, int] = 0,
+        groups: int = 1,
+    ) -> T:
+        """x [B, C, h, w], weight [out, C / groups, kh, kw]; padding (top, left, bottom, right)."""
+        ...
+
+    def layer_norm(self, x: T, weight: Array, bias: Array, eps: float) -> T:
+        """Over the last axis (Ba et al. 2016, arXiv 1607.06450)."""
+        ...
+
+    def rms_norm(self, x: T, weight: Array, eps: float) -> T:
+        """Over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+        ...
+
+    # ── element by element ──
+    def add(self, x: T, y: T) -> T: ...
+    def subtract(self, x: T, y: T) -> T: ...
+    def multiply(self, x: T, y: T) -> T: ...
+    def scale(self, x: T, factor: float) -> T: ...
+    def gelu(self, x: T, approximate: Literal["none", "tanh"] = "none") -> T: ...
+    def quick_gelu(self, x: T) -> T:
+        """x * sigmoid(1.702 x), the activation of OpenAI's CLIP weights."""
+        ...
+
+    def silu(self, x: T) -> T: ...
+    def relu(self, x: T) -> T: ...
+    def relu6(self, x: T) -> T: ...
+    def sigmoid(self, x: T) -> T: ...
+    def softmax(self, x: T, axis: int = -1) -> T: ...
+
+    # ── attention ──
+    def attention(self, q: T, k: T, v: T, *, causal: bool = False, mask: T | None = None) -> T:
+        """Scaled dot-product attention, scale D^-0.5. q [B, H, L, D], k and v [B, H, S, D].
+
+        mask [B, S] int32: 0 hides a place of k from every query.
+        """
+        ...
+
+    def rope(self, x: T, theta: float) -> T:
+        """Rotary positions 0..L-1 on x [B, H, L, D], halves rotated (arXiv 2104.09864)."""
+        ...
+
+    def repeat_heads(self, x: T, times: int) -> T:
+        """[B, H, L, D] -> [B, H * times, L, D], each head `times` in a row (grouped queries)."""
+        ...
+
+    # ── shape ──
+    def reshape(self, x: T, shape: Sequence[int]) -> T:
+        """-1 is inferred; 0 keeps the dimension that x has in that place."""
+        ...
+
+    def transpose(self, x: T, order: Sequence[int]) -> T: ...
+    def concat(self, parts: Sequence[T], axis: int) -> T: ...
+    def crop(self, x: T, axis: int, start: int, stop: int) -> T:
+        """x[start:stop] along an axis."""
+        ...
+
+    def head_rows(self, table: Array, x: T) -> T:
+        """The first L rows of table [places, W] for x [B, L, ...] -> [1, L, W]."""
+        ...
+
+    def tile_batch(self, tokens: Array, x: T) -> T:
+        """tokens [L, W] for every item of x [B, ...] -> [B, L, W]: class and query tokens."""
+        ...
+
+    def take_place(self, x: T, place: T) -> T:
+        """x [B, L, W], place int32 [B] -> [B, W]."""
+        ...
+
+    # ── reduction ──
+    def mean(self, x: T, axes: Sequence[int], *, keep: bool = False) -> T: ...
+    def masked_mean(self, x: T, mask: T) -> T:
+        """Mean of x [B, L, W] over the places where mask int32 [B, L] is 1 -> [B, W]."""
+        ...
+
+    def first_place(self, ids: T, token: int) -> T:
+        """The first place of a token in each row of ids [B, L] -> int32 [B]; 0 where it is not."""
+        ...
+
+    def last_place(self, mask: T) -> T:
+        """The last place where mask [B, L] (ones, then zeros) is 1 -> int32 [B]."""
+        ...
+
+    def max_place(self, ids: T) -> T:
+        """The first place of the largest id of each row of ids [B, L] -> int32 [B]."""
+        ...
+
+    def l2_normalize(self, x: T) -> T:
+        """Rows of x [B, W] to length 1."""
+        ...
+
+    # ── pixels ──
+    def pixels(self, x: T, mean: Sequence[float], std: Sequence[float]) -> T:
+        """uint8 [B, h, w, 3] -> float32 [B, 3, h, w]: (x / 255 - mean) / std."""
+        ...
