@@ -1,0 +1,59 @@
+"""The model families: how a checkpoint becomes towers. They run to make a graph, never to serve.
+
+A family is one function, `plan(checkpoint) -> [TowerPlan, …]`, in a file of its own that reads
+like the paper, over the operations of `graph/ops.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import FamilyNotBuilt
+from multimodal_embedding_serving.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint, opened: tensors under the transformers library's names, and its config."""
+
+    weights: Weights
+    config: Mapping[str, Any]
+    """config.json with the upstream defaults filled in, or what stands for it."""
+    spec: ModelSpec | None
+    """The catalog's row; None for a checkpoint that is not in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TowerPlan:
+    """One tower, ready to be emitted."""
+
+    modality: Modality
+    inputs: Mapping[str, int | None]
+    """input_ids and attention_mask (None), or pixels (its side)."""
+    build: Callable[[Any, Mapping[str, Any]], Any]
+    """(ops, inputs by name) -> the embedding [B, dimension], L2-normalised."""
+    transform: Mapping[str, Any]
+    """What comes before the graph: the manifest form of ImageTransform or TextTransform."""
+    dimension: int
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    """Forms of storage that this tower wants other than the asked ones, by kind of weight."""
+
+
+Plan = Callable[[Checkpoint], Sequence[TowerPlan]]
+
+FAMILIES: Mapping[str, str] = {"Builtin": "builtin", "CLIP": "clip"}
+"""Catalog family -> its module beside this file."""
+
+
+def find_family(name: str) -> Plan:
+    """The family's `plan`. Raises FamilyNotBuilt where this version has none."""
+    if name not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise FamilyNotBuilt(f"the family {name!r} is not built in this version; built: {known}")
+    plan: Plan = import_module(f"{__name__}.{FAMILIES[name]}").plan
+    return plan

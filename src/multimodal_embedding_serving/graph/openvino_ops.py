@@ -27,11 +27,6 @@ Node = Any  # openvino's stubs give every operation the type Node, without its o
 HIDDEN = -65504.0
 """What a masked place adds to its score: the lowest float16, so that f16 devices don't overflow."""
 
-INPUTS: dict[str, tuple[str, list[int]]] = {
-    "input_ids": ("i32", [-1, -1]),
-    "attention_mask": ("i32", [-1, -1]),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Storage:
@@ -61,8 +56,9 @@ def emit_model(
     """
     parameters: dict[str, Node] = {}
     for name, side in inputs.items():
-        kind, shape = INPUTS[name] if side is None else ("u8", [-1, side, side, 3])
-        parameters[name] = op.parameter(shape, ov.Type(kind), name=name)
+        shape = [-1, -1] if side is None else [-1, side, side, 3]
+        kind = ov.Type.i32 if side is None else ov.Type.u8
+        parameters[name] = op.parameter(shape, kind, name=name)
         parameters[name].output(0).set_names({name})
     ops = OpenVINOOps(storage)
     result = op.result(build(ops, parameters))

@@ -1,0 +1,101 @@
+"""A tower's graph on any OpenVINO device: compiled once, called from many threads."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Row, Vectors
+
+PRECISION_HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
+
+
+class OpenVINOGraph:
+    """A compiled graph with one infer request for each call that may run at a time."""
+
+    def __init__(self, compiled: ov.CompiledModel, pad_id: int) -> None:
+        self.dimension = int(compiled.output(0).get_partial_shape()[1].get_length())
+        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        self._pad_id = pad_id
+        self._names = [port.get_any_name() for port in compiled.inputs]
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.parallel):
+            self._requests.put(compiled.create_infer_request())
+
+    def __call__(self, rows: Sequence[Row]) -> Vectors:
+        inputs = collate(rows, self._names, self._pad_id)
+        request = self._requests.get()
+        try:
+            for name, array in inputs.items():
+                request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+            request.infer()
+            vectors: Vectors = request.get_output_tensor(0).data.copy()
+        finally:
+            self._requests.put(request)
+        return vectors
+
+    def close(self) -> None:
+        """Drop the infer requests; the device's memory goes with them."""
+        while not self._requests.empty():
+            self._requests.get()
+
+
+def collate(rows: Sequence[Row], names: Sequence[str], pad_id: int) -> dict[str, Row]:
+    """Rows as one batch by input name: pictures stacked, ids padded on the right to the longest."""
+    if rows[0].ndim > 1:
+        return {names[0]: np.stack(rows)}
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, np.int32)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+    batch = {"input_ids": ids}
+    if "attention_mask" in names:
+        lengths = np.array([len(row) for row in rows])
+        batch["attention_mask"] = (np.arange(longest) < lengths[:, None]).astype(np.int32)
+    return batch
+
+
+def compile_graph(path: Path, settings: Settings, *, pad_id: int = 0) -> OpenVINOGraph:
+    """Compile a graph file for the device that the settings name.
+
+    Raises SettingsError naming the devices there are, when the device can't be had.
+    """
+    core = ov.Core()
+    model = core.read_model(path)
+    try:
+        compiled = core.compile_model(model, settings.device, compile_options(settings))
+    except RuntimeError as error:
+        devices = ", ".join(core.available_devices)
+        if settings.device.upper() in core.available_devices:
+            raise
+        raise SettingsError(
+            f"EMBEDDING_DEVICE={settings.device!r} can't be used here; devices: {devices}"
+        ) from error
+    return OpenVINOGraph(compiled, pad_id)
+
+
+def compile_options(settings: Settings) -> dict[str, Any]:
+    """OpenVINO properties from the settings; what is `auto` is left to the plugin."""
+    options: dict[str, Any] = {}
+    hint = "LATENCY" if settings.performance_mode == "auto" else settings.performance_mode
+    options["PERFORMANCE_HINT"] = hint
+    if settings.precision in PRECISION_HINTS:
+        options["INFERENCE_PRECISION_HINT"] = PRECISION_HINTS[settings.precision]
+    numbers = {
+        "NUM_STREAMS": settings.num_streams,
+        "INFERENCE_NUM_THREADS": settings.num_threads,
+        "PERFORMANCE_HINT_NUM_REQUESTS": settings.num_requests,
+    }
+    options |= {name: value for name, value in numbers.items() if value}
+    if settings.model_cache:
+        folder = settings.cache_dir or settings.models_dir / "compiled"
+        options["CACHE_DIR"] = str(folder)
+    return options

@@ -1,0 +1,204 @@
+"""The bundle: one converted model as a folder, and the only form in which models are served.
+
+A bundle holds a graph for each tower (`text.xml` + `text.bin`, …), the tokenizer and
+`manifest.json`. It is written under a temporary name, checked, and then renamed, so that a killed
+conversion leaves nothing that is trusted. The manifest names every file with its size and
+SHA-256, and carries the fingerprint: a hash over what decides the vectors (weights, structure,
+pooling, tokenizer, transforms), and over nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.types import Modality
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TEMPORARY = ".partial-"
+
+
+@dataclass(frozen=True, slots=True)
+class TowerManifest:
+    """One tower: its graph's file, what comes before it, and the hash of what it computes."""
+
+    graph: str
+    transform: Mapping[str, Any]
+    structure: str
+    """SHA-256 over the graph's operations and weights (see graph/identity.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle says of itself."""
+
+    model: str
+    family: str
+    precision: str
+    """How the weights are stored: f32, f16, int8-weights, int4-weights, int8."""
+    dimension: int
+    towers: Mapping[Modality, TowerManifest]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """Repository or folder, revision, and the checkpoint's files."""
+    licence: str = ""
+    tokenizer: str | None = None
+    """The tokenizer's file."""
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Every other file of the folder: {"sha256": …, "size": bytes}."""
+    fingerprint: str = ""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """The certificate: cosines of the stored graphs against the float32 ones, on the probe set."""
+    extras: Mapping[str, float] = field(default_factory=dict)
+    """Learned scalars that callers may want: logit_scale, logit_bias."""
+    notice: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises BundleError where the text is no manifest of this format."""
+        try:
+            data = json.loads(text)
+            if data.get("format") != FORMAT:
+                found = data.get("format")
+                raise BundleError(f"manifest has format {found!r}, this version reads {FORMAT}")
+            data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(f"{MANIFEST} is malformed: {type(error).__name__}") from None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(towers: Mapping[Modality, TowerManifest], tokenizer: Path | None) -> str:
+    """The identity of a model's vectors, before the inference precision is added."""
+    covered = {
+        "towers": {
+            name: {"structure": tower.structure, "transform": dict(tower.transform)}
+            for name, tower in towers.items()
+        },
+        "tokenizer": hash_file(tokenizer) if tokenizer else None,
+    }
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read the manifest and check that every file is there in full (sizes, not hashes).
+
+        Raises BundleError naming the bundle's folder and the file.
+        """
+        try:
+            manifest = Manifest.from_json((path / MANIFEST).read_text("utf-8"))
+        except OSError:
+            raise BundleError(f"{path.name}: no {MANIFEST} can be read there") from None
+        except BundleError as error:
+            raise BundleError(f"{path.name}: {error.message}") from None
+        for name, facts in manifest.files.items():
+            file = path / name
+            if file.parent != path or not file.is_file():
+                raise BundleError(f"{path.name}: {name} is missing")
+            if file.stat().st_size != facts["size"]:
+                raise BundleError(f"{path.name}: {name} is truncated or was altered (size)")
+        for tower in manifest.towers.values():
+            if tower.graph not in manifest.files:
+                raise BundleError(f"{path.name}: {tower.graph} is not listed")
+        return cls(path, manifest)
+
+    def verify(self) -> None:
+        """Hash every file. Raises BundleError naming the first that differs."""
+        for name, facts in self.manifest.files.items():
+            if hash_file(self.path / name) != facts["sha256"]:
+                raise BundleError(f"{self.path.name}: {name} was altered (SHA-256)")
+
+    def graph(self, modality: Modality) -> Path:
+        return self.path / self.manifest.towers[modality].graph
+
+    @property
+    def tokenizer(self) -> Path | None:
+        name = self.manifest.tokenizer
+        return None if name is None else self.path / name
+
+
+def seal(folder: Path, manifest: Manifest) -> Bundle:
+    """Add files, sizes, hashes and the fingerprint to a manifest and write it into the folder."""
+    files = {
+        path.name: {"sha256": hash_file(path), "size": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
+    mark = fingerprint(manifest.towers, tokenizer)
+    manifest = dataclasses.replace(manifest, files=files, fingerprint=mark)
+    (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
+    return Bundle(folder, manifest)
+
+
+@contextlib.contextmanager
+def publishing(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends without an error.
+
+    What a killed process left under a temporary name is swept by the next one to publish there;
+    hold `locked(final)` around this.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for stale in final.parent.glob(f"{TEMPORARY}{final.name}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = final.parent / f"{TEMPORARY}{final.name}-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _flush(path)
+        _flush(temporary)
+        if final.exists():
+            outdated = final.parent / f"{TEMPORARY}{final.name}-old-{os.getpid()}"
+            final.rename(outdated)
+            temporary.rename(final)
+            shutil.rmtree(outdated, ignore_errors=True)
+        else:
+            temporary.rename(final)
+        _flush(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def locked(final: Path) -> FileLock:
+    """The lock that processes sharing a models folder take before they write `final`."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(final.parent / f"{final.name}.lock")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
