@@ -1,0 +1,72 @@
+# Every target makes what it needs by itself: `git clone`, `make serve`.
+#
+#   make serve     runtime only, then the server in the foreground (PORT=…, HOST=… override)
+#   make test      the default tests: no network, no GPU, no downloaded weights
+#   make test-all  the default tests, then the slow ones and those that ask the hub
+#   make check     format, lint, types
+#   make bench     start time and rates of the embedded model on this machine
+#   make clean     the environment and every cache
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+CODE := src tests scripts benchmarks
+
+# HOST counts on the command line only: some toolchains export a HOST that is no address.
+ifeq ($(origin HOST),command line)
+  ADDRESS += --host $(HOST)
+endif
+ifdef PORT
+  ADDRESS += --port $(PORT)
+endif
+
+.PHONY: serve test test-all check format bench docs clean
+.DELETE_ON_ERROR:
+
+serve: $(VENV)/.serve
+	@exec $(BIN)/mmes serve $(ADDRESS)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+test-all: test
+	$(BIN)/pytest -m "slow or hub"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VENV)/.serve
+	$(BIN)/python benchmarks/first_look.py
+
+docs: $(VENV)/.dev
+	$(BIN)/python scripts/generate_docs.py
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps: one for the environment, one for each set of dependencies.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	         "Name another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.serve: pyproject.toml $(VENV)/.made
+	@echo "Installing the runtime"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.made
+	@echo "Installing the runtime and what the tests need"
+	@$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.serve

@@ -1,0 +1,159 @@
+"""The house's walls: imports point down the layers, and heavy libraries stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "multimodal_embedding_serving"
+ROOT = Path(__file__).parent.parent / "src" / PACKAGE
+
+# The ladder of the design, a step finer where one room of a layer stands on another.
+LAYERS: dict[str, int] = {
+    room: layer
+    for layer, rooms in enumerate(
+        [
+            "errors types",
+            "settings metrics catalog lanes",
+            "media transforms checkpoints lanes",
+            "graph batcher",
+            "bundle families",
+            "plans tower convert backends",
+            "inputs answers opening",
+            "engine",
+            "api client compat bulk",
+            "scale",
+            "cli __init__ __main__",
+        ]
+    )
+    for room in rooms.split()
+}
+
+TORCH_ROOMS = {"graph/torch_ops.py", "backends/torch.py"}
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """The top-level name under the package that a file belongs to."""
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import of a file, those inside functions too."""
+    relative = path.relative_to(ROOT)
+    package = [PACKAGE, *relative.parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def target_room(name: str) -> str | None:
+    """The room that a dotted name of our package lies in; None for anyone else's."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE:
+        return None
+    if len(parts) == 1:
+        return "__init__"
+    known = (ROOT / parts[1]).is_dir() or (ROOT / f"{parts[1]}.py").is_file()
+    return parts[1] if known else "__init__"
+
+
+def runs(code: str) -> str:
+    """What a fresh interpreter prints when it runs `code`."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_has_a_layer() -> None:
+    unknown = {room_of(path) for path in sources()} - set(LAYERS)
+    assert not unknown, f"give these a layer in LAYERS: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down_the_layers(path: Path) -> None:
+    here = room_of(path)
+    for line, name in imports_of(path):
+        there = target_room(name)
+        if there is None or there == here:
+            continue
+        assert LAYERS[there] < LAYERS[here], f"{path.name}:{line} imports {name} from above"
+
+
+def test_only_the_torch_rooms_import_torch() -> None:
+    torch_users = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        for _, name in imports_of(path)
+        if name.split(".")[0] == "torch"
+    }
+    assert torch_users <= TORCH_ROOMS
+
+
+@pytest.mark.parametrize("library", ["transformers", "open_clip", "timm", "torchvision", "optimum"])
+def test_nothing_imports_a_model_library(library: str) -> None:
+    users = [
+        f"{path.name}:{line}"
+        for path in sources()
+        for line, name in imports_of(path)
+        if name.split(".")[0] == library
+    ]
+    assert not users
+
+
+def test_the_client_loads_neither_a_web_framework_nor_an_engine() -> None:
+    code = f"import {PACKAGE}.client, sys; print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in runs(code).split()}
+    assert not loaded & {"fastapi", "starlette", "uvicorn", "openvino", "torch", "tokenizers", "av"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import {PACKAGE}, sys; print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in runs(code).split()}
+    assert not loaded & {"numpy", "openvino", "torch", "fastapi", "PIL", "av", "httpx2"}
+
+
+def test_importing_every_module_has_no_effect() -> None:
+    """No logging set-up, no thread, no network, no file written, no change of the environment."""
+    modules = [
+        ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        for path in sources()
+        if str(path.relative_to(ROOT)) not in TORCH_ROOMS and path.name != "__main__.py"
+        if room_of(path) != "scale"
+    ]
+    code = f"""
+import importlib, json, logging, os, sys, threading
+before, seen = dict(os.environ), []
+def audit(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "subprocess.Popen"):
+        seen.append(event)
+    if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        if not str(args[0]).endswith(".pyc") and "__pycache__" not in str(args[0]):
+            seen.append("open " + str(args[0]))
+sys.addaudithook(audit)
+for name in {modules!r}:
+    importlib.import_module(name)
+print(json.dumps(dict(
+    seen=seen, handlers=len(logging.root.handlers), threads=threading.active_count(),
+    environ={{k: v for k, v in os.environ.items() if before.get(k) != v}},
+    heavy=sorted({{"torch", "transformers", "ray", "pyarrow"}} & set(sys.modules)),
+)))
+"""
+    effects = json.loads(runs(code).splitlines()[-1])
+    assert effects == {"seen": [], "handlers": 0, "threads": 1, "environ": {}, "heavy": []}

@@ -1,0 +1,229 @@
+"""Every variable of the contract exists, has its default, and refuses what it does not know."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.settings import IMAGE_FORMATS, Settings
+
+# variable -> default, copied by hand from the contract's table.
+DEFAULTS: dict[str, Any] = {
+    "EMBEDDING_MODEL_NAME": "Builtin/mini",
+    "EMBEDDING_DEVICE": "CPU",
+    "EMBEDDING_USE_OV": True,
+    "EMBEDDING_OV_MODELS_DIR": Path("~/.cache/mmes/models").expanduser(),
+    "EMBEDDING_OV_CACHE_DIR": None,
+    "OV_CACHE_DIR": None,
+    "OV_ENABLE_MODEL_CACHE": True,
+    "EMBEDDING_PRECISION": "auto",
+    "EMBEDDING_HOST": "127.0.0.1",
+    "EMBEDDING_SERVER_PORT": 9777,
+    "EMBEDDING_MODEL_ALIASES": (),
+    "EMBEDDING_TOKEN_IDS": "reject",
+    "OV_PERFORMANCE_MODE": "auto",
+    "OV_NUM_STREAMS": 0,
+    "OV_INFERENCE_NUM_THREADS": 0,
+    "OV_PERFORMANCE_HINT_NUM_REQUESTS": 0,
+    "INFER_BATCH_SIZE": 32,
+    "PREPROCESS_WORKERS": 0,
+    "DEFAULT_START_OFFSET_SEC": 0,
+    "DEFAULT_CLIP_DURATION": -1,
+    "DEFAULT_NUM_FRAMES": 64,
+    "VIDEO_FRAME_BATCH_SIZE": 0,
+    "VIDEO_FRAME_DECODER_WORKERS": 0,
+    "VIDEO_FRAME_QUEUE_SIZE": 0,
+    "EMBEDDING_STATIC_SEQ_LEN": 2048,
+    "EMBEDDING_CHUNK_LONG_TEXT": True,
+    "EMBEDDING_MAX_LENGTH": 8192,
+    "EMBEDDING_MEDIA_FETCH": "public",
+    "EMBEDDING_MEDIA_ALLOWED_HOSTS": (),
+    "EMBEDDING_MEDIA_ROOTS": (Path("/tmp/videoQnA"), Path("/tmp/dataprep")),
+    "EMBEDDING_API_KEYS": (),
+    "EMBEDDING_MEDIA_PROXY": "",
+    "EMBEDDING_IMAGE_FORMATS": tuple(IMAGE_FORMATS),
+    "EMBEDDING_MAX_BODY_MB": 64,
+    "EMBEDDING_MAX_IMAGE_MB": 32,
+    "EMBEDDING_MAX_IMAGE_MPIX": 64,
+    "EMBEDDING_MAX_VIDEO_MB": 512,
+    "EMBEDDING_MAX_VIDEO_SECONDS": 14400,
+    "EMBEDDING_MAX_FRAMES": 4096,
+    "EMBEDDING_MAX_ITEMS": 2048,
+    "EMBEDDING_MAX_TEXT_CHARS": 400000,
+    "EMBEDDING_QUEUE_LIMIT": 8192,
+    "EMBEDDING_REQUEST_TIMEOUT_SEC": 300,
+    "EMBEDDING_DRAIN_SEC": 25,
+    "APP_NAME": "multimodal-embedding-serving",
+    "APP_DISPLAY_NAME": "Multimodal Embedding Serving",
+    "APP_DESC": "Text, images and video as vectors in one space.",
+}
+FIELDS = {name: each.name for each in fields(Settings) for name in each.metadata["names"]}
+WHOLE = [n for n, v in DEFAULTS.items() if isinstance(v, int) and not isinstance(v, bool)]
+NUMBERS = [name for name in WHOLE if FIELDS[name] not in {"start_offset", "clip_duration"}]
+NUMBERS = [n for n in NUMBERS if not n.endswith("_SEC")]
+SWITCHES = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
+REFUSED = {
+    "EMBEDDING_DEVICE": "TPU",
+    "EMBEDDING_PRECISION": "fp8",
+    "EMBEDDING_TOKEN_IDS": "maybe",
+    "EMBEDDING_MEDIA_FETCH": "all",
+    "OV_PERFORMANCE_MODE": "FAST",
+    "EMBEDDING_IMAGE_FORMATS": "JPEG,EPS",
+    "EMBEDDING_REQUEST_TIMEOUT_SEC": "0",
+    "EMBEDDING_DRAIN_SEC": "inf",
+    "DEFAULT_START_OFFSET_SEC": "-1",
+    "DEFAULT_CLIP_DURATION": "nan",
+    "EMBEDDING_SERVER_PORT": "65536",
+    "EMBEDDING_MAX_LENGTH": "32769",
+}
+LISTED = {
+    "EMBEDDING_PRECISION": "auto, f32, bf16, f16, int8-weights, int4-weights, int8",
+    "EMBEDDING_TOKEN_IDS": "reject, model, cl100k",
+    "EMBEDDING_MEDIA_FETCH": "off, public, allowlist",
+    "OV_PERFORMANCE_MODE": "auto, LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT",
+    "EMBEDDING_USE_OV": "true, false",
+    "EMBEDDING_IMAGE_FORMATS": ", ".join(IMAGE_FORMATS),
+    "EMBEDDING_SERVER_PORT": "a whole number, 0 to 65535",
+    "EMBEDDING_DRAIN_SEC": "a number of seconds, 0 or more",
+    "OV_NUM_STREAMS": "a whole number, 1 to 1024, or auto",
+    "EMBEDDING_DEVICE": "CPU, GPU, GPU.1, NPU, AUTO",
+}
+
+
+def test_the_fields_are_the_contracts_variables() -> None:
+    assert set(FIELDS) == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_variable_has_its_default(name: str) -> None:
+    assert getattr(Settings.from_env({}), FIELDS[name]) == DEFAULTS[name]
+    assert getattr(Settings.from_env({name: "  "}), FIELDS[name]) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_value_that_is_not_allowed_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}=.*is not allowed; allowed: "):
+        Settings.from_env({name: REFUSED[name]})
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_the_refusal_lists_what_is_allowed(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({name: "no such value"})
+    assert LISTED[name] in caught.value.message
+
+
+def test_a_secret_is_no_part_of_what_a_log_would_show() -> None:
+    settings = Settings.from_env(
+        {"EMBEDDING_API_KEYS": "s3cret", "EMBEDDING_MEDIA_PROXY": "http://u:s3cret@proxy"}
+    )
+    assert settings.api_keys == ("s3cret",)
+    assert "s3cret" not in repr(settings)
+
+
+def test_a_settings_object_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().model = "other"  # type: ignore[misc]
+
+
+def test_an_override_wins_over_the_environment_and_none_does_not() -> None:
+    environ = {"EMBEDDING_DEVICE": "GPU", "EMBEDDING_SERVER_PORT": "8000"}
+    settings = Settings.from_env(environ, device="npu", port=None)
+    assert (settings.device, settings.port) == ("NPU", 8000)
+
+
+def test_an_override_is_checked_like_a_variable() -> None:
+    with pytest.raises(SettingsError, match="precision='fp8'"):
+        Settings.from_env({}, precision="fp8")
+
+
+def test_the_first_of_two_names_wins() -> None:
+    both = {"OV_CACHE_DIR": "/b", "EMBEDDING_OV_CACHE_DIR": "/a"}
+    assert Settings.from_env(both).cache_dir == Path("/a")
+    assert Settings.from_env({"OV_CACHE_DIR": "/b"}).cache_dir == Path("/b")
+
+
+def test_the_users_cache_folder_is_respected() -> None:
+    settings = Settings.from_env({"XDG_CACHE_HOME": "/elsewhere"})
+    assert settings.models_dir == Path("/elsewhere/mmes/models")
+    named = Settings.from_env({"XDG_CACHE_HOME": "/e", "EMBEDDING_OV_MODELS_DIR": "/models"})
+    assert named.models_dir == Path("/models")
+
+
+def test_lists_are_split_and_trimmed() -> None:
+    settings = Settings.from_env(
+        {
+            "EMBEDDING_MODEL_ALIASES": " a, b ,,c ",
+            "EMBEDDING_MEDIA_ROOTS": "/one:/two",
+            "EMBEDDING_IMAGE_FORMATS": "png, jpeg",
+        }
+    )
+    assert settings.aliases == ("a", "b", "c")
+    assert settings.media_roots == (Path("/one"), Path("/two"))
+    assert settings.image_formats == ("PNG", "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("raw", "device"),
+    [
+        ("cpu", "CPU"),
+        ("GPU.1", "GPU.1"),
+        ("gpu.0.1", "GPU.0.1"),
+        ("NPU", "NPU"),
+        ("AUTO", "AUTO"),
+        ("AUTO:-NPU,CPU", "AUTO:-NPU,CPU"),
+        ("AUTO:GPU,CPU", "AUTO:GPU,CPU"),
+        ("HETERO:GPU,CPU", "HETERO:GPU,CPU"),
+        ("MULTI:GPU(2),CPU", "MULTI:GPU(2),CPU"),
+        ("BATCH:GPU(16)", "BATCH:GPU(16)"),
+        ("cuda", "cuda"),
+        ("CUDA:1", "cuda:1"),
+    ],
+)
+def test_a_device_string_of_either_backend_is_taken(raw: str, device: str) -> None:
+    assert Settings.from_env({"EMBEDDING_DEVICE": raw}).device == device
+
+
+@pytest.mark.parametrize(
+    "raw", ["GPU.", "CPU,GPU", "HETERO:", "AUTO:TPU", "cuda:x", "CPU;rm", "GPU.1\nCPU", "HETERO"]
+)
+def test_a_device_string_outside_the_grammar_is_refused(raw: str) -> None:
+    with pytest.raises(SettingsError, match="EMBEDDING_DEVICE"):
+        Settings.from_env({"EMBEDDING_DEVICE": raw})
+
+
+@given(st.sampled_from(SWITCHES), st.sampled_from(["TRUE", "1", "yes", "On"]))
+def test_every_switch_takes_the_usual_words(name: str, word: str) -> None:
+    assert getattr(Settings.from_env({name: word}), FIELDS[name]) is True
+
+
+@given(st.sampled_from(NUMBERS), st.integers(-(10**20), 10**20))
+def test_a_whole_number_is_taken_as_it_is_or_refused_with_the_bounds(name: str, n: int) -> None:
+    settings, refusal = read(name, str(n))
+    if settings is None:
+        assert "allowed: a whole number, " in refusal
+    else:
+        assert getattr(settings, FIELDS[name]) == n
+
+
+@given(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=300))
+def test_no_value_ends_in_anything_but_settings_or_a_settings_error(name: str, raw: str) -> None:
+    settings, refusal = read(name, raw)
+    assert (settings is None) == bool(refusal)
+    if refusal:
+        assert refusal.startswith(f"{name}=")
+        assert len(refusal) < 600
+
+
+def read(name: str, raw: str) -> tuple[Settings | None, str]:
+    """The settings that one variable makes, or the message of the refusal."""
+    try:
+        return Settings.from_env({name: raw}), ""
+    except SettingsError as error:
+        return None, error.message
