@@ -70,8 +70,7 @@ def target_room(name: str) -> str | None:
         return None
     if len(parts) == 1:
         return "__init__"
-    known = (ROOT / parts[1]).is_dir() or (ROOT / f"{parts[1]}.py").is_file()
-    return parts[1] if known else "__init__"
+    return parts[1] if parts[1] in LAYERS else "__init__"
 
 
 def runs(code: str) -> str:
