@@ -40,6 +40,8 @@ class Graph(Protocol):
 
     dimension: int
     parallel: int
+    precision: str
+    """What it computes in: f32, bf16, f16."""
 
     def __call__(self, rows: Sequence[Row]) -> Vectors:
         """Embed rows as one batch (text rows are padded here) -> float32 [len(rows), dimension]."""

@@ -1,0 +1,112 @@
+"""A bundle's graphs on a real device: OpenVINO's CPU plugin."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends.openvino import collate, compile_options
+from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.convert import build_bundle
+from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Row
+from tests.small_model import SIDE, small_conversion
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(small_conversion(), tmp_path_factory.mktemp("models") / "small")
+
+
+def settings(**changes: object) -> Settings:
+    return Settings(model_cache=False, precision="f32", **changes)  # type: ignore[arg-type]
+
+
+def pictures(count: int) -> list[Row]:
+    rng = np.random.default_rng(7)
+    return list(rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8))
+
+
+def texts(*lengths: int) -> list[Row]:
+    rng = np.random.default_rng(7)
+    return [rng.integers(1, 32, length).astype(np.int32) for length in lengths]
+
+
+def test_vectors_are_float32_rows_of_length_one(bundle: Bundle) -> None:
+    vectors = open_graph(bundle, "image", settings())(pictures(3))
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (3, 8)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_text_does_not_depend_on_how_long_its_neighbours_are(bundle: Bundle) -> None:
+    graph = open_graph(bundle, "text", settings())
+    rows = texts(1, 5, 12)
+    together = graph(rows)
+    alone = np.concatenate([graph([row]) for row in rows])
+    assert (together * alone).sum(axis=1).min() > 0.999999
+
+
+def test_an_answer_is_not_overwritten_by_the_next_call(bundle: Bundle) -> None:
+    graph = open_graph(bundle, "image", settings())
+    first, second = pictures(2)
+    kept = graph([first])
+    copy = kept.copy()
+    graph([second])
+    assert np.array_equal(kept, copy)
+
+
+def test_calls_from_many_threads_each_get_their_own_answer(bundle: Bundle) -> None:
+    graph = open_graph(bundle, "image", settings(performance_mode="THROUGHPUT"))
+    rows = pictures(24)
+    expected = graph(rows)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: graph([row])[0], rows))
+    assert np.allclose(np.stack(found), expected, atol=1e-6)
+
+
+def test_stored_precision_stays_near_the_float32_graph(tmp_path: Path) -> None:
+    bounds = {"f16": 0.9999, "int8-weights": 0.99}
+    exact = build_bundle(small_conversion(precision="f32"), tmp_path / "f32")
+    expected = open_graph(exact, "image", settings())(pictures(8))
+    for precision, bound in bounds.items():
+        stored = build_bundle(small_conversion(precision=precision), tmp_path / precision)
+        found = open_graph(stored, "image", settings())(pictures(8))
+        assert (found * expected).sum(axis=1).min() >= bound, precision
+
+
+def test_the_effective_precision_is_told(bundle: Bundle) -> None:
+    assert open_graph(bundle, "text", settings()).precision == "f32"
+
+
+def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:
+    with pytest.raises(SettingsError, match=r"EMBEDDING_DEVICE='GPU.7'.*devices: CPU"):
+        open_graph(bundle, "text", settings(device="GPU.7"))
+
+
+def test_ids_are_padded_on_the_right_and_masked() -> None:
+    batch = collate(texts(2, 4), ["input_ids", "attention_mask"], 9)
+    assert batch["input_ids"].dtype == np.int32
+    assert batch["input_ids"][0, 2:].tolist() == [9, 9]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_openvino_options_follow_the_settings(tmp_path: Path) -> None:
+    chosen = Settings(
+        performance_mode="THROUGHPUT", num_streams=2, num_threads=3, num_requests=4,
+        precision="bf16", cache_dir=tmp_path,
+    )  # fmt: skip
+    assert compile_options(chosen) == {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "NUM_STREAMS": 2,
+        "INFERENCE_NUM_THREADS": 3,
+        "PERFORMANCE_HINT_NUM_REQUESTS": 4,
+        "CACHE_DIR": str(tmp_path),
+    }
+    assert compile_options(Settings(model_cache=False)) == {"PERFORMANCE_HINT": "LATENCY"}

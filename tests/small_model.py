@@ -1,0 +1,77 @@
+"""A model of two small towers in one 8-d space, for tests of what is around a graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from multimodal_embedding_serving.convert import Conversion
+from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.graph.ops import Ops, T
+
+DIMENSION = 8
+SIDE = 16
+ENTRIES = 32
+
+
+def small_plans(seed: int = 0) -> Sequence[TowerPlan]:
+    """Text: the masked mean of embeddings. Image: the mean of patches. Both projected."""
+    rng = np.random.default_rng(seed)
+    table = rng.standard_normal((ENTRIES, 6)).astype(np.float32)
+    read = rng.standard_normal((DIMENSION, 6)).astype(np.float32)
+    kernel = rng.standard_normal((12, 3, 4, 4)).astype(np.float32)
+    see = rng.standard_normal((DIMENSION, 12)).astype(np.float32)
+
+    def text(ops: Ops[T], inputs: Mapping[str, T]) -> T:
+        x = ops.embedding(inputs["input_ids"], table)
+        pooled = ops.masked_mean(x, inputs["attention_mask"])
+        return ops.l2_normalize(ops.linear(pooled, read))
+
+    def image(ops: Ops[T], inputs: Mapping[str, T]) -> T:
+        x = ops.pixels(inputs["pixels"], (0.5,) * 3, (0.5,) * 3)
+        x = ops.gelu(ops.conv2d(x, kernel, stride=4))
+        return ops.l2_normalize(ops.linear(ops.mean(x, (2, 3)), see))
+
+    looks: dict[str, Any] = {"size": SIDE, "resize": "squash", "resample": "bicubic", "patches": 16}
+    reads: dict[str, Any] = {"max_length": 12, "pad_id": 0}
+    return (
+        TowerPlan("image", {"pixels": SIDE}, image, looks, DIMENSION),
+        TowerPlan("text", {"input_ids": None, "attention_mask": None}, text, reads, DIMENSION),
+    )
+
+
+def small_tokenizer() -> str:
+    """tokenizer.json of a word-level vocabulary: [PAD], [UNK] and thirty letters and words."""
+    words = ["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz", "cat", "dog", "the", "of"]
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": None,
+            "decoder": None,
+            "model": {
+                "type": "WordLevel",
+                "vocab": {word: place for place, word in enumerate(words)},
+                "unk_token": "[UNK]",
+            },
+        }
+    )
+
+
+def small_conversion(seed: int = 0, precision: str = "f16") -> Conversion:
+    return Conversion(
+        model="Tests/small",
+        family="Tests",
+        precision=precision,
+        plans=small_plans(seed),
+        tokenizer=small_tokenizer(),
+        source={"folder": "tests"},
+        licence="apache-2.0",
+    )
