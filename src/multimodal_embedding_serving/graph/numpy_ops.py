@@ -8,17 +8,16 @@ plain and shares no kernel with OpenVINO, which is what a reference is for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-from multimodal_embedding_serving.checkpoints.weights import StoredTensor
+from multimodal_embedding_serving.graph.arrays import float32, rows, sides
 from multimodal_embedding_serving.graph.ops import Array, Pair
 
-Value = NDArray[Any]
+Value = Any
+"""A numpy array; numpy's own types say too little of what its operators return."""
 ROWS = 8192
 """Rows of a matrix that are widened to float32 at a time."""
 
@@ -28,24 +27,21 @@ class NumpyOps:
 
     # ── weights ──
     def constant(self, value: Array) -> Value:
-        return _float32(value)
+        return float32(value)
 
     def linear(self, x: Value, weight: Array, bias: Array | None = None) -> Value:
-        parts = [x @ _float32(_rows(weight, k, k + ROWS)).T for k in range(0, len_of(weight), ROWS)]
+        parts = [
+            x @ float32(rows(weight, slice(k, k + ROWS))).T for k in range(0, weight.shape[0], ROWS)
+        ]
         y = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
-        return y if bias is None else y + _float32(bias)
+        return y if bias is None else y + float32(bias)
 
     def project(self, x: Value, matrix: Array) -> Value:
-        return x @ _float32(matrix)
+        return x @ float32(matrix)
 
     def embedding(self, ids: Value, table: Array) -> Value:
         flat = ids.reshape(-1)
-        if isinstance(table, StoredTensor):
-            data = table.data[flat]
-            rows = replace(table, data=data, shape=data.shape).float32()
-        else:
-            rows = np.asarray(table[flat], np.float32)
-        return rows.reshape(*ids.shape, -1)
+        return float32(rows(table, flat)).reshape(*ids.shape, -1)
 
     def conv2d(
         self,
@@ -57,9 +53,9 @@ class NumpyOps:
         padding: int | Pair | tuple[int, int, int, int] = 0,
         groups: int = 1,
     ) -> Value:
-        top, left, bottom, right = _sides(padding)
+        top, left, bottom, right = sides(padding)
         down, across = stride if isinstance(stride, tuple) else (stride, stride)
-        kernel = _float32(weight)
+        kernel = float32(weight)
         out, _, high, wide = kernel.shape
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
         windows = sliding_window_view(x, (high, wide), (2, 3))[:, :, ::down, ::across]
@@ -68,16 +64,16 @@ class NumpyOps:
         kernel = kernel.reshape(groups, out // groups, -1, high, wide)
         y = np.einsum("bgcyxhw,gochw->bgoyx", windows, kernel, optimize=True)
         y = y.reshape(batch, out, *places)
-        return y if bias is None else y + _float32(bias).reshape(1, -1, 1, 1)
+        return y if bias is None else y + float32(bias).reshape(1, -1, 1, 1)
 
     def layer_norm(self, x: Value, weight: Array, bias: Array, eps: float) -> Value:
         centred = x - x.mean(-1, keepdims=True)
         spread = np.sqrt((centred * centred).mean(-1, keepdims=True) + np.float32(eps))
-        return centred / spread * _float32(weight) + _float32(bias)
+        return centred / spread * float32(weight) + float32(bias)
 
     def rms_norm(self, x: Value, weight: Array, eps: float) -> Value:
         root = np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(eps))
-        return x / root * _float32(weight)
+        return x / root * float32(weight)
 
     # ── element by element ──
     def add(self, x: Value, y: Value) -> Value:
@@ -155,10 +151,10 @@ class NumpyOps:
         return x.swapaxes(0, axis)[start:stop].swapaxes(0, axis)
 
     def head_rows(self, table: Array, x: Value) -> Value:
-        return _float32(_rows(table, 0, x.shape[1]))[None]
+        return float32(rows(table, slice(x.shape[1])))[None]
 
     def tile_batch(self, tokens: Array, x: Value) -> Value:
-        return np.broadcast_to(_float32(tokens), (x.shape[0], *tokens.shape))
+        return np.broadcast_to(float32(tokens), (x.shape[0], *tokens.shape))
 
     def take_place(self, x: Value, place: Value) -> Value:
         return x[np.arange(len(place)), place]
@@ -199,28 +195,5 @@ def erf(x: Value) -> Value:
     return np.asarray((np.sign(x) * (1 - series * np.exp(-a * a))).astype(np.float32))
 
 
-def len_of(weight: Array) -> int:
-    return int(weight.shape[0])
-
-
 def _first_where(hit: Value) -> Value:
     return np.asarray(np.where(hit.any(1), hit.argmax(1), hit.shape[1] - 1))
-
-
-def _rows(weight: Array, start: int, stop: int) -> Array:
-    if isinstance(weight, StoredTensor):
-        part = weight.data[start:stop]
-        return replace(weight, data=part, shape=part.shape)
-    return weight[start:stop]
-
-
-def _float32(value: Array) -> NDArray[np.float32]:
-    if isinstance(value, StoredTensor):
-        return value.float32()
-    return np.asarray(value, np.float32)
-
-
-def _sides(padding: int | Pair | tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    if isinstance(padding, int):
-        return (padding,) * 4
-    return (*padding, *padding) if len(padding) == 2 else padding

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor
+from multimodal_embedding_serving.graph.arrays import float32, sides
 from multimodal_embedding_serving.graph.ops import Array, Pair
 from multimodal_embedding_serving.graph.quantize import quantize
 from multimodal_embedding_serving.graph.runtime import opset as op
@@ -86,7 +87,7 @@ class OpenVINOOps:
         return y if bias is None else op.add(y, self.constant(bias))
 
     def project(self, x: Node, matrix: Array) -> Node:
-        return self.linear(x, np.ascontiguousarray(_float32(matrix).T))
+        return self.linear(x, np.ascontiguousarray(float32(matrix).T))
 
     def embedding(self, ids: Node, table: Array) -> Node:
         return op.gather(self._weight(table, self.storage.embedding), ids, _ints(0))
@@ -101,7 +102,7 @@ class OpenVINOOps:
         padding: int | Pair | tuple[int, int, int, int] = 0,
         groups: int = 1,
     ) -> Node:
-        top, left, bottom, right = _sides(padding)
+        top, left, bottom, right = sides(padding)
         strides = list(stride) if isinstance(stride, tuple) else [stride, stride]
         kernel = self._weight(weight, self.storage.convolution)
         begin, end = [top, left], [bottom, right]
@@ -285,7 +286,7 @@ class OpenVINOOps:
         return self._view(data, ov.Type.f32)
 
     def _integers(self, value: Array, bits: Literal[4, 8]) -> Node:
-        q = quantize(value if isinstance(value, StoredTensor) else _float32(value), bits)
+        q = quantize(value, bits)
         each_row = (q.shape[0],) + (1,) * (len(q.shape) - 1)
         kind = ov.Type.u4 if bits == 4 else ov.Type.u8
         levels = op.convert(self._view(q.levels, kind, q.shape), "f32")
@@ -301,23 +302,9 @@ class OpenVINOOps:
         return op.constant(tensor, shared_memory=True)
 
 
-def _float32(value: Array) -> NDArray[np.float32]:
-    if isinstance(value, StoredTensor):
-        return value.float32()
-    return np.asarray(value, np.float32)
-
-
 def _ints(*values: int) -> Node:
     return op.constant(np.array(values, np.int64))
 
 
 def _floats(value: float) -> Node:
     return op.constant(np.array([value], np.float32))
-
-
-def _sides(padding: int | Pair | tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    if isinstance(padding, int):
-        return (padding,) * 4
-    if len(padding) == 2:
-        return (*padding, *padding)
-    return padding

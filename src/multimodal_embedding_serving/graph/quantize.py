@@ -7,13 +7,14 @@ never exists as a whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.checkpoints.weights import StoredTensor
+from multimodal_embedding_serving.graph.arrays import float32, rows
+from multimodal_embedding_serving.graph.ops import Array
 
 BLOCK_BYTES = 64 << 20
 
@@ -28,7 +29,7 @@ class Quantized:
     shape: tuple[int, ...]
 
 
-def quantize(weight: StoredTensor | NDArray[np.float32], bits: Literal[4, 8]) -> Quantized:
+def quantize(weight: Array, bits: Literal[4, 8]) -> Quantized:
     """Quantise weight [rows, ...] per row to `bits`; 4 bits need rows of even width."""
     shape = tuple(weight.shape)
     rows, width = shape[0], int(np.prod(shape[1:]))
@@ -39,29 +40,22 @@ def quantize(weight: StoredTensor | NDArray[np.float32], bits: Literal[4, 8]) ->
     step = max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, rows, step):
         block = slice(start, min(start + step, rows))
-        q, zero[block], scale[block] = _quantize_rows(_rows(weight, block), 2**bits - 1)
+        q, zero[block], scale[block] = _quantize_rows(
+            float32(rows(weight, block)).reshape(-1, width), 2**bits - 1
+        )
         levels[block] = (q[:, 0::2] | (q[:, 1::2] << 4)) if bits == 4 else q
     return Quantized(levels, zero, scale, shape)
 
 
-def _rows(weight: StoredTensor | NDArray[np.float32], block: slice) -> NDArray[np.float32]:
-    if isinstance(weight, StoredTensor):
-        part = weight.data[block]
-        rows = replace(weight, data=part, shape=part.shape).float32()
-    else:
-        rows = np.asarray(weight[block], np.float32)
-    return rows.reshape(rows.shape[0], -1)
-
-
 def _quantize_rows(
-    rows: NDArray[np.float32], top: int
+    values: NDArray[np.float32], top: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
-    low = np.minimum(rows.min(axis=1), 0)
-    high = np.maximum(rows.max(axis=1), 0)
+    low = np.minimum(values.min(axis=1), 0)
+    high = np.maximum(values.max(axis=1), 0)
     scale = (high - low) / np.float32(top)
     scale[scale == 0] = 1
     zero = np.clip(np.rint(-low / scale), 0, top)
-    levels = rows / scale[:, None]
+    levels = values / scale[:, None]
     np.rint(levels, out=levels)
     levels += zero[:, None]
     np.clip(levels, 0, top, out=levels)
