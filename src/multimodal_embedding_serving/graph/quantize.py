@@ -32,14 +32,14 @@ class Quantized:
 def quantize(weight: Array, bits: Literal[4, 8]) -> Quantized:
     """Quantise weight [rows, ...] per row to `bits`; 4 bits need rows of even width."""
     shape = tuple(weight.shape)
-    rows, width = shape[0], int(np.prod(shape[1:]))
+    count, width = shape[0], int(np.prod(shape[1:]))
     packed = width // 2 if bits == 4 else width
-    levels = np.empty((rows, packed), np.uint8)
-    zero = np.empty(rows, np.uint8)
-    scale = np.empty(rows, np.float32)
+    levels = np.empty((count, packed), np.uint8)
+    zero = np.empty(count, np.uint8)
+    scale = np.empty(count, np.float32)
     step = max(1, BLOCK_BYTES // (4 * width))
-    for start in range(0, rows, step):
-        block = slice(start, min(start + step, rows))
+    for start in range(0, count, step):
+        block = slice(start, min(start + step, count))
         q, zero[block], scale[block] = _quantize_rows(
             float32(rows(weight, block)).reshape(-1, width), 2**bits - 1
         )
