@@ -21,9 +21,9 @@ LAYERS: dict[str, int] = {
         [
             "errors types",
             "settings metrics catalog lanes",
-            "media transforms checkpoints lanes",
+            "media transforms checkpoints lanes wire",
             "graph batcher",
-            "bundle families",
+            "bundle families chunk",
             "plans tower convert backends",
             "inputs answers opening",
             "engine",

@@ -27,9 +27,15 @@ class LanePool(ThreadPoolExecutor):
         self._tasks: dict[Lane, deque[Callable[[], None]]] = {lane: deque() for lane in Lane}
 
     def enter(self, lane: Lane, task: Callable[[], None]) -> None:
-        """Queue a task, which tells its own outcome. Raises RuntimeError once shut down."""
+        """Queue a task, which tells its own outcome. Raises NotReady once shut down.
+
+        Shut the pool down without `cancel_futures`: a queued task may be awaited.
+        """
         self._tasks[lane].append(task)
-        self.submit(self._run_first)
+        try:
+            self.submit(self._run_first)
+        except RuntimeError:
+            raise NotReady("the model is closed") from None
 
     def _run_first(self) -> None:
         """As many runs as tasks, but each takes the task that is the most urgent by then."""
