@@ -175,7 +175,8 @@ class OpenVINOOps:
         width = x.get_output_partial_shape(0)[3].get_length()
         cos, sin = self._rotation(x, theta, width)
         half = width // 2
-        turned = op.concat([op.negative(self.crop(x, 3, half, width)), self.crop(x, 3, 0, half)], 3)
+        first, second = self.crop(x, 3, 0, half), self.crop(x, 3, half, width)
+        turned = op.concat([op.negative(second), first], -1)  # axis 3 would hide it from the fusion
         return op.add(op.multiply(x, cos), op.multiply(turned, sin))
 
     def _rotation(self, x: Node, theta: float, width: int) -> tuple[Node, Node]:
