@@ -132,6 +132,7 @@ def write_video(
     group: int = 12,
     b_frames: int = 2,
     rotation: Literal[0, 90, 180, 270] = 0,
+    mirrored: bool = False,
     times: Sequence[int] | None = None,
     codec_options: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
@@ -141,7 +142,7 @@ def write_video(
 
     `container` is one of VIDEO_KINDS or an FFmpeg muxer's name; `group` the distance of key frames;
     `times` the presentation time of each frame in milliseconds, for a variable rate; `rotation` the
-    clockwise turn that a player applies.
+    clockwise turn that a player applies, before it mirrors left and right.
     """
     form = {"mkv": "matroska", "ts": "mpegts", "fragmented": "mp4"}.get(container, container)
     if container == "fragmented":
@@ -156,8 +157,8 @@ def write_video(
         stream.max_b_frames = b_frames if codec in ("libx264", "libx265", "mpeg2video") else 0
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(-rotation, hflip=mirrored)
         sound = target.add_stream("aac", rate=16000) if audio else None
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(barcode(number, *size), format="rgb24")
