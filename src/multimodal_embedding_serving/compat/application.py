@@ -1,0 +1,123 @@
+"""`EmbeddingModel`: what applications call, over a loaded handler.
+
+What fails is a RuntimeError, as before; for a manifest a missing file is a FileNotFoundError and
+bad content a ValueError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, Picture
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
+from multimodal_embedding_serving.inputs import FramesBatchInput
+from multimodal_embedding_serving.media.image import decode_base64
+
+Segment = Mapping[str, Any]
+"""segment_config, as over HTTP."""
+
+
+class EmbeddingModel:
+    """What applications call, over a loaded handler. Vectors are lists of numbers here."""
+
+    def __init__(self, model_handler: BaseEmbeddingModel) -> None:
+        self.handler = model_handler
+        self.model_config = model_handler.model_config
+        self.device = model_handler.device
+
+    @property
+    def supported_modalities(self) -> set[str]:
+        return set(self.handler.supported_modalities)
+
+    def embed_query(self, text: str) -> list[float]:
+        return _listed(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return _listed(self.handler.encode_text(self.handler.prepare_documents(texts)))
+
+    def get_embedding_length(self) -> int:
+        return self.handler.get_embedding_dim()
+
+    def get_image_embedding_from_base64(self, image_base64: str) -> list[float]:
+        with _as_before():
+            return self._embed(images=decode_base64(image_base64))[0]
+
+    async def get_image_embedding_from_url(self, image_url: str) -> list[float]:
+        return (await asyncio.to_thread(self._embed, images=image_url))[0]
+
+    def get_video_embeddings(self, frames_batch: list[list[Picture]]) -> list[list[float]]:
+        """One vector per frame, the videos one after the other."""
+        frames = [frame for frames in frames_batch for frame in frames]
+        return _listed(self.handler.encode_image(frames)) if frames else []
+
+    def get_video_embedding_from_base64(
+        self, video_base64: str, segment_config: Segment | None = None
+    ) -> list[list[float]]:
+        with _as_before():
+            return self._embed(video=decode_base64(video_base64), segment=segment_config)
+
+    async def get_video_embedding_from_url(
+        self, video_url: str, segment_config: Segment | None = None
+    ) -> list[list[float]]:
+        return await asyncio.to_thread(self._embed, video=video_url, segment=segment_config)
+
+    async def get_video_embedding_from_file(
+        self, video_path: str, segment_config: Segment | None = None
+    ) -> list[list[float]]:
+        video = Path(video_path)
+        return await asyncio.to_thread(self._embed, video=video, segment=segment_config)
+
+    async def get_video_embedding_from_frames_manifest(
+        self, manifest_path: str
+    ) -> list[list[float]]:
+        """One vector per usable frame; the manifest lies in one of the media roots."""
+        source = FramesBatchInput(type="frames_batch", frames_manifest_path=manifest_path)
+        with _as_before(manifest=True):
+            return _listed((await self.handler.engine.aembed([source]))[0].vectors)
+
+    def check_health(self) -> bool:
+        try:
+            return bool(self.embed_query("health check"))
+        except (EmbeddingError, RuntimeError):
+            return False
+
+    def get_supported_modalities(self) -> list[str]:
+        return sorted(self.supported_modalities)
+
+    def supports_text(self) -> bool:
+        return self.handler.supports_text()
+
+    def supports_image(self) -> bool:
+        return self.handler.supports_image()
+
+    def supports_video(self) -> bool:
+        return self.handler.supports_video()
+
+    def _embed(self, **source: Any) -> list[list[float]]:
+        """What the engine makes of an image, or of a video and its segment."""
+        with _as_before():
+            return _listed(self.handler.engine.embed(**source))
+
+
+def _listed(rows: NDArray[np.float32]) -> list[list[float]]:
+    listed: list[list[float]] = rows.tolist()
+    return listed
+
+
+@contextmanager
+def _as_before(*, manifest: bool = False) -> Iterator[None]:
+    """Errors as the kinds that the SDK's users catch."""
+    try:
+        yield
+    except EmbeddingError as error:
+        kind: type[Exception] = RuntimeError
+        if manifest and isinstance(error, NotFound | InvalidInput):
+            kind = FileNotFoundError if isinstance(error, NotFound) else ValueError
+        raise kind(str(error)) from error

@@ -1,0 +1,186 @@
+"""Handlers: one model each, made by name, loaded on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, resolve
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
+from multimodal_embedding_serving.settings import Settings
+
+Picture = Image.Image | NDArray[Any]
+
+
+class Rows(np.ndarray[Any, np.dtype[np.float32]]):
+    """float32 [n, dimension] with the methods that code written for torch tensors calls."""
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32]) -> Rows:
+        return vectors.view(cls)
+
+    def numpy(self) -> NDArray[np.float32]:
+        return self.view(np.ndarray)
+
+    def cpu(self) -> Self:
+        return self
+
+    def detach(self) -> Self:
+        return self
+
+    def norm(self, dim: int | None = None, keepdim: bool = False) -> Any:
+        return np.linalg.norm(self, axis=dim, keepdims=keepdim)
+
+
+class BaseEmbeddingModel:
+    """A handler: one model, not loaded until `load_model`. Register subclasses to replace it."""
+
+    def __init__(self, model_config: Mapping[str, Any]) -> None:
+        self.model_config = dict(model_config)
+        self.device: str = self.model_config.get("device") or "CPU"
+        self.ov_models_dir: str | None = self.model_config.get("ov_models_dir")
+        self.supported_modalities = set(self.model_config.get("modalities") or ("text", "image"))
+        self.model: Engine | None = None
+
+    def load_model(self) -> None:
+        """Open the engine; the model is downloaded and converted first where that is needed."""
+        self.model = Engine.open(
+            self.model_config["model_id"],
+            device=self.model_config.get("device"),
+            models_dir=None if self.ov_models_dir is None else Path(self.ov_models_dir),
+            use_openvino=self.model_config.get("use_openvino"),
+        )
+        self.supported_modalities = set(self.model.info.modalities)
+
+    @property
+    def engine(self) -> Engine:
+        if self.model is None:
+            raise RuntimeError("the model is not loaded: call load_model() first")
+        return self.model
+
+    def encode_text(self, texts: str | Sequence[str]) -> Rows:
+        """[texts, dimension]; texts are embedded as they are (see `prepare_query`)."""
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        return Rows.of(self.engine.embed(texts=listed, role="document"))
+
+    def encode_image(self, images: Picture | Sequence[Picture], metrics_out: bool = False) -> Any:
+        """[images, dimension]; with `metrics_out` {"embeddings": …, "inference_time_s": …}."""
+        listed = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
+        started = time.perf_counter()
+        rows = Rows.of(self.engine.embed(images=listed))
+        taken = time.perf_counter() - started
+        return {"embeddings": rows, "inference_time_s": taken} if metrics_out else rows
+
+    def get_embedding_dim(self) -> int:
+        return self.engine.info.dimension
+
+    def get_max_text_tokens(self) -> int | None:
+        return self.engine.info.text_length
+
+    def convert_to_openvino(self, ov_models_dir: str) -> tuple[str | None, str | None]:
+        """Convert into a folder -> paths of the image graph and the text graph."""
+        folder = Path(ov_models_dir)
+        Engine.open(self.model_config["model_id"], models_dir=folder).close()
+        found = {path.stem: str(path) for path in sorted(folder.rglob("*.xml"))}
+        return found.get("image"), found.get("text")
+
+    def prepare_query(self, text: str) -> str:
+        """The text as the model wants queries; most take them as they are."""
+        if self.model_config.get("family") != "QwenText":
+            return text
+        return PROMPTS["query"].format(instruction=INSTRUCTION, text=text)
+
+    def prepare_documents(self, texts: list[str]) -> list[str]:
+        return texts
+
+    def supports_text(self) -> bool:
+        return "text" in self.supported_modalities
+
+    def supports_image(self) -> bool:
+        return "image" in self.supported_modalities
+
+    def supports_video(self) -> bool:
+        return self.supports_image()
+
+
+class ModelFactory:
+    """Handlers by model name."""
+
+    handlers: dict[str, type[BaseEmbeddingModel]] = {}  # noqa: RUF012  # the SDK's own registry
+    """What `register_model_handler` was given, by lower-case name."""
+
+    @classmethod
+    def create_model(
+        cls,
+        model_id: str,
+        device: str | None = None,
+        ov_models_dir: str | None = None,
+        use_openvino: bool | None = None,
+    ) -> BaseEmbeddingModel:
+        """A handler, not loaded. Raises ValueError for a name that means no model."""
+        spec = _spec(model_id)
+        names = [model_id] if spec is None else [model_id, spec.id, spec.name, spec.family]
+        found = [cls.handlers[each.lower()] for each in names if each.lower() in cls.handlers]
+        if spec is None and not found and not _beyond_the_catalog(model_id):
+            raise ValueError(f"no model is named {model_id!r}; see list_available_models()")
+        config: dict[str, Any] = {
+            "model_id": model_id if spec is None else spec.id,
+            "family": None if spec is None else spec.family,
+            "modalities": None if spec is None else spec.modalities,
+            "device": device,
+            "ov_models_dir": ov_models_dir,
+            "use_openvino": use_openvino,
+        }
+        return (found or [BaseEmbeddingModel])[0](config)
+
+    @staticmethod
+    def list_models() -> dict[str, list[str]]:
+        return by_family()
+
+    @staticmethod
+    def get_default() -> str:
+        return DEFAULT
+
+    @staticmethod
+    def is_model_supported(model_id: str) -> bool:
+        return _spec(model_id) is not None or _beyond_the_catalog(model_id)
+
+
+def get_model_handler(
+    model_id: str | None = None,
+    device: str | None = None,
+    ov_models_dir: str | None = None,
+    use_openvino: bool | None = None,
+) -> BaseEmbeddingModel:
+    """A handler, not loaded. What is None comes from the environment, as for the server."""
+    model_id = model_id or Settings.from_env().model
+    return ModelFactory.create_model(model_id, device, ov_models_dir, use_openvino)
+
+
+def list_available_models() -> dict[str, list[str]]:
+    """Family -> names of its models."""
+    return by_family()
+
+
+def register_model_handler(name: str, handler_class: type[BaseEmbeddingModel]) -> None:
+    """Use `handler_class` for a model (its id or name), for a family, or for a new name."""
+    ModelFactory.handlers[name.lower()] = handler_class
+
+
+def _spec(model_id: str) -> ModelSpec | None:
+    try:
+        return resolve(model_id)
+    except UnknownModel:
+        return None
+
+
+def _beyond_the_catalog(model_id: str) -> bool:
+    return model_id.startswith("hf:") or Path(model_id).is_dir()

@@ -1,0 +1,64 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multimodal_embedding_serving.catalog import MODELS
+from multimodal_embedding_serving.cli import kind_of
+from multimodal_embedding_serving.errors import InvalidInput
+
+
+def mmes(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "multimodal_embedding_serving", *arguments]
+    clean = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", **environ}
+    return subprocess.run(command, capture_output=True, text=True, env=clean, check=False)
+
+
+def test_models_lists_the_catalog() -> None:
+    shown = mmes("models")
+    assert shown.returncode == 0
+    for spec in MODELS:
+        assert spec.id in shown.stdout
+
+
+def test_models_can_be_read_by_a_program() -> None:
+    listed = json.loads(mmes("models", "--json").stdout)
+    assert [each["id"] for each in listed] == [spec.id for spec in MODELS]
+    assert [each["id"] for each in listed if each["default"]] == ["Builtin/mini"]
+
+
+def test_a_setting_that_is_not_allowed_is_a_message_and_status_2() -> None:
+    refused = mmes("serve", EMBEDDING_PRECISION="fp8")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("mmes: EMBEDDING_PRECISION='fp8' is not allowed; allowed: ")
+    assert "Traceback" not in refused.stderr
+
+
+def test_wrong_usage_is_status_2() -> None:
+    assert mmes("serve", "--port", "99999").returncode == 2
+    assert mmes("nonsense").returncode == 2
+
+
+def test_a_model_that_nobody_knows_is_a_message_and_status_1() -> None:
+    refused = mmes("embed", "a cat", "--model", "no-such-model")
+    assert refused.returncode == 1
+    assert "no-such-model" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_files_are_told_by_their_names_and_the_rest_is_text(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.WEBP", "c.mp4", "d.mkv", "e.txt"):
+        (tmp_path / name).touch()
+    names = ["a.jpg", "b.WEBP", "c.mp4", "d.mkv"]
+    kinds = [kind_of(str(tmp_path / name)) for name in names]
+    assert kinds == ["image", "image", "video", "video"]
+    assert kind_of("a cat") == kind_of("x" * 5000) == kind_of("no\0file") == kind_of("") == "text"
+    assert kind_of(str(tmp_path)) == "text"
+    with pytest.raises(InvalidInput, match=r"e\.txt"):
+        kind_of(str(tmp_path / "e.txt"))
