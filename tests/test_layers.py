@@ -20,16 +20,19 @@ LAYERS: dict[str, int] = {
     for layer, rooms in enumerate(
         [
             "errors types",
-            "settings metrics catalog lanes",
+            "settings metrics catalog",
             "media transforms checkpoints lanes wire",
             "graph batcher",
             "bundle families chunk",
             "plans tower convert backends",
-            "inputs answers opening",
+            "inputs answers certificate",
+            "library",
+            "opening",
             "engine",
             "api client compat bulk",
             "scale",
-            "cli __init__ __main__",
+            "cli __init__",
+            "__main__",
         ]
     )
     for room in rooms.split()

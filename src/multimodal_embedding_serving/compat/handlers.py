@@ -15,6 +15,7 @@ from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, 
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
+from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.settings import Settings
 
 Picture = Image.Image | NDArray[Any]
@@ -87,10 +88,12 @@ class BaseEmbeddingModel:
 
     def convert_to_openvino(self, ov_models_dir: str) -> tuple[str | None, str | None]:
         """Convert into a folder -> paths of the image graph and the text graph."""
-        folder = Path(ov_models_dir)
-        Engine.open(self.model_config["model_id"], models_dir=folder).close()
-        found = {path.stem: str(path) for path in sorted(folder.rglob("*.xml"))}
-        return found.get("image"), found.get("text")
+        settings = Settings.from_env(
+            model=self.model_config["model_id"], models_dir=Path(ov_models_dir)
+        )
+        bundle = open_bundle(settings)
+        graphs = {each: str(bundle.graph(each)) for each in bundle.manifest.towers}
+        return graphs.get("image"), graphs.get("text")
 
     def prepare_query(self, text: str) -> str:
         """The text as the model wants queries; most take them as they are."""
