@@ -299,21 +299,3 @@ def test_two_event_loops_may_share_a_tower() -> None:
     with tower_over(FakeGraph(), window=2) as (tower, _):
         for _ in range(2):
             assert_outcomes(asyncio.run(tower.embed(range(1, 20), lane=QUICK)), range(1, 20))
-
-
-def test_the_pool_takes_interactive_tasks_before_waiting_bulk_tasks() -> None:
-    order: list[str] = []
-    held, started = threading.Event(), threading.Event()
-
-    def first() -> None:
-        started.set()
-        assert held.wait(PATIENCE)
-
-    with LanePool(1) as pool:
-        pool.enter(Lane.BULK, first)
-        assert started.wait(PATIENCE)
-        for name in ("bulk 1", "bulk 2"):
-            pool.enter(Lane.BULK, partial(order.append, name))
-        pool.enter(QUICK, partial(order.append, "quick"))
-        held.set()
-    assert order == ["quick", "bulk 1", "bulk 2"]
