@@ -17,8 +17,7 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
+    RuntimeError,  # encrypted, or a feature that zipfile lacks
     ValueError,
     OverflowError,
     EOFError,

@@ -1,0 +1,259 @@
+"""Repositories of the hub, by the hub's own client: listed, downloaded into its cache, verified."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import errors as hub
+from huggingface_hub.file_download import repo_folder_name
+
+from multimodal_embedding_serving.checkpoints.hub import Folder, HubAccess, Source
+from multimodal_embedding_serving.checkpoints.progress import Progress
+from multimodal_embedding_serving.checkpoints.refusals import HUB_ERRORS, explain
+from multimodal_embedding_serving.errors import CheckpointError, EmbeddingError
+
+DISTRIBUTION = "multimodal-embedding-serving"
+DOWNLOAD, VERIFY = "download", "verify"
+BLOCK = 4 << 20
+ATTEMPTS = 3
+"""At one file whose connection is reset: the client resumes by itself after a clean end only."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as the hub lists it."""
+
+    size: int
+    """In bytes; 0 where a mirror does not say."""
+    sha256: str | None
+    """Of large files, which git keeps elsewhere."""
+    git_sha1: str | None
+    """Of all others: git's hash of the file."""
+
+    def matches(self, path: Path, advance: Callable[[int], None]) -> bool:
+        """Whether the file on this disk has the hash; `advance` is told of the bytes read."""
+        expected = self.sha256 or self.git_sha1
+        if expected is None:
+            return True
+        digest = hashlib.sha256()
+        if self.sha256 is None:
+            start = f"blob {path.stat().st_size}\0".encode()
+            digest = hashlib.sha1(start, usedforsecurity=False)
+        with path.open("rb") as content:
+            while block := content.read(BLOCK):
+                digest.update(block)
+                advance(len(block))
+        return digest.hexdigest() == expected
+
+
+def open_repository(repo: str, revision: str | None, access: HubAccess) -> Source:
+    """The repository at one commit; where the hub can't say, what is cached of it.
+
+    Raises RemoteFailed or CheckpointError naming the repository.
+    """
+    # The client reports its environment with each request, and asks for what to look for, unless
+    # told not to. This package tells nobody anything.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    wanted = revision or constants.DEFAULT_REVISION
+    try:
+        return _list(repo, wanted, access)
+    except HUB_ERRORS as error:
+        what = repo if revision is None else f"{repo} at {revision}"
+        refusal = explain(error, what)
+        if isinstance(error, hub.RevisionNotFoundError):
+            raise refusal from None
+    cached = _find_cached(repo, wanted, access, refusal)
+    if cached is None:
+        raise refusal
+    return cached
+
+
+def _list(repo: str, revision: str, access: HubAccess) -> Repository:
+    api = HfApi(
+        endpoint=access.endpoint,
+        token=access.token,
+        library_name=DISTRIBUTION,
+        library_version=version(DISTRIBUTION),
+    )
+    info = api.model_info(
+        repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
+    files = {
+        sibling.rfilename: RemoteFile(
+            sibling.size or 0, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id
+        )
+        for sibling in info.siblings or ()
+    }
+    if not _COMMIT.fullmatch(info.sha or "") or not files:
+        raise ValueError("an answer without commit and files")
+    return Repository(repo, str(info.sha), revision, files, access)
+
+
+def _cache(access: HubAccess) -> Path:
+    return Path(access.cache or constants.HF_HUB_CACHE)
+
+
+def _find_cached(
+    repo: str, revision: str, access: HubAccess, refusal: EmbeddingError
+) -> Folder | None:
+    try:
+        path = snapshot_download(
+            repo, revision=revision, cache_dir=access.cache, local_files_only=True
+        )
+    except hub.IncompleteSnapshotError as error:
+        path = error.snapshot_path  # of all the repository; the files that we need may be there
+    except HUB_ERRORS:
+        return None
+    snapshot = Path(path)
+    return Folder(snapshot, f"the hub's cache ({refusal})", repo, snapshot.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository of the hub at one commit, with its listing."""
+
+    repo: str
+    revision: str
+    asked: str
+    """The revision as it was asked for: a branch, a tag or the commit."""
+    files: Mapping[str, RemoteFile]
+    access: HubAccess
+
+    @property
+    def label(self) -> str:
+        return self.repo
+
+    @property
+    def names(self) -> Sequence[str]:
+        return sorted(self.files)
+
+    def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
+        """The files, cached or downloaded and verified."""
+        total = sum(self.files[name].size for name in names)
+        paths = {name: path for name in names if (path := self._find_cached(name)) is not None}
+        fresh = [name for name in names if name not in paths]
+        self._check_space(sum(self.files[name].size for name in fresh))
+        done = total - sum(self.files[name].size for name in fresh)
+        progress(DOWNLOAD, done, total)
+        for name in fresh:
+            paths[name] = self._download(name, done, total, progress)
+            done += self.files[name].size
+            progress(DOWNLOAD, done, total)
+        self._verify({name: paths[name] for name in fresh}, progress)
+        self._remember()
+        return {name: paths[name] for name in names}
+
+    def _find_cached(self, name: str) -> Path | None:
+        path = self._folder / "snapshots" / self.revision / name
+        sizes = (0, path.stat().st_size) if path.is_file() else ()
+        return path if self.files[name].size in sizes else None
+
+    @property
+    def _folder(self) -> Path:
+        return _cache(self.access) / repo_folder_name(repo_id=self.repo, repo_type="model")
+
+    def _check_space(self, needed: int) -> None:
+        place = _cache(self.access)
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise CheckpointError(
+                f"{self.repo}: {needed / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free on the "
+                "disk of the hub's cache (HF_HOME)"
+            )
+
+    def _download(self, name: str, done: int, total: int, progress: Progress) -> Path:
+        attempt = 0
+        while True:
+            attempt += 1
+            arrived = _count(DOWNLOAD, done, total, progress)
+            try:
+                path = hf_hub_download(
+                    self.repo,
+                    name,
+                    revision=self.revision,
+                    endpoint=self.access.endpoint,
+                    token=self.access.token,
+                    cache_dir=self.access.cache,
+                    library_name=DISTRIBUTION,
+                    library_version=version(DISTRIBUTION),
+                    tqdm_class=_meter(arrived),
+                )
+            except HUB_ERRORS as error:
+                if attempt < ATTEMPTS and isinstance(error, httpx2.ReadError):
+                    continue
+                raise explain(error, f"{self.repo}: {name}") from None
+            return Path(path)
+
+    def _verify(self, paths: Mapping[str, Path], progress: Progress) -> None:
+        """The client checks sizes, not hashes. A file that fails is removed from its cache."""
+        read = _count(VERIFY, 0, sum(self.files[name].size for name in paths), progress)
+        for name, path in paths.items():
+            if not self.files[name].matches(path, read):
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                raise CheckpointError(
+                    f"{self.repo}: {name} has not the hash that the hub lists: it was damaged on "
+                    "its way and is removed; try again"
+                )
+
+    def _remember(self) -> None:
+        """Which commit the branch or tag meant, so that the cache answers without a network.
+
+        (The client notes this by itself only for downloads by branch, and those may mix commits.)
+        """
+        if self.asked != self.revision:
+            reference = self._folder / "refs" / self.asked
+            with contextlib.suppress(OSError):  # a cache may be read-only, and complete
+                reference.parent.mkdir(parents=True, exist_ok=True)
+                reference.write_text(self.revision)
+
+
+def _count(stage: str, done: int, total: int, progress: Progress) -> Callable[[int], None]:
+    """Increments in bytes -> the sums that `progress` wants."""
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(stage, done, total)
+
+    return advance
+
+
+def _meter(advance: Callable[[int], None]) -> type[Any]:
+    """What the client takes for a progress bar: a class with the parts of tqdm's that it uses."""
+
+    class Meter:
+        def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
+            self.total = total
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def update(self, count: float | None = 1) -> None:
+            advance(int(count or 0))
+
+        # With these two, the client's chunked transfer counts the bytes of a file once.
+        def update_transfer(self, count: float | None = 1) -> None: ...
+
+        def set_transfer_postfix_str(self, *_: object, **__: object) -> None: ...
+
+        def set_postfix_str(self, *_: object, **__: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    return Meter

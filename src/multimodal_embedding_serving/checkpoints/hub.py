@@ -1,0 +1,199 @@
+"""A checkpoint by name: a repository of the Hugging Face hub, or a folder -> the files to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from multimodal_embedding_serving.checkpoints.progress import Progress, ignore
+from multimodal_embedding_serving.checkpoints.selection import (
+    Layout,
+    describe_names,
+    select_config,
+    select_tokenizer,
+    select_weights,
+)
+from multimodal_embedding_serving.checkpoints.shards import INDEX_SUFFIX, read_index
+from multimodal_embedding_serving.checkpoints.weights import quote
+from multimodal_embedding_serving.errors import CheckpointError
+
+HUB_PREFIX = "hf:"
+MAX_CONFIG = 4 << 20
+_REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")
+"""A commit, tag or branch; it becomes a path in the client's cache, so no way up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubAccess:
+    """Where the hub is and who asks; None: as the client's own environment says.
+
+    (HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the rest are huggingface_hub's to read.)
+    """
+
+    endpoint: str | None = None
+    cache: Path | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFiles:
+    """The files of one checkpoint, all on this disk."""
+
+    weights: tuple[Path, ...]
+    """What `open_weights` takes: one file, or all shards with their index first."""
+    layout: Layout
+    """Whose tensor names to expect: a hint from the files' names."""
+    config: Mapping[str, Any] | None
+    """config.json or open_clip_config.json, parsed; None where there is neither."""
+    tokenizer: Mapping[str, Path]
+    """tokenizer.json and its settings, or the vocabulary to build it from; by base name."""
+    repo: str | None
+    """The hub's repository; None for a folder."""
+    revision: str | None
+    """The commit that the files are of; None for a folder."""
+
+
+class Source(Protocol):
+    """Files by name, wherever they are."""
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def repo(self) -> str | None: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
+        """The files on this disk. Raises CheckpointError or RemoteFailed naming source and file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Files that are here already: nothing is copied, nothing is checked but the names."""
+
+    path: Path
+    label: str
+    repo: str | None = None
+    revision: str | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        try:
+            return sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+        except OSError as error:
+            raise CheckpointError(f"{self.label} can't be read ({error.strerror})") from None
+
+    def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
+        return {name: self.path / name for name in names}
+
+
+def find_checkpoint(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    progress: Progress = ignore,
+    access: HubAccess | None = None,
+) -> CheckpointFiles:
+    """The files of the checkpoint at `source`, downloaded if need be; nothing else is downloaded.
+
+    `source` is a folder, or a repository of the hub: `org/name`, `hf:org/name`, either with
+    `@revision`. Without a network, files that are cached already are taken. Raises CheckpointError
+    (nothing fits: lists what was found; a wrong hash) or RemoteFailed (the hub said no or nothing).
+    """
+    opened = open_source(source, revision=revision, access=access)
+    names = opened.names
+    selection = select_weights(names, opened.label)
+    config = select_config(names, selection.layout)
+    tokenizer = select_tokenizer(names)
+    weights = list(selection.weights)
+    if weights[0].endswith(INDEX_SUFFIX):
+        index = opened.fetch(weights, ignore)[weights[0]]
+        weights += sorted(set(read_index(index).values()))
+    wanted = [*weights, *tokenizer, *([config] if config else [])]
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise CheckpointError(
+            f"{opened.label} lacks {describe_names(absent)}, which its index lists; "
+            f"found {describe_names(names)}"
+        )
+    paths = opened.fetch(wanted, progress)
+    return CheckpointFiles(
+        weights=tuple(paths[name] for name in weights),
+        layout=selection.layout,
+        config=read_config(paths[config]) if config else None,
+        tokenizer=MappingProxyType({name: paths[name] for name in tokenizer}),
+        repo=opened.repo,
+        revision=opened.revision,
+    )
+
+
+def find_tokenizer(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    progress: Progress = ignore,
+    access: HubAccess | None = None,
+) -> Mapping[str, Path]:
+    """The tokenizer's files alone, by base name, for a model whose own repository has none.
+
+    Raises CheckpointError listing what was found, or RemoteFailed.
+    """
+    opened = open_source(source, revision=revision, access=access)
+    wanted = select_tokenizer(opened.names)
+    if not wanted:
+        raise CheckpointError(
+            f"{opened.label} holds no tokenizer; looked for tokenizer.json, vocab.txt, vocab.json "
+            f"with merges.txt; found {describe_names(opened.names)}"
+        )
+    return MappingProxyType(opened.fetch(wanted, progress))
+
+
+def open_source(
+    source: str | Path, *, revision: str | None = None, access: HubAccess | None = None
+) -> Source:
+    """A folder where there is one of that name, else a repository of the hub."""
+    text = str(source)
+    if isinstance(source, Path) or not text.startswith(HUB_PREFIX):
+        path = Path(source).expanduser()
+        if text and path.is_dir():
+            return Folder(path, f"the folder {quote(path.name)}")
+    match = _REPO.fullmatch(text.removeprefix(HUB_PREFIX))
+    if match is None or isinstance(source, Path):
+        shown = quote(Path(text).name)
+        raise CheckpointError(f"{shown} is neither a folder nor a repository (org/name) of the hub")
+    wanted = revision or match["revision"]
+    if wanted is not None and not _REVISION.fullmatch(wanted):
+        raise CheckpointError(f"{match['repo']}: {quote(wanted)} is no valid revision")
+    # The client is heavy to import, and a folder needs none of it.
+    from multimodal_embedding_serving.checkpoints.download import open_repository
+
+    return open_repository(match["repo"], wanted, access or HubAccess())
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A JSON object. Raises CheckpointError naming the file."""
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{path.name}: larger than {MAX_CONFIG} bytes")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: can't be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path.name}: it is no JSON") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name}: it is no JSON object")
+    return content
