@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from multimodal_embedding_serving.bundle import (
 )
 from multimodal_embedding_serving.convert import build_bundle
 from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.families import TowerPlan
 from tests.small_model import small_conversion
 
 
@@ -117,7 +119,8 @@ def test_name_source_and_licence_do_not_change_the_fingerprint(
     other = dataclasses.replace(small_conversion(), model="Other/name", source={}, licence="mit")
     made = build_bundle(other, tmp_path / "other")
     assert made.manifest.fingerprint == bundle.manifest.fingerprint
-    assert fingerprint(made.manifest.towers, made.tokenizer) == made.manifest.fingerprint
+    manifest = made.manifest
+    assert fingerprint(manifest.towers, made.tokenizer, "f16") == manifest.fingerprint
 
 
 def test_a_failed_publication_leaves_nothing(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
 
 
 def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:
-    def refuse(made: Bundle) -> None:
+    def refuse(plans: Sequence[TowerPlan], made: Bundle) -> dict[str, object]:
         raise BundleError("below the bound")
 
     with pytest.raises(BundleError, match="below the bound"):

@@ -90,9 +90,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(towers: Mapping[Modality, TowerManifest], tokenizer: Path | None) -> str:
+def fingerprint(
+    towers: Mapping[Modality, TowerManifest], tokenizer: Path | None, precision: str
+) -> str:
     """The identity of a model's vectors, before the inference precision is added."""
     covered = {
+        "precision": precision,
         "towers": {
             name: {"structure": tower.structure, "transform": dict(tower.transform)}
             for name, tower in towers.items()
@@ -155,7 +158,7 @@ def seal(folder: Path, manifest: Manifest) -> Bundle:
         if path.name != MANIFEST
     }
     tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
-    mark = fingerprint(manifest.towers, tokenizer)
+    mark = fingerprint(manifest.towers, tokenizer, manifest.precision)
     manifest = dataclasses.replace(manifest, files=files, fingerprint=mark)
     (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
     return Bundle(folder, manifest)

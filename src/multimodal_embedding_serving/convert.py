@@ -1,9 +1,12 @@
-"""From a plan of towers to a bundle: emit, compress, save, seal, publish."""
+"""From a checkpoint to a bundle: open, plan, emit, compress, certify, seal, publish."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import platform
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +18,11 @@ from multimodal_embedding_serving.bundle import (
     Bundle,
     Manifest,
     TowerManifest,
-    locked,
     publishing,
     seal,
 )
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import (
@@ -32,14 +36,22 @@ from multimodal_embedding_serving.graph.openvino_ops import (
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.types import Modality
 
+log = logging.getLogger(__name__)
+
 STORAGES: Mapping[str, Storage] = {
     "f32": FLOAT32,
     "f16": FLOAT16,
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
 }
+BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75}
+"""Bytes of a stored number, scales and the parts that stay floating included."""
 
 TOKENIZER = "tokenizer.json"
+
+Stage = Callable[[str, float], None]
+"""(what is being done, share from 0 to 1)"""
+Certify = Callable[[Sequence[TowerPlan], Bundle], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,27 +71,67 @@ class Conversion:
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+def ignore_stage(stage: str, share: float) -> None:
+    """For callers who do not ask how far it is."""
+
+
 def build_bundle(
-    conversion: Conversion, final: Path, check: Callable[[Bundle], None] | None = None
+    conversion: Conversion,
+    final: Path,
+    certify: Certify | None = None,
+    stage: Stage = ignore_stage,
 ) -> Bundle:
-    """Write the bundle under a temporary name, verify it, `check` it, and rename it to `final`."""
-    with locked(final), publishing(final) as folder:
-        towers = {plan.modality: _save_tower(plan, conversion, folder) for plan in conversion.plans}
+    """Write the bundle under a temporary name, verify and certify it, and rename it to `final`.
+
+    The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
+    `certify` too, leaves what was at `final` as it was.
+    """
+    started = time.perf_counter()
+    with publishing(final) as folder:
+        towers: dict[Modality, TowerManifest] = {}
+        for place, plan in enumerate(conversion.plans):
+            stage(f"building the {plan.modality} graph", 0.7 * place / len(conversion.plans))
+            towers[plan.modality] = _save_tower(plan, conversion, folder)
         if conversion.tokenizer is not None:
             (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
         bundle = seal(folder, _manifest(conversion, towers))
         bundle.verify()
-        if check is not None:
-            check(bundle)
-    return Bundle.open(final)
+        if certify is not None:
+            stage("certifying the vectors", 0.7)
+            parity = dict(certify(conversion.plans, bundle))
+            bundle = seal(folder, dataclasses.replace(bundle.manifest, parity=parity))
+    bundle = Bundle.open(final)
+    stage("converted", 1.0)
+    log.info(
+        "converted %s to %s in %.1f s: %.0f MB",
+        conversion.model, conversion.precision, time.perf_counter() - started,
+        sum(facts["size"] for facts in bundle.manifest.files.values()) / 1e6,
+    )  # fmt: skip
+    return bundle
+
+
+def require_space(weights: Weights, precision: str, folder: Path) -> None:
+    """Raise BundleError where the folder's disk has no room for the bundle, before writing it."""
+    numbers = sum(tensor.data.size for tensor in weights.values())
+    needed = int(numbers * BYTES_EACH[precision])
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BundleError(
+            f"the bundle needs {needed / 1e9:.1f} GB, and the disk of the models folder "
+            f"has {free / 1e9:.1f} GB free; set EMBEDDING_OV_MODELS_DIR or run mmes models --prune"
+        )
 
 
 def _save_tower(plan: TowerPlan, conversion: Conversion, folder: Path) -> TowerManifest:
     storage = dataclasses.replace(STORAGES[conversion.precision], **plan.storage)
-    model = emit_model(plan.inputs, plan.build, storage)
+    # OpenVINO compresses to f16 while it writes: no copy is made here, and its own form of
+    # compressed constants compiles in two thirds of the time.
+    half = storage == FLOAT16
+    model = emit_model(plan.inputs, plan.build, FLOAT32 if half else storage)
     name = f"{plan.modality}.xml"
     structure = hash_structure(model)
-    ov.save_model(model, folder / name, compress_to_fp16=False)
+    ov.save_model(model, folder / name, compress_to_fp16=half)
     return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
 
