@@ -33,22 +33,32 @@ class EmbeddingError(Exception):
 
 
 class BadRequest(EmbeddingError):
+    """A request that asks for what it may not; its kinds follow."""
+
     status, code = 400, "bad_request"
 
 
 class ModelMismatch(BadRequest):
+    """The request names another model than the loaded one."""
+
     code = "model_mismatch"
 
 
 class ModalityNotSupported(BadRequest):
+    """The loaded model does not embed input of this kind."""
+
     code = "modality_not_supported"
 
 
 class DimensionsNotAllowed(BadRequest):
+    """The loaded model does not give vectors of this length."""
+
     code = "dimensions_not_allowed"
 
 
 class Unauthorized(EmbeddingError):
+    """The API key is missing or wrong."""
+
     status, code = 401, "invalid_api_key"
 
 
@@ -59,6 +69,8 @@ class Forbidden(EmbeddingError):
 
 
 class NotFound(EmbeddingError):
+    """A file or a route that does not exist."""
+
     status, code = 404, "not_found"
 
 
@@ -87,6 +99,8 @@ class RemoteFailed(EmbeddingError):
 
 
 class QueueFull(EmbeddingError):
+    """Too many items are waiting; try again after the pause named."""
+
     status, code = 429, "queue_full"
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
@@ -107,6 +121,8 @@ class NotReady(EmbeddingError):
 
 
 class DeadlineExceeded(EmbeddingError):
+    """The request was not answered within its deadline."""
+
     status, code = 504, "deadline_exceeded"
 
 
@@ -117,6 +133,8 @@ class SettingsError(EmbeddingError):
 
 
 class UnknownModel(EmbeddingError):
+    """A name that means no model."""
+
     status, code = 404, "model_not_found"
 
 

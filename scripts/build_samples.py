@@ -1,0 +1,114 @@
+"""Make the photos that ship with the package and those that the retrieval test uses.
+
+    .venv/bin/python -m scripts.build_samples
+
+Run from the repository's root. The source is scikit-image's wheel, pinned by its hash. Whoever
+changes a list here writes the licence beside the pictures (LICENSES.md in both folders).
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "src" / "multimodal_embedding_serving" / "builtin" / "samples"
+PHOTOS = ROOT / "tests" / "golden" / "photos"
+
+WHEEL = (
+    "scikit-image==0.26.0",
+    "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+    ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--only-binary=:all:"),
+)
+
+TESTED, TESTED_SIDE = (
+    (
+        "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png grass.png "
+        "gravel.png horse.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png "
+        "retina.jpg rocket.jpg text.png"
+    ).split(),
+    512,
+)
+SHIPPED, SHIPPED_SIDE = (
+    {
+        "astronaut": "astronaut.png",
+        "cat": "chelsea.png",
+        "clock": "clock_motion.png",
+        "coffee": "coffee.png",
+        "coins": "coins.png",
+        "rocket": "rocket.jpg",
+    },
+    448,
+)
+"""Only pictures whose authors gave them away or on which no restriction is known."""
+
+FILM, FILM_SIZE, FILM_RATE = ("coffee.png", "chelsea.png", "rocket.jpg"), (320, 240), 12
+SHOT = 2 * FILM_RATE
+"""Frames of each photo in the film: two seconds."""
+
+
+def unpack(folder: Path) -> dict[str, Image.Image]:
+    """Download the wheel and open its pictures, as RGB."""
+    pin, digest, options = WHEEL
+    (folder / "pins.txt").write_text(f"{pin} --hash=sha256:{digest}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    subprocess.run([*pip, *options, "-r", folder / "pins.txt", "-d", folder], check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        read = {name: archive.read(f"skimage/data/{name}") for name in TESTED}
+    return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in read.items()}
+
+
+def save(picture: Image.Image, path: Path, side: int, quality: int) -> None:
+    picture = picture.copy()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture.save(path, "JPEG", quality=quality, optimize=True)
+
+
+def film(pictures: list[Image.Image], path: Path) -> None:
+    """A slow zoom into each photo, one after the other, as H.264."""
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=FILM_RATE)
+        stream.width, stream.height = FILM_SIZE
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILM_RATE)
+        stream.options = {"crf": "26", "preset": "slow", "threads": "1"}
+        for picture in pictures:
+            for step in range(SHOT):
+                frame = av.VideoFrame.from_ndarray(zoom(picture, step / SHOT), format="rgb24")
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def zoom(picture: Image.Image, share: float) -> np.ndarray:
+    """The middle of a photo in the film's shape; `share` 0 shows all of it, 1 four fifths."""
+    wide, high = FILM_SIZE
+    scale = min(picture.width / wide, picture.height / high) * (1 - 0.2 * share)
+    across, down = wide * scale / 2, high * scale / 2
+    x, y = picture.width / 2, picture.height / 2
+    box = (x - across, y - down, x + across, y + down)
+    return np.asarray(picture.resize(FILM_SIZE, Image.Resampling.BICUBIC, box))
+
+
+def main() -> None:
+    SAMPLES.mkdir(parents=True, exist_ok=True)
+    PHOTOS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = unpack(Path(folder))
+    for name, picture in pictures.items():
+        save(picture, PHOTOS / f"{Path(name).stem}.jpg", TESTED_SIDE, 88)
+    for stem, name in SHIPPED.items():
+        save(pictures[name], SAMPLES / f"{stem}.jpg", SHIPPED_SIDE, 88)
+    film([pictures[name] for name in FILM], SAMPLES / "film.mp4")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Fixtures of every test: the running server, and the figures that a run prints at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Running, serving
+
+ROOT = Path(__file__).parent.parent
+FIGURES = pytest.StashKey[list[str]]()
+
+Figure = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """Note a measured figure: it is printed at the end of the run."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    noted = terminalreporter.config.stash.get(FIGURES, [])
+    if noted:
+        terminalreporter.section("figures")
+        for line in noted:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of the photos and the video that the package ships."""
+    return ROOT / "src" / "multimodal_embedding_serving" / "builtin" / "samples"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Running]:
+    """`mmes serve` with the embedded model on a free port, ready to answer."""
+    command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
+    with serving(command) as running:
+        yield running
