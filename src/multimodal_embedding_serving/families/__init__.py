@@ -46,7 +46,13 @@ class TowerPlan:
 
 Plan = Callable[[Checkpoint], Sequence[TowerPlan]]
 
-FAMILIES: Mapping[str, str] = {"Builtin": "builtin", "CLIP": "clip"}
+FAMILIES: Mapping[str, str] = {
+    "Builtin": "builtin",
+    "CLIP": "clip",
+    "CN-CLIP": "cn_clip",
+    "SigLIP": "siglip",
+    "Blip2": "blip2",
+}
 """Catalog family -> its module beside this file."""
 
 

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.graph.ops import Ops, T
@@ -98,16 +99,67 @@ def pre_norm_block(
     return ops.add(x, mlp(ops, y, w.sub("mlp."), activation))
 
 
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The numbers of a stack of blocks that its tensors' shapes don't tell."""
+
+    layers: int
+    heads: int
+    activation: Activation
+    eps: float
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Encoder:
+        """From a section of config.json with its defaults written out."""
+        return cls(
+            config["num_hidden_layers"],
+            config["num_attention_heads"],
+            config["hidden_act"],
+            config["layer_norm_eps"],
+        )
+
+
+def encode(ops: Ops[T], x: T, w: Weights, encoder: Encoder, *, causal: bool = False) -> T:
+    """All pre-norm blocks of a tower, `encoder.layers.#` of the checkpoint."""
+    for layer in range(encoder.layers):
+        block = w.sub(f"encoder.layers.{layer}.")
+        x = pre_norm_block(
+            ops, x, block, encoder.heads, encoder.activation, encoder.eps, causal=causal
+        )
+    return x
+
+
 BERT_ATTENTION = AttentionNames("self.query", "self.key", "self.value", "output.dense")
 
 
-def bert_block(ops: Ops[T], x: T, w: Weights, heads: int, mask: T | None, eps: float) -> T:
-    """A BERT layer (Devlin et al. 2018, arXiv 1810.04805): norm after each residual, exact gelu."""
-    a = attention(ops, x, w.sub("attention."), heads, mask=mask, names=BERT_ATTENTION)
-    x = norm(ops, ops.add(x, a), w.sub("attention.output.LayerNorm."), eps)
-    y = ops.gelu(dense(ops, x, w.sub("intermediate.dense.")))
-    y = dense(ops, y, w.sub("output.dense."))
+def bert_attention(
+    ops: Ops[T],
+    x: T,
+    w: Weights,
+    heads: int,
+    eps: float,
+    *,
+    memory: T | None = None,
+    mask: T | None = None,
+    names: AttentionNames = BERT_ATTENTION,
+) -> T:
+    """Attention, residual, norm."""
+    y = attention(ops, x, w, heads, memory=memory, mask=mask, names=names)
     return norm(ops, ops.add(x, y), w.sub("output.LayerNorm."), eps)
+
+
+def bert_mlp(ops: Ops[T], x: T, w: Weights, eps: float, names: tuple[str, str]) -> T:
+    """Two linear layers with the exact gelu between them, residual, norm."""
+    inner, outer = names
+    y = ops.gelu(dense(ops, x, w.sub(f"{inner}.dense.")))
+    y = dense(ops, y, w.sub(f"{outer}.dense."))
+    return norm(ops, ops.add(x, y), w.sub(f"{outer}.LayerNorm."), eps)
+
+
+def bert_block(ops: Ops[T], x: T, w: Weights, heads: int, mask: T | None, eps: float) -> T:
+    """A BERT layer (Devlin et al. 2018, arXiv 1810.04805): norm after each residual."""
+    x = bert_attention(ops, x, w.sub("attention."), heads, eps, mask=mask)
+    return bert_mlp(ops, x, w, eps, ("intermediate", "output"))
 
 
 def patches(ops: Ops[T], pixels: T, w: Weights) -> T:
@@ -116,3 +168,17 @@ def patches(ops: Ops[T], pixels: T, w: Weights) -> T:
     width, side = weight.shape[0], weight.shape[-1]
     x = ops.conv2d(pixels, weight, w.get("bias"), stride=side)
     return ops.transpose(ops.reshape(x, (0, width, -1)), (0, 2, 1))
+
+
+def embed_patches(ops: Ops[T], pixels: T, w: Weights) -> T:
+    """Normalised pixels [B, 3, h, w] -> patches with positions, the class token, if any, first."""
+    x = patches(ops, pixels, w.sub("patch_embedding."))
+    if "class_embedding" in w:
+        token = w["class_embedding"].float32().reshape(1, -1)
+        x = ops.concat([ops.tile_batch(token, x), x], 1)
+    return ops.add(x, ops.constant(w["position_embedding.weight"]))
+
+
+def place(ops: Ops[T], x: T, index: int) -> T:
+    """One place of x [B, L, W] -> [B, W]."""
+    return ops.reshape(ops.crop(x, 1, index, index + 1), (0, -1))

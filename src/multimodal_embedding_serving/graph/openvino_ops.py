@@ -142,7 +142,7 @@ class OpenVINOOps:
         return op.gelu(x, "erf" if approximate == "none" else "tanh")
 
     def quick_gelu(self, x: Node) -> Node:
-        return op.swish(x, _floats(1.702))
+        return op.swish(x, op.constant(np.float32(1.702)))
 
     def silu(self, x: Node) -> Node:
         return op.swish(x)
@@ -298,6 +298,8 @@ class OpenVINOOps:
     def _view(
         self, data: NDArray[Any], kind: ov.Type, shape: tuple[int, ...] | None = None
     ) -> Node:
+        # Transposed and sliced tensors are views with strides, which OpenVINO does not take.
+        data = np.require(data, requirements="CA")
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
         return op.constant(tensor, shared_memory=True)

@@ -1,0 +1,123 @@
+"""Which family a checkpoint is of, told by its tensors and its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.configs import (
+    complete,
+    describe,
+    translate_open_clip,
+)
+from multimodal_embedding_serving.checkpoints.layouts import (
+    LAYOUTS,
+    Layout,
+    detect,
+    rename,
+    unwrap,
+)
+from multimodal_embedding_serving.checkpoints.sizes import check_sizes
+from multimodal_embedding_serving.checkpoints.weights import Weights, quote
+from multimodal_embedding_serving.errors import CheckpointError
+from multimodal_embedding_serving.families import Checkpoint
+
+Config = Mapping[str, Any]
+OPEN_CLIP = "model_cfg"
+"""The key that tells open_clip_config.json from config.json."""
+
+Opener = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Recogniser:
+    """How the checkpoints of one `model_type` are told from others, and opened."""
+
+    family: str
+    layouts: Sequence[Layout]
+    open: Opener
+
+
+def open_checkpoint(
+    weights: Weights, config: Config | None, spec: ModelSpec | None
+) -> tuple[str, Checkpoint]:
+    """-> (family, its checkpoint with tensors and configuration in the normal form).
+
+    `config` is config.json or open_clip_config.json, where there is one; `image_mean` and
+    `image_std` of preprocessor_config.json may be merged into it. `spec` is the catalog's row, if
+    any. Raises CheckpointError: not recognised (it lists what is), a contradiction between the
+    row, the configuration and the tensors, or an unknown or missing tensor.
+    """
+    weights = unwrap(weights)
+    layout = detect(weights, [each for r in RECOGNISERS.values() for each in r.layouts])
+    told = (config or {}).get("model_type")
+    if layout is None:
+        raise CheckpointError(_describe_stranger(weights, told))
+    if told not in (None, layout.model_type):
+        raise CheckpointError(
+            f"{weights.file}: its tensors are those of {layout.model_type!r}, "
+            f"but config.json says {str(told)[:40]!r}"
+        )
+    recogniser = RECOGNISERS[layout.model_type]
+    if spec is not None and spec.family != recogniser.family:
+        raise CheckpointError(
+            f"{weights.file}: {spec.id} is of the family {spec.family}, "
+            f"but the tensors are of {recogniser.family}"
+        )
+    return recogniser.family, recogniser.open(weights, layout, config, spec)
+
+
+def _describe_stranger(weights: Weights, told: object) -> str:
+    known = "; ".join(
+        f"{model_type} ({', '.join(dict.fromkeys(each.name for each in recogniser.layouts))})"
+        for model_type, recogniser in RECOGNISERS.items()
+    )
+    told = f", model_type {str(told)[:40]!r}" if told else ""
+    example = quote(next(iter(weights), ""))
+    return (
+        f"{weights.file}: not recognised ({len(weights)} tensors, the first {example}{told}). "
+        f"Recognised are, by model_type and layout: {known}"
+    )
+
+
+def open_transformer(
+    weights: Weights, layout: Layout, config: Config | None, spec: ModelSpec | None
+) -> Checkpoint:
+    """CLIP, CN-CLIP, SigLIP, BLIP-2: renamed by table, sizes held against the configuration."""
+    full = _configure(layout.model_type, config, spec)
+    if full is None:
+        raise CheckpointError(
+            f"{weights.file}: no config.json beside it, and no row of the catalog to tell the "
+            f"sizes of this {layout.model_type!r} model"
+        )
+    renamed = rename(weights, layout)
+    check_sizes(renamed, full)
+    return Checkpoint(renamed, full, spec)
+
+
+def _configure(
+    model_type: str, config: Config | None, spec: ModelSpec | None
+) -> dict[str, Any] | None:
+    if not config:
+        return describe(spec.architecture, model_type) if spec else None
+    if OPEN_CLIP in config:
+        return translate_open_clip(config, model_type)
+    return complete(config, model_type)
+
+
+def _layouts(model_type: str) -> Sequence[Layout]:
+    return tuple(each for each in LAYOUTS if each.model_type == model_type)
+
+
+RECOGNISERS: Mapping[str, Recogniser] = MappingProxyType(
+    {
+        "clip": Recogniser("CLIP", _layouts("clip"), open_transformer),
+        "chinese_clip": Recogniser("CN-CLIP", _layouts("chinese_clip"), open_transformer),
+        "siglip": Recogniser("SigLIP", _layouts("siglip"), open_transformer),
+        "blip-2": Recogniser("Blip2", _layouts("blip-2"), open_transformer),
+    }
+)
+"""By model_type. A family with rules of its own adds its layouts and its opener here."""

@@ -1,0 +1,92 @@
+"""SigLIP 2 at a fixed resolution (Tschannen et al. 2025, arXiv 2502.14786).
+
+The picture's vector is what a learned probe attends to; the text's is its last place, which is
+nearly always padding: the model was trained so, and texts must be padded to the full length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.graph.layers import (
+    Encoder,
+    attention,
+    dense,
+    embed_patches,
+    encode,
+    mlp,
+    norm,
+    place,
+)
+from multimodal_embedding_serving.graph.ops import Ops, T
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of the pixels."""
+GEMMA = 256000
+"""Entries of SigLIP 2's vocabulary. Its padding is 0; the first SigLIP's, of 32000, is 1."""
+
+
+def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+    w, config = checkpoint.weights, checkpoint.config
+    vision, text = config["vision_config"], config["text_config"]
+    see, read = Encoder.from_config(vision), Encoder.from_config(text)
+    side = vision["image_size"]
+    mean, std = config.get("image_mean", HALF), config.get("image_std", HALF)
+    dimension = w["text_model.head.weight"].shape[0]
+    return (
+        TowerPlan(
+            "image",
+            {"pixels": side},
+            lambda ops, x: embed_image(ops, w, see, ops.pixels(x["pixels"], mean, std)),
+            {"size": side, "resize": "squash", "resample": "bicubic"}
+            | {"patches": (side // vision["patch_size"]) ** 2},
+            dimension,
+        ),
+        TowerPlan(
+            "text",
+            {"input_ids": None},
+            lambda ops, x: embed_text(ops, w, read, x["input_ids"]),
+            text_transform(text),
+            dimension,
+        ),
+    )
+
+
+def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Lower case, and always padded on the right to all places."""
+    return {
+        "max_length": text["max_position_embeddings"],
+        "pad_id": 0 if text["vocab_size"] >= GEMMA else 1,
+        "fixed_length": True,
+        "lowercase": True,
+        "eos_kept": True,
+    }
+
+
+def embed_image(ops: Ops[T], w: Weights, vit: Encoder, pixels: T) -> T:
+    """Normalised pixels [B, 3, h, w] -> unit vectors [B, W]; no projection follows the head."""
+    model = w.sub("vision_model.")
+    x = embed_patches(ops, pixels, model.sub("embeddings."))
+    x = norm(ops, encode(ops, x, model, vit), model.sub("post_layernorm."), vit.eps)
+    return ops.l2_normalize(pool(ops, x, model.sub("head."), vit))
+
+
+def pool(ops: Ops[T], x: T, w: Weights, vit: Encoder) -> T:
+    """x [B, L, W] -> [B, W]: the probe attends to all places; it is not added back itself."""
+    probe = ops.tile_batch(w["probe"].float32().reshape(1, -1), x)
+    seen = attention(ops, probe, w.sub("attention."), vit.heads, memory=x)
+    y = norm(ops, seen, w.sub("layernorm."), vit.eps)
+    return place(ops, ops.add(seen, mlp(ops, y, w.sub("mlp."), vit.activation)), 0)
+
+
+def embed_text(ops: Ops[T], w: Weights, gpt: Encoder, ids: T) -> T:
+    """ids [B, L], L all places of the model -> unit vectors [B, W]; nothing is masked."""
+    model = w.sub("text_model.")
+    positions = model["embeddings.position_embedding.weight"]
+    x = ops.embedding(ids, model["embeddings.token_embedding.weight"])
+    x = encode(ops, ops.add(x, ops.constant(positions)), model, gpt)
+    last = norm(ops, place(ops, x, positions.shape[0] - 1), model.sub("final_layer_norm."), gpt.eps)
+    return ops.l2_normalize(dense(ops, last, model.sub("head.")))
