@@ -6,9 +6,7 @@ import asyncio
 import itertools
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -304,44 +302,6 @@ async def test_a_given_proxy_is_asked_and_does_the_resolving(server: Remote) -> 
 def test_a_proxy_that_makes_no_sense_is_refused_at_start(proxy: str) -> None:
     with pytest.raises(SettingsError, match="EMBEDDING_MEDIA_PROXY"):
         fetcher(proxy=proxy)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for site.example and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", f"/CN={SITE}", "-addext", f"subjectAltName=DNS:{SITE}",
-         "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
-
-
-async def test_https_sends_the_name_and_checks_the_certificate_against_it(
-    certificate: tuple[Path, Path],
-) -> None:
-    offered = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    offered.load_cert_chain(*certificate)
-    names: list[str | None] = []
-    offered.sni_callback = lambda _socket, name, _context: names.append(name)
-    trusted = ssl.create_default_context(cafile=str(certificate[0]))
-    table = Names(site_example="127.0.0.1", other_example="127.0.0.1")
-
-    def one() -> Fetcher:
-        return Fetcher(
-            mode="public", allowed_hosts=LOOPBACK, proxy="", timeout=30, resolver=table, tls=trusted
-        )
-
-    async with remote(offered) as secure:
-        secure.ok("/x", b"one")
-        assert await get(one(), f"https://{SITE}:{secure.port}/x") == b"one"
-        assert names == [SITE]
-        assert secure.asked[0][1]["host"] == f"{SITE}:{secure.port}"
-        error = await failure(one(), f"https://other.example:{secure.port}/x")
-        assert isinstance(error, RemoteFailed)
 
 
 async def test_many_fetches_share_one_fetcher(server: Remote) -> None:
