@@ -22,7 +22,7 @@ LAYERS: dict[str, int] = {
             "errors types",
             "settings metrics catalog",
             "media transforms checkpoints lanes wire",
-            "graph batcher",
+            "graph batcher sources",
             "bundle families chunk",
             "plans tower convert backends",
             "inputs answers certificate",

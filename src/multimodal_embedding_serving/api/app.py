@@ -1,0 +1,110 @@
+"""The ASGI application: routes over one service, which opens its engine while it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from multimodal_embedding_serving.api.access import Access
+from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
+from multimodal_embedding_serving.api.native import NativeRoutes
+from multimodal_embedding_serving.api.openai import openai_routes
+from multimodal_embedding_serving.api.schemas import EmbeddingsRequest, OpenAIRequest
+from multimodal_embedding_serving.api.service import EngineFactory, Service
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import EmbeddingError
+from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.opening import Progress
+from multimodal_embedding_serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BODIES: dict[str, type[BaseModel]] = {
+    "/embeddings": EmbeddingsRequest,
+    "/v1/embeddings": OpenAIRequest,
+}
+"""Bodies that the routes read by themselves, so that FastAPI does not know their schemas."""
+
+
+def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
+    return Engine.open(settings=settings, progress=progress, metrics=metrics)
+
+
+def create_app(settings: Settings, engine_factory: EngineFactory = open_engine) -> FastAPI:
+    """An app that opens its engine on start and closes it on stop; `state.service` is its state."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service: Service = app.state.service
+        if not settings.api_keys:
+            log.warning("no EMBEDDING_API_KEYS are set: every client is served")
+        service.open_in_background(engine_factory)
+        yield
+        service.draining = True
+        if service.engine is not None:
+            await asyncio.to_thread(service.engine.close)
+
+    app = FastAPI(
+        title=settings.app_title,
+        summary=settings.app_name,
+        description=settings.app_description,
+        version=version("multimodal-embedding-serving"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            EmbeddingError: on_embedding_error,
+            HTTPException: on_http_exception,
+        },
+    )
+    service = app.state.service = Service(settings)
+    app.include_router(NativeRoutes(service).router)
+    app.include_router(openai_routes(service))
+    _add_pages(app, service)
+    app.add_middleware(Access, service=service)
+    app.openapi = _documented(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
+    return app
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    """/docs, without a content network, and /metrics."""
+    page = files(__package__).joinpath("docs.html").read_bytes()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8")
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    def metrics(request: Request) -> Response:
+        body, content_type = service.metrics.render()
+        return Response(body, headers={"content-type": content_type})
+
+
+def _documented(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """FastAPI's document with the request bodies that it does not know."""
+
+    def openapi() -> dict[str, Any]:
+        document: dict[str, Any] = make()
+        template = "#/components/schemas/{model}"
+        _, schemas = models_json_schema(
+            [(model, "validation") for model in BODIES.values()], ref_template=template
+        )
+        document["components"]["schemas"] |= schemas["$defs"]
+        for path, model in BODIES.items():
+            schema = {"$ref": template.format(model=model.__name__)}
+            content = {"application/json": {"schema": schema}}
+            document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        return document
+
+    return openapi

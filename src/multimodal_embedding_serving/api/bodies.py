@@ -1,0 +1,109 @@
+"""Request bodies: read within the limits, parsed and validated off the event loop when large."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeVar, get_args
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from multimodal_embedding_serving.api.errors import BodyLate
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.inputs import KINDS
+from multimodal_embedding_serving.settings import Settings
+
+M = TypeVar("M", bound=BaseModel)
+
+SMALL = 64 * 2**10
+"""Bytes that are parsed on the event loop: under a millisecond."""
+
+_SURROGATES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""An escaped backslash or a pair of surrogates (kept), or a lone surrogate (group 1)."""
+
+TAGS = frozenset(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
+BRANCHES = frozenset(("str", "list[str]"))
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The body, while it is within the limit, whatever Content-Length says.
+
+    Raises TooLarge, BodyLate, and ClientDisconnect when the client goes away.
+    """
+    limit = settings.max_body_mb * 2**20
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body is larger than {settings.max_body_mb} MB")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.request_timeout):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"the body is larger than {settings.max_body_mb} MB")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyLate("the body did not arrive in time") from None
+    return b"".join(chunks)
+
+
+async def parse_body(request: Request, settings: Settings, model: type[M]) -> M:
+    """Read and validate a JSON body. Raises InvalidInput naming the field and the item."""
+    body = await read_body(request, settings)
+    if len(body) <= SMALL:
+        return validate(body, model)
+    return await asyncio.to_thread(validate, body, model)
+
+
+def validate(body: bytes, model: type[M]) -> M:
+    data = load_json(body)
+    if not isinstance(data, dict):
+        raise InvalidInput("the body must be a JSON object")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def load_json(body: bytes) -> Any:
+    """Strict JSON, but for lone surrogates, which become U+FFFD. Raises InvalidInput."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if "surrogate in string" in error.msg:
+            try:
+                return orjson.loads(_SURROGATES.sub(_mend, body))
+            except orjson.JSONDecodeError as second:
+                error = second
+        raise InvalidInput(f"the body is not valid JSON: {error}") from None
+
+
+def _mend(match: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if match.group(1) else match.group(0)
+
+
+def _explain(error: ValidationError) -> InvalidInput:
+    """The error that lies deepest: where a union was tried, the branch that came furthest."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    paths = [(_path(each["loc"]), each["msg"]) for each in found]
+    path, message = max(paths, key=lambda each: len(each[0]))
+    index = next((part for part in path if isinstance(part, int)), None)
+    where = ".".join(str(part) for part in path)
+    reason = message.removeprefix("Value error, ")
+    return InvalidInput(f"{where}: {reason}" if where else reason, index=index, param=where or None)
+
+
+def _path(loc: tuple[int | str, ...]) -> list[int | str]:
+    """A location without what only pydantic knows: names of union branches."""
+    path: list[int | str] = []
+    for before, part in zip((None, *loc), loc, strict=False):
+        tag = part in TAGS and (before == "input" or isinstance(before, int))
+        if not tag and part not in BRANCHES:
+            path.append(part)
+    return path

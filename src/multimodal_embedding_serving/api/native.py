@@ -1,0 +1,160 @@
+"""The native endpoints: Intel MME's wire contract, and the probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from multimodal_embedding_serving.answers import Embedded
+from multimodal_embedding_serving.api.bodies import parse_body
+from multimodal_embedding_serving.api.errors import json_response
+from multimodal_embedding_serving.api.presence import unless_gone
+from multimodal_embedding_serving.api.schemas import (
+    Capabilities,
+    CurrentModel,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    ErrorAnswer,
+    HealthAnswer,
+    ModelsAnswer,
+)
+from multimodal_embedding_serving.api.service import Service
+from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
+from multimodal_embedding_serving.catalog import by_family
+from multimodal_embedding_serving.errors import ModelMismatch, NotReady
+from multimodal_embedding_serving.opening import ModelInfo
+
+FINGERPRINT = "x-embedding-fingerprint"
+
+ERROR: dict[str, Any] = {"model": ErrorAnswer}
+
+
+class NativeRoutes:
+    """The routes of the native API over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.router = APIRouter(responses={"4XX": ERROR, "5XX": ERROR})
+        get, post = self.router.get, self.router.post
+        get("/live", summary="Liveness")(self.live)
+        get("/ready", summary="Readiness, with the stage of opening")(self.ready)
+        get("/health", summary="Health", response_model=HealthAnswer)(self.health)
+        for path in ("/models", "/model/list"):
+            get(path, summary="The catalog", response_model=ModelsAnswer)(self.models)
+        get("/model/current", summary="The model", response_model=CurrentModel)(self.current)
+        get("/model/capabilities", summary="What it embeds", response_model=Capabilities)(
+            self.capabilities
+        )
+        post("/embeddings", summary="Embed one input", response_model=EmbeddingsAnswer)(
+            self.embeddings
+        )
+
+    async def live(self) -> Response:
+        if self.service.failure is not None:
+            raise NotReady(f"the model can't be opened: {self.service.failure}")
+        if self.service.engine is not None and self.service.engine.dead:
+            raise NotReady("the model broke and can't be opened again")
+        return json_response({"status": "alive"})
+
+    async def ready(self) -> Response:
+        service = self.service
+        reason = service.unready
+        if reason is None:
+            return json_response({"status": "ready"})
+        body = {"detail": reason, "stage": service.stage, "percent": round(100 * service.share)}
+        return json_response(body, 503, {"retry-after": "1"})
+
+    async def health(self) -> Response:
+        self.service.ready_engine()
+        return json_response({"status": "healthy"})
+
+    async def models(self) -> Response:
+        families = by_family()
+        engine = self.service.engine
+        return json_response(
+            {
+                "current_model": self.service.settings.model if engine is None else engine.info.id,
+                "available_models": families,
+                "total_models": sum(map(len, families.values())),
+            }
+        )
+
+    async def current(self) -> Response:
+        info = self._info()
+        body = {
+            "model": info.id,
+            "device": info.device,
+            "use_openvino": info.backend == "openvino",
+            "backend": info.backend,
+            "precision": info.precision,
+            "inference_precision": info.inference,
+            "dimension": info.dimension,
+            "fingerprint": info.fingerprint,
+        }
+        optional = {
+            "text_length": info.text_length,
+            "image_size": info.image_size,
+            "logit_scale": info.logit_scale,
+            "logit_bias": info.logit_bias,
+            "notice": info.notice,
+            "parity": dict(info.parity) if info.parity else None,
+        }
+        body |= {name: value for name, value in optional.items() if value is not None}
+        return json_response(body, headers={FINGERPRINT: info.fingerprint})
+
+    async def capabilities(self) -> Response:
+        info = self._info()
+        images = "image" in info.modalities
+        return json_response(
+            {
+                "model": info.id,
+                "modalities": sorted(info.modalities),
+                "supports_text": "text" in info.modalities,
+                "supports_image": images,
+                "supports_video": images,
+            }
+        )
+
+    async def embeddings(self, request: Request) -> Response:
+        engine = self.service.ready_engine()
+        wanted = await parse_body(request, self.service.settings, EmbeddingsRequest)
+        if not self.service.accepts(wanted.model):
+            raise ModelMismatch(
+                f"Model mismatch: requested model '{wanted.model}' does not match the currently "
+                f"loaded model '{engine.info.id}'. Send the loaded model's name, or none.",
+                param="model",
+            )
+        (answer,) = await unless_gone(request, engine.aembed([wanted.input]))
+        encoding: Encoding = "base64" if wanted.encoding_format == "base64" else "float"
+        return await answer_vectors(
+            request,
+            [answer.vectors],
+            lambda: native_body(answer, encoding, engine.info.id),
+            {FINGERPRINT: engine.info.fingerprint},
+        )
+
+    def _info(self) -> ModelInfo:
+        if self.service.engine is None:
+            raise NotReady("Model is not initialized")
+        return self.service.engine.info
+
+
+def native_body(answer: Embedded, encoding: Encoding, model: str) -> dict[str, Any]:
+    """The JSON of one input's answer."""
+    rows = [encode(vector, encoding) for vector in answer.vectors]
+    usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    body: dict[str, Any] = {
+        "embedding": rows if answer.many else rows[0],
+        "model": model,
+        "usage": {**usage, "truncated": answer.truncated},
+    }
+    if answer.frames is not None:
+        body["frames"] = [{"index": f.index, "timestamp": f.timestamp} for f in answer.frames]
+    if answer.skipped:
+        body["skipped"] = [
+            {"frame_number": each.frame_number, "error": each.error.message}
+            for each in answer.skipped
+        ]
+    return body

@@ -1,0 +1,102 @@
+"""OpenAI's embeddings API, exactly, with images and video as further kinds of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from multimodal_embedding_serving.answers import Embedded
+from multimodal_embedding_serving.api.bodies import parse_body
+from multimodal_embedding_serving.api.errors import json_response
+from multimodal_embedding_serving.api.items import read_items
+from multimodal_embedding_serving.api.native import FINGERPRINT
+from multimodal_embedding_serving.api.presence import unless_gone
+from multimodal_embedding_serving.api.schemas import (
+    OpenAIAnswer,
+    OpenAIErrorAnswer,
+    OpenAIModel,
+    OpenAIModels,
+    OpenAIRequest,
+)
+from multimodal_embedding_serving.api.service import Service
+from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
+from multimodal_embedding_serving.errors import UnknownModel
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": OpenAIErrorAnswer} for status in (400, 401, 403, 404, 429, 500, 503, 504)
+}
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """The routes below /v1 over one service."""
+    routes = APIRouter(prefix="/v1", responses=ERRORS)
+
+    @routes.post("/embeddings", summary="Embed a list", response_model=OpenAIAnswer)
+    async def embeddings(request: Request) -> Response:
+        engine = service.ready_engine()
+        wanted = await parse_body(request, service.settings, OpenAIRequest)
+        _check_model(service, wanted.model)
+        inputs = await read_items(wanted, service.settings.token_ids)
+        work = engine.aembed(inputs, dimensions=wanted.dimensions)
+        answers = await unless_gone(request, work)
+        encoding = wanted.encoding_format or "float"
+        return await answer_vectors(
+            request,
+            [answer.vectors for answer in answers],
+            lambda: openai_body(answers, encoding, wanted.model or engine.info.id),
+            {FINGERPRINT: engine.info.fingerprint},
+        )
+
+    @routes.get("/models", summary="The loaded model", response_model=OpenAIModels)
+    async def models() -> Response:
+        service.ready_engine()
+        names = [_described(service)["id"], *service.settings.aliases]
+        return json_response(
+            {"object": "list", "data": [{**_described(service), "id": name} for name in names]}
+        )
+
+    @routes.get("/models/{model:path}", summary="A model", response_model=OpenAIModel)
+    async def model(model: str) -> Response:
+        service.ready_engine()
+        _check_model(service, model)
+        return json_response({**_described(service), "id": model})
+
+    return routes
+
+
+def _check_model(service: Service, model: str | None) -> None:
+    if not service.accepts(model):
+        loaded = service.ready_engine().info.id
+        message = f"The model '{model}' does not exist here; this server has '{loaded}'"
+        raise UnknownModel(message, param="model")
+
+
+def _described(service: Service) -> dict[str, Any]:
+    info = service.ready_engine().info
+    return {
+        "id": info.id,
+        "object": "model",
+        "created": service.created,
+        "owned_by": info.family,
+        "dimension": info.dimension,
+        "modalities": sorted(info.modalities),
+        "fingerprint": info.fingerprint,
+    }
+
+
+def openai_body(answers: Sequence[Embedded], encoding: Encoding, model: str) -> dict[str, Any]:
+    """The JSON of a list's answer: a vector for each item, in order."""
+    vectors = np.concatenate([answer.vectors for answer in answers])
+    tokens = sum(answer.tokens for answer in answers)
+    usage: dict[str, Any] = {"prompt_tokens": tokens, "total_tokens": tokens}
+    if any(answer.truncated for answer in answers):
+        usage["truncated"] = True
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(vector, encoding)}
+        for index, vector in enumerate(vectors)
+    ]
+    return {"object": "list", "data": data, "model": model, "usage": usage}

@@ -1,0 +1,168 @@
+"""The shapes on the wire, as validated and as documented; input kinds are in inputs.py."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multimodal_embedding_serving.inputs import Input, WireModel
+
+_CAT = "data:image/png;base64,iVBORw0KGgo…"
+
+
+class EmbeddingsRequest(WireModel):
+    """POST /embeddings."""
+
+    model: str | None = None
+    """Any spelling of the loaded model; missing: the loaded one."""
+    input: Input
+    encoding_format: str | None = "float"
+    """float, or base64 of little-endian float32; any other string counts as float."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": {"type": "text", "text": "a cat on a sofa"}},
+                {"input": {"type": "text", "text": ["first document", "second document"]}},
+                {"input": {"type": "image_url", "image_url": "https://example.com/cat.jpg"}},
+                {"input": {"type": "image_base64", "image_base64": _CAT}},
+                {
+                    "input": {
+                        "type": "video_file",
+                        "video_path": "clip.mp4",
+                        "segment_config": {"num_frames": 8},
+                    }
+                },
+            ]
+        }
+    )
+
+
+class OpenAIRequest(WireModel):
+    """POST /v1/embeddings."""
+
+    model: str | None = None
+    input: Any
+    """A string, a list of strings, or a list of items: {"text"}, {"image"}, {"video"}, chat-content
+    parts, data URIs, mixed freely."""
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: int | None = Field(default=None, ge=1, le=2**31)
+    user: str | None = None
+    input_type: Literal["query", "document", "passage"] | None = None
+    instruction: str | None = None
+    """The task, for models that take one with a query."""
+    modality: str | list[str] | None = None
+    """What plain strings are: text (default), image or video; or a list, one for each item."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": "a cat on a sofa"},
+                {"input": ["a cat", {"image": _CAT}], "encoding_format": "base64"},
+            ]
+        }
+    )
+
+
+class FrameAnswer(BaseModel):
+    index: int
+    timestamp: float
+    """Seconds."""
+
+
+class SkippedAnswer(BaseModel):
+    frame_number: int
+    error: str
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+    truncated: bool = False
+    """A text was longer than the model's limit and was cut."""
+
+
+class EmbeddingsAnswer(BaseModel):
+    embedding: list[float] | list[list[float]] | str | list[str]
+    model: str
+    usage: Usage
+    frames: list[FrameAnswer] | None = None
+    skipped: list[SkippedAnswer] | None = None
+
+
+class OpenAIEmbedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class OpenAIAnswer(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: Usage
+
+
+class OpenAIModel(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class OpenAIModels(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class HealthAnswer(BaseModel):
+    status: Literal["healthy"]
+
+
+class ModelsAnswer(BaseModel):
+    current_model: str
+    available_models: dict[str, list[str]]
+    total_models: int
+
+
+class CurrentModel(BaseModel):
+    model: str
+    device: str
+    use_openvino: bool
+    backend: str
+    precision: str
+    inference_precision: str
+    dimension: int
+    fingerprint: str
+    text_length: int | None = None
+    image_size: int | None = None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    notice: str | None = None
+    parity: dict[str, Any] | None = None
+
+
+class Capabilities(BaseModel):
+    model: str
+    modalities: list[str]
+    supports_text: bool
+    supports_image: bool
+    supports_video: bool
+
+
+class ErrorAnswer(BaseModel):
+    detail: str
+    code: str
+    index: int | None = None
+
+
+class OpenAIErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorAnswer(BaseModel):
+    error: OpenAIErrorDetail

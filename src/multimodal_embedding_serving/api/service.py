@@ -1,0 +1,92 @@
+"""What the routes share: the settings, the engine once it is open, and how far opening is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from multimodal_embedding_serving.catalog import resolve, spellings
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import EmbeddingError, NotReady, UnknownModel
+from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.opening import Progress
+from multimodal_embedding_serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EngineFactory = Callable[[Settings, Progress, Metrics], Engine]
+
+
+@dataclass(slots=True)
+class Service:
+    """The state of one server. Changed by its opening and its stop, read by the routes."""
+
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+    engine: Engine | None = None
+    stage: str = "starting"
+    share: float = 0.0
+    failure: str | None = None
+    """Why the model can't be opened."""
+    draining: bool = False
+    created: int = 0
+    """When the model was opened: Unix time."""
+    active: int = 0
+    """Requests that are being answered."""
+    opened: threading.Event = field(default_factory=threading.Event)
+    """Set when opening has ended, well or not."""
+
+    def note(self, stage: str, share: float) -> None:
+        """How far opening is. Called from the opening thread."""
+        if stage != self.stage:
+            log.info("%s", stage)
+        self.stage, self.share = stage, min(max(share, 0.0), 1.0)
+
+    def open_in_background(self, factory: EngineFactory) -> None:
+        """Open the engine on a thread; a daemon, because a conversion can't be interrupted."""
+        threading.Thread(target=self._open, args=(factory,), name="opening", daemon=True).start()
+
+    def _open(self, factory: EngineFactory) -> None:
+        failure: str | None = "an unexpected error; the log has it"
+        try:
+            self.engine = factory(self.settings, self.note, self.metrics)
+            self.created, failure = int(time.time()), None
+        except EmbeddingError as error:
+            failure = error.message
+            log.error("the model can't be opened: %s", failure)
+        finally:
+            self.failure = failure
+            self.opened.set()
+
+    @property
+    def unready(self) -> str | None:
+        """Why no request can be answered now, or None."""
+        if self.draining:
+            return "the server is stopping"
+        if self.failure is not None:
+            return f"the model can't be opened: {self.failure}"
+        if self.engine is None:
+            return f"the model is not open yet: {self.stage}, {self.share:.0%}"
+        return None if self.engine.healthy else "the model failed its self-test; it is reopened"
+
+    def ready_engine(self) -> Engine:
+        """The engine. Raises NotReady with the reason."""
+        reason = self.unready
+        if reason is not None or self.engine is None:
+            raise NotReady(reason or "the model is not open yet")
+        return self.engine
+
+    def accepts(self, model: str | None) -> bool:
+        """Whether `model` is a spelling of the loaded model; None or "" means the loaded one."""
+        if not model or self.engine is None:
+            return True
+        names = {self.engine.info.id, self.settings.model, *self.settings.aliases}
+        for name in (self.engine.info.id, self.settings.model):
+            try:
+                names.update(spellings(resolve(name)))
+            except UnknownModel:
+                continue
+        return model.strip().lower() in {name.lower() for name in names}

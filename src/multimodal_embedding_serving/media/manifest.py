@@ -1,0 +1,61 @@
+"""A frames manifest: JSON on disk that lists frames of one video, as pictures or by number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+
+MAX_BYTES = 64 * 2**20
+
+Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ManifestFrame(BaseModel):
+    """One frame, or one detected crop of a frame. Unknown keys are ignored."""
+
+    frame_number: int = Field(ge=0)
+    timestamp: float = Field(ge=0, allow_inf_nan=False)
+    image_path: str | None = None
+    type: Literal["full_frame", "detected_crop"] = "full_frame"
+    frame_interval: float | None = None
+    is_detected_crop: bool | None = None
+    detection_confidence: float | None = Field(default=None, ge=0, le=1)
+    crop_bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
+    """x1, y1, x2, y2 in pixels of the frame; used where the crop has no picture of its own."""
+    crop_index: int | None = None
+
+
+class Manifest(BaseModel):
+    """What the service reads of a manifest; its metadata keys are the caller's own."""
+
+    frames: list[ManifestFrame] = Field(min_length=1)
+    video_path: str | None = None
+
+    @model_validator(mode="after")
+    def every_frame_has_a_source(self) -> Manifest:
+        if self.video_path is None:
+            for index, frame in enumerate(self.frames):
+                if frame.image_path is None:
+                    raise ValueError(f"frames.{index} has no image_path and there is no video_path")
+        return self
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse a manifest. Blocking.
+
+    Raises InvalidInput naming the field at fault, TooLarge above 64 MiB.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise TooLarge("the manifest is larger than 64 MiB", param="frames_manifest_path")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        message = f"the manifest is malformed: {where + ': ' if where else ''}{reason}"
+        raise InvalidInput(message, param="frames_manifest_path") from None

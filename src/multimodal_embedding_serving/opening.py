@@ -1,0 +1,240 @@
+"""From a model's name to towers that have passed their self-test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.batcher import Batcher
+from multimodal_embedding_serving.bundle import MANIFEST, Bundle
+from multimodal_embedding_serving.catalog import resolve
+from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
+from multimodal_embedding_serving.families import find_family
+from multimodal_embedding_serving.lanes import LanePool
+from multimodal_embedding_serving.media.image import open_rgb
+from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.plans import Words
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.sources import Media
+from multimodal_embedding_serving.tower import Prepare, Tower
+from multimodal_embedding_serving.transforms.image import ImageTransform
+from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Features, Graph, Modality
+
+PACKAGE = "multimodal_embedding_serving"
+
+Progress = Callable[[str, float], None]
+"""(stage, share from 0 to 1)"""
+
+TEXT_BATCH, TEXT_COST = 64, 8192
+"""Texts, and tokens once padded, of one call."""
+TEXT_WINDOW, TEXT_CHUNK = 2048, 32
+"""Prepared texts are small: all of a request may wait, so that like lengths find each other."""
+IMAGE_BATCH = 8
+"""Pictures of one call on a CPU: more gain nothing there (performance.md)."""
+IMAGE_WINDOW = 16
+"""Pictures of one request in memory at a time: two batches. A raw 4K frame has 25 MB."""
+
+CUT_FAMILIES, SHORTEST = ("QwenText",), 32
+"""Families trained so that the first numbers of a vector are a vector (Matryoshka), from 32 on."""
+
+UNIT_TOLERANCE = 0.02
+"""How far from 1 a norm may be: bf16 keeps 8 bits of each number."""
+LEAST_DISTANCE = 1e-3
+"""Vectors of different inputs that are nearer than this are the same to rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What there is to know about the open model."""
+
+    id: str
+    family: str
+    dimension: int
+    min_dimension: int
+    """The shortest vector that `dimensions` may ask for; `dimension` where cutting is refused."""
+    modalities: tuple[Modality, ...]
+    device: str
+    backend: str
+    precision: str
+    """How the weights are stored."""
+    inference: str = "f32"
+    """The precision that the graph computes in."""
+    fingerprint: str
+    """Vectors with equal fingerprints may be compared."""
+    notice: str | None = None
+    text_length: int | None = None
+    image_size: int | None = None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    parity: Mapping[str, Any] | None = None
+
+
+def prepare_texts(transform: TextTransform) -> Prepare:
+    """What the text tower does to `Words` before its graph."""
+
+    def read(words: Words) -> str | EmbeddingError:
+        try:
+            return words.text if isinstance(words.text, str) else transform.decode(words.text)
+        except EmbeddingError as error:
+            return error
+
+    def prepare(raws: Sequence[Words]) -> list[Features | EmbeddingError]:
+        ready: list[Features | EmbeddingError] = []
+        for (role, instruction), words in groupby(raws, lambda each: (each.role, each.instruction)):
+            texts = [read(each) for each in words]
+            good = [text for text in texts if isinstance(text, str)]
+            done = iter(transform.prepare_many(good, role=role, instruction=instruction))
+            ready += [next(done) if isinstance(text, str) else text for text in texts]
+        return ready
+
+    return prepare
+
+
+def prepare_images(transform: ImageTransform, media: Media) -> Prepare:
+    """What the image tower does to encoded images and frames before its graph."""
+
+    def prepare_one(raw: Any) -> Features | EmbeddingError:
+        try:
+            source = media.image_source(raw)
+            image = open_rgb(source, media.images, at_least=transform.at_least)
+        except EmbeddingError as error:
+            return error
+        return Features(transform(image), transform.patches, transform.patches)
+
+    return lambda raws: [prepare_one(raw) for raw in raws]
+
+
+def probes(modality: Modality) -> list[Any]:
+    """Two raw items that every model must tell apart."""
+    if modality == "text":
+        return [Words("a photo of a cat"), Words("the stock market fell sharply today")]
+    ramp = np.linspace(0, 255, 256).astype(np.uint8)
+    gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], 255 - ramp[None]), -1)
+    stripes = np.where(np.arange(256)[:, None] // 16 % 2, ramp[None, :], 255 - ramp[None, :])
+    return [gradient, np.repeat(stripes[:, :, None], 3, axis=2).astype(np.uint8)]
+
+
+def self_test(graph: Graph, prepare: Prepare, modality: Modality) -> None:
+    """Two different inputs give finite, unit and different vectors, or SelfTestFailed.
+
+    The graph is called directly: it can be tested while its batcher is suspicious of it.
+    """
+    rows = []
+    for features in prepare(probes(modality)):
+        if isinstance(features, EmbeddingError):
+            raise SelfTestFailed(f"{modality}: a probe can't be prepared: {features.message}")
+        rows.append(features.row)
+    vectors = graph(rows)
+    if not np.isfinite(vectors).all():
+        raise SelfTestFailed(f"{modality}: the model's vectors are not finite numbers")
+    if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > UNIT_TOLERANCE:
+        raise SelfTestFailed(f"{modality}: the model's vectors do not have unit length")
+    if np.linalg.norm(vectors[0] - vectors[1]) < LEAST_DISTANCE:
+        raise SelfTestFailed(f"{modality}: the model gives different inputs the same vector")
+
+
+class Opener:
+    """Opens the towers of one bundle, again if need be."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, media: Media, metrics: Metrics) -> None:
+        self._bundle, self._settings = bundle, settings
+        self._media, self._metrics = media, metrics
+        self.on_broken: Callable[[], object] = lambda: None
+        """Called on a worker's thread when a tower in use has failed its self-test."""
+
+    def open(self) -> dict[Modality, Tower]:
+        """Raises SelfTestFailed, BundleError, SettingsError."""
+        pool = LanePool(self._settings.worker_count)
+        return {modality: self._tower(modality, pool) for modality in self._bundle.manifest.towers}
+
+    def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:
+        manifest = self._bundle.manifest
+        inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
+        text, image = manifest.towers.get("text"), manifest.towers.get("image")
+        shorter = manifest.family in CUT_FAMILIES
+        return ModelInfo(
+            id=manifest.model,
+            family=manifest.family,
+            dimension=manifest.dimension,
+            min_dimension=SHORTEST if shorter else manifest.dimension,
+            modalities=tuple(towers),
+            device=self._settings.device,
+            backend="openvino" if self._settings.use_openvino else "torch",
+            precision=manifest.precision,
+            inference=inference,
+            fingerprint=f"{manifest.fingerprint}-{inference}",
+            notice=manifest.notice,
+            text_length=self._text_spec(text.transform)["max_length"] if text else None,
+            image_size=image.transform["size"] if image else None,
+            logit_scale=manifest.extras.get("logit_scale"),
+            logit_bias=manifest.extras.get("logit_bias"),
+            parity=manifest.parity or None,
+        )
+
+    def _text_spec(self, transform: Mapping[str, Any]) -> dict[str, Any]:
+        longest = min(transform["max_length"], self._settings.max_length)
+        return {**transform, "max_length": longest}
+
+    def _tower(self, modality: Modality, pool: LanePool) -> Tower:
+        spec = self._bundle.manifest.towers[modality].transform
+        settings = self._settings
+        if modality == "text":
+            tokenizer = self._bundle.tokenizer
+            if tokenizer is None:
+                raise BundleError(f"{self._bundle.path.name}: there is no tokenizer")
+            prepare = prepare_texts(TextTransform(tokenizer, self._text_spec(spec)))
+            batch, cost, window, chunk = TEXT_BATCH, TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
+        else:
+            transform = ImageTransform.from_manifest(spec)
+            prepare = prepare_images(transform, self._media)
+            batch = min(settings.image_batch, IMAGE_BATCH if settings.device == "CPU" else 1024)
+            cost, chunk = batch * transform.patches, 1
+            window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
+        graph = open_graph(self._bundle, modality, settings)
+        self_test(graph, prepare, modality)
+        batcher = Batcher(
+            graph,
+            name=modality,
+            max_batch=batch,
+            max_cost=cost,
+            on_batch=self._metrics.batch_sizes(modality),
+            on_suspect=partial(self._examine, graph, prepare, modality),
+        )
+        self._metrics.watch_queue(modality, lambda: batcher.waiting)
+        return Tower(
+            modality, graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
+        )
+
+    def _examine(self, graph: Graph, prepare: Prepare, modality: Modality) -> None:
+        """The self-test of a tower in use; the failure is told before it is raised."""
+        passed = False
+        try:
+            self_test(graph, prepare, modality)
+            passed = True
+        finally:
+            if not passed:
+                self.on_broken()
+
+
+def find_bundle(settings: Settings) -> Bundle:
+    """The bundle of the model that the settings name.
+
+    Raises UnknownModel, FamilyNotBuilt, BundleError.
+    """
+    path = Path(settings.model).expanduser()
+    if (path / MANIFEST).is_file():
+        return Bundle.open(path)
+    spec = resolve(settings.model)
+    if spec.family == "Builtin":
+        return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", spec.name))))
+    find_family(spec.family)
+    return Bundle.open(settings.models_dir / spec.family / spec.name)

@@ -1,0 +1,127 @@
+"""Where media come from: what of the service they need, and how raw sources become bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.media.fetch import Fetcher
+from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_base64
+from multimodal_embedding_serving.media.video import Frame, Segment, VideoLimits, read_frames
+from multimodal_embedding_serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Base64 (raw or a data URI) that a worker thread decodes."""
+
+    data: str
+
+    def decode(self, limit: int, what: str) -> bytes:
+        if len(self.data) * 3 // 4 > limit + 4096:
+            raise TooLarge(f"the {what} is larger than {limit} bytes")
+        return decode_base64(self.data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """What inputs need of the service: limits, the fetcher, the folders that may be read."""
+
+    images: ImageLimits
+    videos: VideoLimits
+    fetcher: Fetcher
+    roots: tuple[Path, ...]
+    segment: Segment
+    """The defaults of segment_config."""
+    max_text_chars: int
+    decoders: ThreadPoolExecutor
+    """One thread per video that is being decoded."""
+    threads: int = 0
+    """FFmpeg threads per video; 0 = FFmpeg's choice."""
+    ahead: int = 4
+    """Decoded frames that may wait for the image tower."""
+
+    received: Callable[[str, int], None]
+    """Hears of encoded media: its kind (image or video) and its bytes."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> Media:
+        return cls(
+            images=ImageLimits(
+                max_bytes=settings.max_image_mb * 2**20,
+                max_pixels=settings.max_image_mpix * 10**6,
+                formats=settings.image_formats,
+            ),
+            videos=VideoLimits(
+                max_bytes=settings.max_video_mb * 2**20,
+                max_seconds=settings.max_video_seconds,
+                max_frames=settings.max_frames,
+            ),
+            fetcher=Fetcher(
+                mode=settings.media_fetch,
+                allowed_hosts=settings.allowed_hosts,
+                proxy=settings.media_proxy,
+                timeout=settings.request_timeout,
+            ),
+            roots=settings.media_roots,
+            segment=Segment(
+                start_offset=settings.start_offset,
+                clip_duration=settings.clip_duration,
+                num_frames=settings.num_frames,
+            ),
+            max_text_chars=settings.max_text_chars,
+            decoders=ThreadPoolExecutor(settings.worker_count, "video"),
+            threads=settings.decoder_workers,
+            ahead=settings.frame_queue or 4,
+            received=received,
+        )
+
+    def fetch_image(self, url: str) -> Any:
+        """The raw item of an image's URL: a thunk, or the data that a data URI holds."""
+        if url[:5].lower() == "data:":
+            return Encoded(url)
+        return partial(self.fetcher.get, url, max_bytes=self.images.max_bytes)
+
+    async def fetch_video(self, url: str) -> bytes | Encoded:
+        if url[:5].lower() == "data:":
+            return Encoded(url)
+        return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+
+    def image_source(self, raw: Any) -> ImageSource:
+        """A raw item -> what `open_rgb` takes. Blocking: for worker threads."""
+        source: ImageSource = raw
+        if isinstance(raw, Encoded):
+            source = raw.decode(self.images.max_bytes, "image")
+        elif isinstance(raw, Path):
+            source = _read(raw, self.images.max_bytes)
+        if isinstance(source, bytes):
+            self.received("image", len(source))
+        return source
+
+    def open_video(
+        self, source: bytes | Path | Encoded, segment: Segment
+    ) -> Generator[Frame, None, None]:
+        if isinstance(source, Encoded):
+            source = source.decode(self.videos.max_bytes, "video")
+        if isinstance(source, bytes):
+            self.received("video", len(source))
+        yield from read_frames(source, segment, self.videos, threads=self.threads)
+
+
+def is_url(text: str) -> bool:
+    """Whether a string of a caller in this process names a remote or inline medium, not a path."""
+    return text[:8].lower().startswith(("http://", "https://", "data:"))
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        if path.stat().st_size > limit:
+            raise TooLarge(f"the file is larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"the file can't be read: {error.strerror}") from None

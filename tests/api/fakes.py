@@ -1,0 +1,135 @@
+"""A real engine, towers, batchers and server over fake graphs: what the API tests talk to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from multimodal_embedding_serving.api.server import Server, make_server
+from multimodal_embedding_serving.api.service import EngineFactory
+from multimodal_embedding_serving.batcher import Batcher
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import EmbeddingError
+from multimodal_embedding_serving.lanes import LanePool
+from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.opening import ModelInfo, Progress, prepare_images
+from multimodal_embedding_serving.plans import Words
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.sources import Media
+from multimodal_embedding_serving.tower import Prepare, Tower
+from multimodal_embedding_serving.transforms.image import ImageTransform
+from multimodal_embedding_serving.types import Features, Modality, Row
+from tests.fakes import PATIENCE, FakeGraph
+
+LONGEST = 64
+"""Letters that the fake text tower reads."""
+TRANSFORM = ImageTransform(8, "squash", "bicubic", 4)
+DIMENSION = 8
+
+
+def text_row(text: str, role: str | None = None, instruction: str | None = None) -> Row:
+    """The row of a text in a role: its letters after the role's and the instruction's."""
+    prefix = {"query": "Q", "document": "D", None: "-"}[role] + (instruction or "")
+    return np.array([ord(letter) for letter in (prefix + text)[:LONGEST]], np.int32)
+
+
+def prepare_letters(raws: Sequence[Words]) -> list[Features | EmbeddingError]:
+    ready: list[Features | EmbeddingError] = []
+    for words in raws:
+        text = words.text if isinstance(words.text, str) else "".join(map(chr, words.text))
+        row = text_row(text, words.role, words.instruction)
+        ready.append(Features(row, len(row), len(row), truncated=len(text) >= LONGEST))
+    return ready
+
+
+def fake_engine(
+    settings: Settings,
+    graphs: dict[Modality, FakeGraph],
+    metrics: Metrics | None = None,
+    reopen: Callable[[], Mapping[Modality, Tower]] | None = None,
+    **facts: Any,
+) -> Engine:
+    """An engine over fake graphs, one tower for each."""
+    metrics = metrics or Metrics()
+    media = Media.from_settings(settings, metrics.received)
+    pool = LanePool(2)
+    towers: dict[Modality, Tower] = {}
+    for modality, graph in graphs.items():
+        images = modality == "image"
+        prepare: Prepare = prepare_images(TRANSFORM, media) if images else prepare_letters
+        batcher = Batcher(graph, name=modality, max_batch=16, max_cost=4096)
+        window, chunk = (8, 1) if images else (64, 8)
+        towers[modality] = Tower(
+            modality, graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
+        )
+    given: dict[str, Any] = {
+        "id": "CLIP/clip-vit-b-32",
+        "family": "CLIP",
+        "dimension": DIMENSION,
+        "min_dimension": DIMENSION,
+        "modalities": tuple(graphs),
+        "device": "CPU",
+        "backend": "openvino",
+        "precision": "f16",
+        "fingerprint": "fa4e-f32",
+        "text_length": LONGEST,
+        "logit_scale": 100.0,
+    }
+    info = ModelInfo(**{**given, **facts})
+    return Engine(info, towers, settings, media=media, metrics=metrics, reopen=reopen)
+
+
+class Running:
+    """A server in a thread of this process, on a free port of the loopback."""
+
+    def __init__(self, settings: Settings, factory: EngineFactory) -> None:
+        self.server: Server = make_server(settings, engine_factory=factory)
+        self.service = self.server.service
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self.server.run, args=([self._socket],))
+        self._thread.start()
+
+    def wait_until_open(self) -> None:
+        assert self.service.opened.wait(PATIENCE), "the engine was never opened"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the server to end."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+
+class FakeServing:
+    """A running server over fake graphs."""
+
+    def __init__(self, modalities: Sequence[Modality] = ("text", "image"), **changes: Any) -> None:
+        facts = changes.pop("facts", {})
+        self.graphs: dict[Modality, FakeGraph] = {each: FakeGraph(DIMENSION) for each in modalities}
+        self.settings = Settings.from_env({}, **changes)
+
+        def factory(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
+            return fake_engine(settings, self.graphs, metrics, **facts)
+
+        self.running = Running(self.settings, factory)
+        self.running.wait_until_open()
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    def stop(self) -> None:
+        for graph in self.graphs.values():
+            graph.release()
+        self.running.stop()
+
+
+Start = Callable[..., FakeServing]

@@ -1,0 +1,102 @@
+"""A blocking generator, streamed: in order, bounded, and closed whatever the consumer does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+
+import pytest
+
+from multimodal_embedding_serving.media.stream import stream
+from tests.fakes import PATIENCE
+
+
+class Counter:
+    """Counts up, and remembers how far it came and whether it was closed."""
+
+    def __init__(self, end: int, error: Exception | None = None) -> None:
+        self.end, self.error = end, error
+        self.made = 0
+        self.closed = threading.Event()
+
+    def __call__(self) -> Generator[int, None, None]:
+        try:
+            for number in range(self.end):
+                self.made = number + 1
+                yield number
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+async def test_items_come_in_order(pool: ThreadPoolExecutor) -> None:
+    counter = Counter(100)
+    assert [item async for item in stream(counter, pool, ahead=3)] == list(range(100))
+    assert counter.closed.is_set()
+
+
+async def test_an_error_comes_after_what_was_made_before_it(pool: ThreadPoolExecutor) -> None:
+    items = stream(Counter(3, ValueError("torn")), pool, ahead=8)
+    assert [await anext(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="torn"):
+        await anext(items)
+
+
+async def test_the_generator_runs_only_so_far_ahead(pool: ThreadPoolExecutor) -> None:
+    counter = Counter(1000)
+    async with aclosing(stream(counter, pool, ahead=2)) as items:
+        for wanted in range(10):
+            assert await anext(items) == wanted
+            # two that wait and one that is held until there is room
+            assert counter.made <= wanted + 1 + 2 + 1
+
+
+async def test_the_generator_is_closed_when_the_consumer_stops(pool: ThreadPoolExecutor) -> None:
+    counter = Counter(1000)
+    async with aclosing(stream(counter, pool, ahead=2)) as items:
+        await anext(items)
+    assert await asyncio.to_thread(counter.closed.wait, PATIENCE)
+    assert counter.made < 10
+
+
+async def test_the_generator_is_closed_when_the_consumer_is_cancelled(
+    pool: ThreadPoolExecutor,
+) -> None:
+    counter = Counter(1000)
+    reached = asyncio.Event()
+
+    async def consume() -> None:
+        async with aclosing(stream(counter, pool, ahead=2)) as items:
+            async for _ in items:
+                reached.set()
+                await asyncio.Event().wait()
+
+    task = asyncio.create_task(consume())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(counter.closed.wait, PATIENCE)
+
+
+async def test_a_stream_that_never_got_a_thread_is_not_started_later() -> None:
+    counter, release = Counter(5), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(release.wait, PATIENCE)
+        waiting = asyncio.ensure_future(anext(stream(counter, pool, ahead=1)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        release.set()
+    assert counter.made == 0
