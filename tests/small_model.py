@@ -36,7 +36,7 @@ def small_plans(seed: int = 0) -> Sequence[TowerPlan]:
         return ops.l2_normalize(ops.linear(ops.mean(x, (2, 3)), see))
 
     looks: dict[str, Any] = {"size": SIDE, "resize": "squash", "resample": "bicubic", "patches": 16}
-    reads: dict[str, Any] = {"max_length": 12, "pad_id": 0}
+    reads: dict[str, Any] = {"max_length": 12, "pad_id": 0, "eos_kept": False}
     return (
         TowerPlan("image", {"pixels": SIDE}, image, looks, DIMENSION),
         TowerPlan("text", {"input_ids": None, "attention_mask": None}, text, reads, DIMENSION),

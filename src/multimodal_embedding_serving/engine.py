@@ -30,10 +30,11 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.inputs import read_segment
 from multimodal_embedding_serving.lanes import Lane
+from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import ModelInfo, Opener, Progress, find_bundle
+from multimodal_embedding_serving.opening import ModelInfo, Opener, Progress
 from multimodal_embedding_serving.plans import (
     Embeddable,
     Images,
@@ -98,9 +99,10 @@ class Engine:
         settings = settings or Settings.from_env(model=model, **overrides)
         metrics = metrics or Metrics()
         media = Media.from_settings(settings, metrics.received)
-        if progress is not None:
-            progress("opening the model", 0.0)
-        opener = Opener(find_bundle(settings), settings, media, metrics)
+        progress = progress or (lambda stage, share: None)
+        bundle = open_bundle(settings, progress)
+        progress("opening the model", 0.0)
+        opener = Opener(bundle, settings, media, metrics)
         towers = opener.open()
         info = opener.describe(towers)
         engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=opener.open)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.batcher import Batcher
-from multimodal_embedding_serving.bundle import MANIFEST, Bundle
-from multimodal_embedding_serving.catalog import resolve
+from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
-from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.lanes import LanePool
 from multimodal_embedding_serving.media.image import open_rgb
 from multimodal_embedding_serving.metrics import Metrics
@@ -28,8 +24,6 @@ from multimodal_embedding_serving.tower import Prepare, Tower
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Features, Graph, Modality
-
-PACKAGE = "multimodal_embedding_serving"
 
 Progress = Callable[[str, float], None]
 """(stage, share from 0 to 1)"""
@@ -223,18 +217,3 @@ class Opener:
         finally:
             if not passed:
                 self.on_broken()
-
-
-def find_bundle(settings: Settings) -> Bundle:
-    """The bundle of the model that the settings name.
-
-    Raises UnknownModel, FamilyNotBuilt, BundleError.
-    """
-    path = Path(settings.model).expanduser()
-    if (path / MANIFEST).is_file():
-        return Bundle.open(path)
-    spec = resolve(settings.model)
-    if spec.family == "Builtin":
-        return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", spec.name))))
-    find_family(spec.family)
-    return Bundle.open(settings.models_dir / spec.family / spec.name)
