@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
@@ -13,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from multimodal_embedding_serving.errors import Forbidden, InvalidInput, NotFound, TooLarge
 from multimodal_embedding_serving.inputs import KINDS, Input, SegmentConfig
-from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.plans import (
     Embeddable,
@@ -24,7 +24,7 @@ from multimodal_embedding_serving.plans import (
     Words,
 )
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.sources import Encoded, Media
+from multimodal_embedding_serving.sources import Encoded, LoopFetchers, Media
 from tests.media_files import read_barcode, write_image, write_video
 
 
@@ -42,6 +42,9 @@ class FakeFetcher:
     async def get(self, url: str, *, max_bytes: int) -> bytes:
         self.asked.append((url, max_bytes))
         return self.data
+
+    async def aclose(self) -> None:
+        self.asked.clear()
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ async def test_a_long_text_is_refused_by_its_place(media: Media) -> None:
 
 async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: Media) -> None:
     fetcher = FakeFetcher(b"bytes")
-    media = replace(media, fetcher=cast("Fetcher", fetcher))
+    media = replace(media, fetcher=fetcher)
     plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).plan(media)
     fetch, encoded = cast("list[Any]", plan.raws)
     assert fetcher.asked == []
@@ -255,3 +258,22 @@ async def test_images_of_this_process_are_taken_as_they_are(media: Media, tmp_pa
 async def test_texts_keep_their_role_and_instruction(media: Media) -> None:
     plan = await Texts(["a", (1, 2)], "query", "Find").plan(media)
     assert plan.raws == [Words("a", "query", "Find"), Words((1, 2), "query", "Find")]
+
+
+def test_each_event_loop_has_a_fetcher_of_its_own() -> None:
+    made: list[FakeFetcher] = []
+
+    def make() -> FakeFetcher:
+        made.append(FakeFetcher(b"bytes"))
+        return made[-1]
+
+    fetchers = LoopFetchers(make)
+
+    async def twice() -> None:
+        await fetchers.get("a", max_bytes=1)
+        await fetchers.get("b", max_bytes=2)
+
+    asyncio.run(twice())
+    asyncio.run(twice())
+    assert [fetcher.asked for fetcher in made] == [[("a", 1), ("b", 2)]] * 2
+    asyncio.run(fetchers.aclose())

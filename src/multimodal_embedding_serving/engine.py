@@ -187,7 +187,15 @@ class Engine:
             tower.close()
         self._media.decoders.shutdown(wait=False, cancel_futures=True)
         if self._background is not None:
+            closing = self._media.fetcher.aclose()
+            asyncio.run_coroutine_threadsafe(closing, self._background).result()
             self._background.call_soon_threadsafe(self._background.stop)
+            self._background = None
+
+    async def aclose(self) -> None:
+        """Close on an event loop that `aembed` was awaited on: its connections too."""
+        await self._media.fetcher.aclose()
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.fetch import Fetcher
@@ -28,13 +30,41 @@ class Encoded:
         return decode_base64(self.data)
 
 
+class Fetching(Protocol):
+    """What gets the bytes behind a URL."""
+
+    async def get(self, url: str, *, max_bytes: int) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class LoopFetchers:
+    """One fetcher for each event loop: the connections that it keeps belong to their loop."""
+
+    def __init__(self, make: Callable[[], Fetching]) -> None:
+        self._make = make
+        self._by_loop: WeakKeyDictionary[AbstractEventLoop, Fetching] = WeakKeyDictionary()
+
+    async def get(self, url: str, *, max_bytes: int) -> bytes:
+        loop = get_running_loop()
+        if loop not in self._by_loop:
+            self._by_loop[loop] = self._make()
+        return await self._by_loop[loop].get(url, max_bytes=max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        fetcher = self._by_loop.pop(get_running_loop(), None)
+        if fetcher is not None:
+            await fetcher.aclose()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
     """What inputs need of the service: limits, the fetcher, the folders that may be read."""
 
     images: ImageLimits
     videos: VideoLimits
-    fetcher: Fetcher
+    fetcher: Fetching
     roots: tuple[Path, ...]
     segment: Segment
     """The defaults of segment_config."""
@@ -62,11 +92,14 @@ class Media:
                 max_seconds=settings.max_video_seconds,
                 max_frames=settings.max_frames,
             ),
-            fetcher=Fetcher(
-                mode=settings.media_fetch,
-                allowed_hosts=settings.allowed_hosts,
-                proxy=settings.media_proxy,
-                timeout=settings.request_timeout,
+            fetcher=LoopFetchers(
+                partial(
+                    Fetcher,
+                    mode=settings.media_fetch,
+                    allowed_hosts=settings.allowed_hosts,
+                    proxy=settings.media_proxy,
+                    timeout=settings.request_timeout,
+                )
             ),
             roots=settings.media_roots,
             segment=Segment(

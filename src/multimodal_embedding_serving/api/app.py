@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -53,7 +52,7 @@ def create_app(settings: Settings, engine_factory: EngineFactory = open_engine) 
         yield
         service.draining = True
         if service.engine is not None:
-            await asyncio.to_thread(service.engine.close)
+            await service.engine.aclose()
 
     app = FastAPI(
         title=settings.app_title,
