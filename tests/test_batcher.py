@@ -197,6 +197,17 @@ def test_a_duplicate_survives_the_first_one_being_cancelled() -> None:
         assert_answers([second], [text(0, 4)])
 
 
+def test_who_joins_a_running_item_can_no_longer_take_it_back() -> None:
+    graph = FakeGraph()
+    with batching(graph) as batcher:
+        first = occupy(batcher, graph)
+        joined = now(batcher, text_features(9000))
+        assert not joined[0].cancel()
+        graph.release()
+        assert_answers(first + joined, [text_features(9000)] * 2)
+        assert_answers(now(batcher, text(0, 4)), [text(0, 4)])
+
+
 def test_a_row_is_computed_again_once_its_answer_is_out() -> None:
     graph = FakeGraph()
     with batching(graph) as batcher:

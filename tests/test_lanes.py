@@ -37,6 +37,19 @@ def test_a_pool_that_was_shut_down_takes_no_task() -> None:
         pool.enter(Lane.BULK, lambda: None)
 
 
+def keep(job: Job) -> bool:
+    job.taken = True
+    return True
+
+
+def test_the_oldest_job_is_joined_by_those_nearest_to_it_in_cost() -> None:
+    line = Line()
+    for number, length in enumerate([20, 26, 14, 21, 19]):
+        line.put(Job(text_features(number).row, length, (Lane.BULK, bytes([number]))))
+    batch = line.pick(3, 1000, 50, keep)
+    assert [job.cost for job in batch] == [20, 21, 19]
+
+
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30),
     gone=st.lists(st.booleans(), min_size=1, max_size=30),
