@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.serving import Running, serving
 
@@ -14,6 +15,10 @@ ROOT = Path(__file__).parent.parent
 FIGURES = pytest.StashKey[list[str]]()
 
 Figure = Callable[[str], None]
+
+# A slow machine is no failure: timing never decides.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ class EmbeddingModel:
         self.handler = model_handler
         self.model_config = model_handler.model_config
         self.device = model_handler.device
+        self.use_openvino = self.model_config.get("use_openvino")
 
     @property
     def supported_modalities(self) -> set[str]:
