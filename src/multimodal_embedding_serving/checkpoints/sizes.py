@@ -42,6 +42,20 @@ def check_sizes(weights: Weights, config: Config) -> None:
         _check_layers(weights, prefix, section, config[section])
     for name, shape in _expected(config):
         weights.tensor(name, shape)
+    if config["model_type"] == "blip-2":
+        _check_crossings(weights, config["qformer_config"])
+
+
+def _check_crossings(weights: Weights, config: Config) -> None:
+    every = config["cross_attention_frequency"]
+    for layer in range(config["num_hidden_layers"]):
+        found = len(weights.sub(f"qformer.encoder.layer.{layer}.crossattention.")) > 0
+        if found != (layer % every == 0):
+            state = "has" if found else "lacks"
+            raise CheckpointError(
+                f"{weights.file}: layer {layer} of the Q-Former {state} cross-attention, which is "
+                f"in every layer that {every} divides"
+            )
 
 
 def _check_layers(weights: Weights, prefix: str, section: str, config: Config) -> None:
