@@ -237,6 +237,12 @@ def _is_hidden(packet: Packet[VideoStream]) -> bool:
     return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    for packet in _packets(container, stream):
+        yield from packet.decode()
+    yield from stream.decode(None)
+
+
 class Footage:
     """The frames of a surveyed video. Call `frame` with ascending numbers; close when done."""
 
@@ -282,18 +288,13 @@ class Footage:
         context.thread_count = self._threads
         context.options = self._source.decoder_options
         self._position = 0
-        self._frames: Iterator[VideoFrame] = self._decode()
-
-    def _decode(self) -> Iterator[VideoFrame]:
-        for packet in _packets(self._container, self._stream):
-            yield from packet.decode()
-        yield from self._stream.decode(None)
+        self._frames: Iterator[VideoFrame] = _decode(self._container, self._stream)
 
     def _leap(self, number: int, time: int) -> None:
         """Seek to a key frame; where the decoder does not show exactly it, never seek again."""
         try:
             self._container.seek(time, stream=self._stream)
-            frames = self._decode()
+            frames = _decode(self._container, self._stream)
             for frame in frames:
                 if frame.pts == time and frame.key_frame and not frame.is_corrupt:
                     self._frames, self._position = chain([frame], frames), number
