@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_a_setting_that_is_not_allowed_is_a_message_and_status_2() -> None:
 def test_wrong_usage_is_status_2() -> None:
     assert mmes("serve", "--port", "99999").returncode == 2
     assert mmes("nonsense").returncode == 2
+
+
+def test_a_port_that_is_taken_is_status_1_and_no_abort() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = mmes("serve", "--port", str(taken.getsockname()[1]))
+    assert refused.returncode == 1
+    assert "address already in use" in refused.stderr
 
 
 def test_a_model_that_nobody_knows_is_a_message_and_status_1() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import mimetypes
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -59,7 +61,11 @@ def serve(
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
     set_up_logging()
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
-    sys.exit(run(settings, listening))
+    try:
+        status = run(settings, listening)
+    except SystemExit as stop:  # uvicorn's way out when it can't bind
+        status = 1 if stop.code else 0
+    leave(status)
 
 
 @app.command()
@@ -91,6 +97,18 @@ def models(as_json: Json = False) -> None:
         numbers = (pixels, str(spec.dimension), str(spec.text_length))
         table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence)
     Console().print(table)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process, even while a thread is still opening a model.
+
+    That thread is inside OpenVINO and can't be interrupted: an ordinary exit would take the
+    library down under it, and end in an abort.
+    """
+    logging.shutdown()
+    if any(thread.name == "opening" for thread in threading.enumerate()):
+        os._exit(status)
+    sys.exit(status)
 
 
 def set_up_logging() -> None:
