@@ -2,7 +2,8 @@
 
 A layout is a table: the name in the file, the name here, and what is done to the tensor. `#` is the
 number of a layer, `@` is weight and bias, `(a|b)` is each of them; `=` keeps the name, `-` drops
-the tensor. `{q,k,v}` splits a fused tensor along its first axis. Splits and transposes are views.
+the tensor. `{q,k,v}` splits a fused tensor along its first axis, `flat` takes leading axes of size
+1 away, `optional` is for what some layers lack. Splits and transposes are views.
 
 A name that is in no row is an error, and so is a row without its tensors: a checkpoint with other
 parts than we know computes something else, and its vectors would be wrong without any sign.
@@ -242,11 +243,14 @@ def rename(weights: Weights, layout: Layout) -> Weights:
             f"{weights.file}: tensor {quote(unknown[0])} has no place in a {layout.model_type!r} "
             f"model as {layout.name} writes it ({len(unknown)} such)"
         )
+    optional = {_layer(n) for n, row in table.items() if row[1] == "optional" and n in weights}
     renamed: dict[str, StoredTensor] = {}
     for name, (target, change) in table.items():
-        if name in weights and target != "-":
+        if target == "-":
+            continue
+        if name in weights:
             renamed |= _change(weights[name], target, change)
-        elif target != "-" and change != "optional":
+        elif change != "optional" or _layer(name) in optional:
             raise MissingTensor(f"{weights.file}: tensor {quote(name)} is missing")
     return Weights(renamed, file=weights.file, metadata=weights.metadata)
 
@@ -256,6 +260,12 @@ def count_layers(names: Mapping[str, object], prefix: str) -> int:
     start = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
     found = [int(match[1]) for match in map(start.match, names) if match]
     return max(found, default=-1) + 1
+
+
+def _layer(name: str) -> str:
+    """The layer that a tensor is of: a layer has all of its optional tensors, or none."""
+    match = re.match(r".*?\.\d+\.", name)
+    return match[0] if match else ""
 
 
 def _expand(rows: str, weights: Weights) -> dict[str, tuple[str, str]]:
