@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,9 @@ class Running:
 
 
 @contextmanager
-def serving(command: Sequence[str], cwd: Path | None = None, **environ: str) -> Iterator[Running]:
+def serving(
+    command: Sequence[str], *, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Run `command` until it is ready to answer; it is stopped at the end.
 
     The address is the one that the server prints.
@@ -43,7 +45,7 @@ def serving(command: Sequence[str], cwd: Path | None = None, **environ: str) -> 
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, **environ},
+        env={**os.environ, **(environ or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,12 +1,120 @@
-"""The generated tables of docs/ say what the code says."""
+"""docs/ says what the code does: its tables are current, its requests are sent."""
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx2
 import pytest
 
+from multimodal_embedding_serving.inputs import Input
 from scripts.generate_docs import DOCS, PAGES, renewed
+from tests.serving import serving
+
+API = (DOCS / "api.md").read_text("utf-8")
+REQUESTS = re.findall(r"^```json\n(.*?)^```$", API, re.MULTILINE | re.DOTALL)
+WEB = "https://example.com"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_current(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == renewed(name), "run `make docs`"
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    for page in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (DOCS / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_kind_of_input_has_an_example() -> None:
+    kinds = {get_args(each.model_fields["type"].annotation)[0] for each in input_classes()}
+    shown = {json.loads(each)["input"]["type"] for each in REQUESTS if '"input": {' in each}
+    assert kinds == shown
+    assert len(kinds) == 8
+
+
+def input_classes() -> tuple[Any, ...]:
+    union, *_ = get_args(Input)
+    return get_args(union)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """The tests look at the answers."""
+
+
+@pytest.fixture(scope="module")
+def web(samples: Path) -> Iterator[str]:
+    """The samples on a web server of this machine."""
+    site = partial(Quiet, directory=str(samples))
+    with ThreadingHTTPServer(("127.0.0.1", 0), site) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+    """A media root with the film and a manifest of two of its frames and one that is missing."""
+    folder = tmp_path_factory.mktemp("media")
+    shutil.copy(samples / "film.mp4", folder)
+    frames = [{"frame_number": n, "timestamp": n / 12, "type": "full_frame"} for n in (0, 12)]
+    gone = {"frame_number": 30, "timestamp": 2.5, "type": "full_frame", "image_path": "gone.jpg"}
+    manifest = {"video_path": str(folder / "film.mp4"), "frames": [*frames, gone]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(web: str, roots: Path) -> Iterator[str]:
+    allowed = {
+        "EMBEDDING_MEDIA_ALLOWED_HOSTS": web.removeprefix("http://"),
+        "EMBEDDING_MEDIA_ROOTS": str(roots),
+    }
+    command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
+    with serving(command, environ=allowed) as running:
+        yield running.url
+
+
+@pytest.mark.parametrize("request_text", REQUESTS)
+def test_an_example_is_answered(request_text: str, address: str, web: str, samples: Path) -> None:
+    def encoded(found: re.Match[str]) -> str:
+        return base64.b64encode((samples / found[1]).read_bytes()).decode()
+
+    body = json.loads(re.sub(r"<base64 of ([\w.]+)>", encoded, request_text.replace(WEB, web)))
+    path = "/embeddings" if isinstance(body["input"], dict) else "/v1/embeddings"
+    reply = httpx2.post(address + path, json=body, timeout=60, trust_env=False)
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    if path == "/v1/embeddings":
+        assert len(answer["data"]) == len(body["input"])
+    elif body["input"]["type"] == "frames_batch":
+        assert len(answer["embedding"]) == 2
+        assert [each["frame_number"] for each in answer["skipped"]] == [30]
+    else:
+        assert len(answer["embedding"]) == expected(body["input"])
+
+
+def expected(source: dict[str, Any]) -> int:
+    """How long the `embedding` of an answer is: numbers of one vector, or vectors of a list."""
+    content = source.get(source["type"])
+    if isinstance(content, list):
+        return len(content)
+    segment = source.get("segment_config", {})
+    if source["type"].startswith("video") and "pooling" not in segment:
+        frames: int = segment.get("num_frames", 64)
+        return frames
+    return 384
