@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -131,7 +131,7 @@ def write_video(
     size: tuple[int, int] = (WIDTH, HEIGHT),
     group: int = 12,
     b_frames: int = 2,
-    rotation: Literal[0, 90, 180, 270] = 0,
+    rotation: int = 0,
     mirrored: bool = False,
     times: Sequence[int] | None = None,
     codec_options: dict[str, str] | None = None,

@@ -66,10 +66,16 @@ class Survey:
     seconds: float = 0.0
     """From the first frame's presentation to the last one's."""
     first: int = 0
-    """The first presentation time, in units of the stream's time base."""
+    """The first presentation time, in units."""
+    unit: float = 1.0
+    """Seconds: the stream's time base (a frame's own is lost when the decoder is drained)."""
     key_numbers: array[int] = field(default_factory=lambda: array("q"))
     key_times: array[int] = field(default_factory=lambda: array("q"))
     """Where decoding may start, at least LEAP frames apart; empty where times are not in order."""
+
+    def seconds_of(self, number: int, time: int | None) -> float:
+        """After the first frame, from a frame's presentation time where it has one."""
+        return number / self.rate if time is None else (time - self.first) * self.unit
 
     def key_before(self, number: int) -> tuple[int, int] | None:
         """Number and time of the last known key frame that is not after `number`."""
@@ -164,8 +170,7 @@ def survey(source: Source, max_seconds: float) -> Survey:
     """Count the frames and note where decoding may start. Reads the whole file once."""
     with source.open() as (container, stream), told_apart():
         _check_length((container.duration or 0) / 1e6, max_seconds)
-        found = Survey()
-        unit = float(stream.time_base or 1)
+        found = Survey(unit=float(stream.time_base or 1))
         top = None
         ordered = True
         for packet in _packets(container, stream):
@@ -183,7 +188,7 @@ def survey(source: Source, max_seconds: float) -> Survey:
             else:
                 ordered = ordered and _mind_order(found, time)
             top, found.first = max(top, time), min(found.first, time)
-            found.seconds = (top - found.first) * unit
+            found.seconds = (top - found.first) * found.unit
             _check_length(found.seconds, max_seconds)
             if found.frames > max_seconds * TOP_RATE:
                 raise TooLarge(f"the video has more than {found.frames - 1:,} frames")

@@ -64,6 +64,10 @@ class VideoLimits:
     max_side: int = 8192
 
 
+FINE = 8
+"""Steps per frame up to which the contract's steps are counted out, roundings and all."""
+
+
 def choose(segment: Segment, frames: int, rate: float) -> list[int]:
     """The numbers of the sampled frames, ascending, without duplicates.
 
@@ -108,7 +112,7 @@ def _whole(value: float, most: int) -> int:
 
 
 def _paced(start: int, end: int, rate: float, fps: float) -> list[int]:
-    if fps >= rate:  # steps of at most one frame hit every frame
+    if fps > FINE * rate:  # steps of a fraction of a frame hit every frame
         return list(range(start, end))
     chosen = [start]
     step = 1
@@ -153,12 +157,9 @@ def read_frames(
         for number in chosen:
             frame = footage.frame(number)
             check_side(frame.width, frame.height, limits.max_side)
-            seconds = number / found.rate
-            if frame.pts is not None and frame.time_base is not None:
-                seconds = float((frame.pts - found.first) * frame.time_base)
             with told_apart():
                 rgb = display.pixels(frame)
-            yield Frame(number, seconds, rgb)
+            yield Frame(number, found.seconds_of(number, frame.pts), rgb)
 
 
 def _check_bytes(source: bytes | Path, limits: VideoLimits) -> None:
