@@ -1,0 +1,53 @@
+"""The server as a process: its signals, its exit statuses, and its first answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from multimodal_embedding_serving.convert import build_bundle
+from tests.serving import PATIENCE, Running, serving
+from tests.small_model import DIMENSION, small_conversion
+
+COMMAND = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_bundle(small_conversion(), tmp_path_factory.mktemp("models") / "small").path
+
+
+@pytest.fixture
+def running(bundle: Path) -> Iterator[Running]:
+    with serving([*COMMAND, "--model", str(bundle)]) as started:
+        yield started
+
+
+def test_it_answers_and_sigterm_ends_it_with_zero(running: Running) -> None:
+    given = {"input": {"type": "text", "text": ["cat", "dog"]}}
+    answer = httpx2.post(f"{running.url}/embeddings", json=given).json()
+    assert len(answer["embedding"][0]) == DIMENSION
+    assert answer["model"] == "Tests/small"
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"EMBEDDING_MODEL_NAME": "no/such"}, "no model is named 'no/such'"),
+        ({"EMBEDDING_DEVICE": "TOASTER"}, "EMBEDDING_DEVICE='TOASTER' is not allowed"),
+        ({"EMBEDDING_QUEUE_LIMIT": "many"}, "EMBEDDING_QUEUE_LIMIT='many' is not allowed"),
+    ],
+)
+def test_what_cant_be_served_ends_it_with_a_message(environ: dict[str, str], says: str) -> None:
+    done = subprocess.run(
+        COMMAND, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
