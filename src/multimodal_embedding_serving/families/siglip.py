@@ -25,8 +25,8 @@ from multimodal_embedding_serving.graph.ops import Ops, T
 
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of the pixels."""
-GEMMA = 256000
-"""Entries of SigLIP 2's vocabulary. Its padding is 0; the first SigLIP's, of 32000, is 1."""
+FIRST_VOCABULARY = 32000
+"""Entries of the first SigLIP's vocabulary, which pads with 1; SigLIP 2's is Gemma's: 0."""
 
 
 def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
@@ -59,7 +59,7 @@ def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
     """Lower case, and always padded on the right to all places."""
     return {
         "max_length": text["max_position_embeddings"],
-        "pad_id": 0 if text["vocab_size"] >= GEMMA else 1,
+        "pad_id": 1 if text["vocab_size"] == FIRST_VOCABULARY else 0,
         "fixed_length": True,
         "lowercase": True,
         "eos_kept": True,
