@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints import qwen_config
 from multimodal_embedding_serving.checkpoints.configs import (
     complete,
     describe,
@@ -24,6 +25,7 @@ from multimodal_embedding_serving.checkpoints.sizes import check_sizes
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
+from multimodal_embedding_serving.families.qwen_text import open_qwen
 
 Config = Mapping[str, Any]
 OPEN_CLIP = "model_cfg"
@@ -118,6 +120,7 @@ RECOGNISERS: Mapping[str, Recogniser] = MappingProxyType(
         "chinese_clip": Recogniser("CN-CLIP", _layouts("chinese_clip"), open_transformer),
         "siglip": Recogniser("SigLIP", _layouts("siglip"), open_transformer),
         "blip-2": Recogniser("Blip2", _layouts("blip-2"), open_transformer),
+        "qwen3": Recogniser("QwenText", qwen_config.LAYOUTS, open_qwen),
     }
 )
 """By model_type. A family with rules of its own adds its layouts and its opener here."""

@@ -1,0 +1,97 @@
+"""Qwen3's tensors and config.json in their normal form.
+
+Files of the bare decoder have no prefix, those of the language model have `model.` before each
+name and, where it is not tied, an `lm_head` that an embedding does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError
+
+Config = Mapping[str, Any]
+
+QWEN3: Config = MappingProxyType(
+    {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    }
+)
+"""The class defaults of transformers 5.23's Qwen3Config, which real files leave out."""
+
+ROWS = """
+PREFIXembed_tokens.weight                                       embed_tokens.weight
+PREFIXlayers.#.self_attn.(q|k|v|o)_proj.weight    layers.#.self_attn.(q|k|v|o)_proj.weight
+PREFIXlayers.#.self_attn.(q|k|v|o)_proj.bias      layers.#.self_attn.(q|k|v|o)_proj.bias   optional
+PREFIXlayers.#.self_attn.(q|k)_norm.weight        layers.#.self_attn.(q|k)_norm.weight
+PREFIXlayers.#.mlp.(gate|up|down)_proj.weight     layers.#.mlp.(gate|up|down)_proj.weight
+PREFIXlayers.#.(input|post_attention)_layernorm.weight  layers.#.(input|post_attention)_layernorm.weight
+PREFIXnorm.weight                                 norm.weight
+lm_head.weight                                    -
+"""  # noqa: E501
+
+
+def _layout(prefix: str) -> Layout:
+    marks = (f"{prefix}embed_tokens.weight", f"{prefix}layers.0.self_attn.q_norm.weight")
+    return Layout("transformers", "qwen3", marks, ROWS.replace("PREFIX", prefix))
+
+
+LAYOUTS: Sequence[Layout] = (_layout(""), _layout("model."))
+
+
+def complete_qwen3(config: Config) -> dict[str, Any]:
+    """A config with every key of `QWEN3`; `rope_theta` at its top, wherever the file has it.
+
+    Raises CheckpointError where the config asks for what this decoder does not compute: scaled
+    positions or sliding windows.
+    """
+    whole = {**QWEN3, **{key: value for key, value in config.items() if value is not None}}
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise CheckpointError(
+            f"config.json: rope_type {str(kind)[:40]!r} is not built, 'default' is"
+        )
+    if config.get("use_sliding_window"):
+        raise CheckpointError("config.json: use_sliding_window is true: no such graph is built")
+    whole["rope_theta"] = float(rope.get("rope_theta", whole["rope_theta"]))
+    return whole
+
+
+def check_qwen3(weights: Weights, config: Config) -> None:
+    """Hold a completed config against its tensors.
+
+    The vocabulary is not held: the family's own files differ in it from their configs. Raises
+    CheckpointError naming the file, the tensor, its shape and what was expected.
+    """
+    found, told = count_layers(weights, "layers."), config["num_hidden_layers"]
+    if found != told:
+        raise CheckpointError(f"{weights.file}: {found} layers, but config.json says {told}")
+    width, inner, head = (config[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
+    heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
+    if heads % shared:
+        raise CheckpointError(f"config.json: {heads} heads can't share {shared} keys and values")
+    weights.tensor("embed_tokens.weight", (None, width))
+    for layer in range(found):
+        block = weights.sub(f"layers.{layer}.")
+        block.tensor("self_attn.q_proj.weight", (heads * head, width))
+        block.tensor("self_attn.k_proj.weight", (shared * head, width))
+        block.tensor("self_attn.v_proj.weight", (shared * head, width))
+        block.tensor("self_attn.o_proj.weight", (width, heads * head))
+        block.tensor("self_attn.q_norm.weight", (head,))
+        block.tensor("mlp.gate_proj.weight", (inner, width))
+        block.tensor("mlp.down_proj.weight", (width, inner))
