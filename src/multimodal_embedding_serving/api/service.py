@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from multimodal_embedding_serving.catalog import resolve, spellings
@@ -32,6 +33,8 @@ class Service:
     failure: str | None = None
     """Why the model can't be opened."""
     draining: bool = False
+    names: frozenset[str] = frozenset()
+    """What clients may call the loaded model, in lower case."""
     created: int = 0
     """When the model was opened: Unix time."""
     active: int = 0
@@ -52,7 +55,9 @@ class Service:
     def _open(self, factory: EngineFactory) -> None:
         failure: str | None = "an unexpected error; the log has it"
         try:
-            self.engine = factory(self.settings, self.note, self.metrics)
+            engine = factory(self.settings, self.note, self.metrics)
+            self.names = spellings_of(engine, self.settings)
+            self.engine = engine
             self.created, failure = int(time.time()), None
         except EmbeddingError as error:
             failure = error.message
@@ -81,12 +86,13 @@ class Service:
 
     def accepts(self, model: str | None) -> bool:
         """Whether `model` is a spelling of the loaded model; None or "" means the loaded one."""
-        if not model or self.engine is None:
-            return True
-        names = {self.engine.info.id, self.settings.model, *self.settings.aliases}
-        for name in (self.engine.info.id, self.settings.model):
-            try:
-                names.update(spellings(resolve(name)))
-            except UnknownModel:
-                continue
-        return model.strip().lower() in {name.lower() for name in names}
+        return not model or model.strip().lower() in self.names
+
+
+def spellings_of(engine: Engine, settings: Settings) -> frozenset[str]:
+    """Every name of the loaded model, in lower case."""
+    names = {engine.info.id, settings.model, *settings.aliases}
+    for name in (engine.info.id, settings.model):
+        with suppress(UnknownModel):
+            names.update(spellings(resolve(name)))
+    return frozenset(name.lower() for name in names)
