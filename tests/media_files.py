@@ -179,7 +179,7 @@ def write_video(
 
 def _quick(codec: str) -> dict[str, str]:
     return {
-        "libx264": {"preset": "ultrafast", "crf": "18", "bf": "2", "sc_threshold": "0"},
+        "libx264": {"preset": "ultrafast", "crf": "18", "sc_threshold": "0"},
         "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
         "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
         "libvpx": {"deadline": "realtime", "cpu-used": "8"},

@@ -256,6 +256,7 @@ class Footage:
         self._survey = found
         self._threads = threads
         self._seekable = True
+        self._lead = 0
         self._stack = contextlib.ExitStack()
         self._rewind()
 
@@ -296,17 +297,27 @@ class Footage:
         self._frames: Iterator[VideoFrame] = _decode(self._container, self._stream)
 
     def _leap(self, number: int, time: int) -> None:
-        """Seek to a key frame; where the decoder does not show exactly it, never seek again."""
+        """Seek to a key frame, or a second before it where the index is by decoding time (MPEG);
+        where the decoder does not show exactly it, never seek again."""
+        for lead in dict.fromkeys((self._lead, round(1 / self._survey.unit))):
+            self._lead = lead
+            if self._land(time - lead, time):
+                self._position = number
+                return
+        self._seekable = False
+        self._rewind()
+
+    def _land(self, target: int, time: int) -> bool:
+        """Whether the frame of this presentation time, and none after it, follows a seek."""
         try:
-            self._container.seek(time, stream=self._stream)
+            self._container.seek(target, stream=self._stream)
             frames = _decode(self._container, self._stream)
             for frame in frames:
                 if frame.pts == time and frame.key_frame and not frame.is_corrupt:
-                    self._frames, self._position = chain([frame], frames), number
-                    return
+                    self._frames = chain([frame], frames)
+                    return True
                 if frame.pts is None or frame.pts >= time:
-                    break
+                    return False
         except DECODER_ERRORS:
             pass
-        self._seekable = False
-        self._rewind()
+        return False
