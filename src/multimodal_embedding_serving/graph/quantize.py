@@ -1,8 +1,9 @@
 """Weights to integers, row by row: asymmetric, per output channel, without any calibration.
 
 A row w becomes unsigned integers q with w ~ (q - zero) * scale; zero itself is always exact, so
-that sparse rows stay sparse. Rows are taken in blocks, so that the float32 copy of a large table
-never exists as a whole.
+that sparse rows stay sparse. With 4 bits each run of 64 weights has its own zero and scale (a
+table's error halves). Rows are taken in blocks, so that the float32 copy of a large table never
+exists as a whole.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from multimodal_embedding_serving.graph.arrays import float32, rows
 from multimodal_embedding_serving.graph.ops import Array
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 4 << 20
+GROUP = 64
+"""Weights that share a scale at 4 bits, where a row divides by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Levels [rows, width] (two to a byte for 4 bits, low half first), zero and scale [rows]."""
+    """Levels [rows, width] (4 bits: two to a byte, low half first); zero, scale [rows, groups]."""
 
     levels: NDArray[np.uint8]
     zero: NDArray[np.uint8]
@@ -33,16 +36,19 @@ def quantize(weight: Array, bits: Literal[4, 8]) -> Quantized:
     """Quantise weight [rows, ...] per row to `bits`; 4 bits need rows of even width."""
     shape = tuple(weight.shape)
     count, width = shape[0], int(np.prod(shape[1:]))
+    group = GROUP if bits == 4 and width % GROUP == 0 else width
     packed = width // 2 if bits == 4 else width
     levels = np.empty((count, packed), np.uint8)
-    zero = np.empty(count, np.uint8)
-    scale = np.empty(count, np.float32)
+    zero = np.empty((count, width // group), np.uint8)
+    scale = np.empty((count, width // group), np.float32)
     step = max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, count, step):
         block = slice(start, min(start + step, count))
-        q, zero[block], scale[block] = _quantize_rows(
-            float32(rows(weight, block)).reshape(-1, width), 2**bits - 1
-        )
+        values = float32(rows(weight, block)).reshape(-1, group)
+        q, zeros, scales = _quantize_rows(values, 2**bits - 1)
+        zero[block] = zeros.reshape(-1, width // group)
+        scale[block] = scales.reshape(-1, width // group)
+        q = q.reshape(-1, width)
         levels[block] = (q[:, 0::2] | (q[:, 1::2] << 4)) if bits == 4 else q
     return Quantized(levels, zero, scale, shape)
 
