@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from multimodal_embedding_serving.opening import Progress
 from multimodal_embedding_serving.settings import Settings
 from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
 from tests.fakes import PATIENCE, FakeGraph
+from tests.media_files import write_video
 
 TEXT = {"input": {"type": "text", "text": "a"}}
 
@@ -220,3 +222,15 @@ def test_a_stopping_server_finishes_its_work_and_takes_no_more(start: Start) -> 
         graph.release()
         assert first.result().status_code == 200
     serving.running.join()
+
+
+def test_the_examples_of_the_document_work_as_they_stand(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(write_video(frames=9))
+    with httpx2.Client(base_url=start(media_roots=(tmp_path,)).url) as http:
+        schemas = http.get("/openapi.json").json()["components"]["schemas"]
+        bodies = {"/embeddings": "EmbeddingsRequest", "/v1/embeddings": "OpenAIRequest"}
+        for path, name in bodies.items():
+            for example in schemas[name]["examples"]:
+                if "image_url" not in example["input"]:
+                    answer = http.post(path, json=example)
+                    assert answer.status_code == 200, (example, answer.text)

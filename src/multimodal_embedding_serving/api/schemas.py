@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multimodal_embedding_serving.inputs import Input, WireModel
 
-_CAT = "data:image/png;base64,iVBORw0KGgo…"
+_PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
+    "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
+)
+"""Two by two pixels."""
 
 
 class EmbeddingsRequest(WireModel):
@@ -26,7 +30,7 @@ class EmbeddingsRequest(WireModel):
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
                 {"input": {"type": "image_url", "image_url": "https://example.com/cat.jpg"}},
-                {"input": {"type": "image_base64", "image_base64": _CAT}},
+                {"input": {"type": "image_base64", "image_base64": _PICTURE}},
                 {
                     "input": {
                         "type": "video_file",
@@ -59,7 +63,7 @@ class OpenAIRequest(WireModel):
         json_schema_extra={
             "examples": [
                 {"input": "a cat on a sofa"},
-                {"input": ["a cat", {"image": _CAT}], "encoding_format": "base64"},
+                {"input": ["a cat", {"image": _PICTURE}], "encoding_format": "base64"},
             ]
         }
     )
