@@ -20,7 +20,7 @@ LAYERS: dict[str, int] = {
     for layer, rooms in enumerate(
         [
             "errors types",
-            "settings metrics catalog",
+            "settings metrics catalog memory",
             "media transforms checkpoints lanes wire",
             "graph batcher sources",
             "bundle families chunk",
