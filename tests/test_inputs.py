@@ -52,7 +52,7 @@ def media(tmp_path: Path) -> Iterator[Media]:
     settings = Settings.from_env({}, media_roots=(tmp_path,), max_text_chars=20, max_frames=50)
     made = Media.from_settings(settings, lambda kind, size: None)
     yield made
-    made.decoders.shutdown()
+    made.close()
 
 
 def parse(**given: Any) -> Embeddable:

@@ -185,7 +185,7 @@ class Engine:
         self._closed, self.healthy = True, False
         for tower in self.towers.values():
             tower.close()
-        self._media.decoders.shutdown(wait=False, cancel_futures=True)
+        self._media.close()
         if self._background is not None:
             closing = self._media.fetcher.aclose()
             asyncio.run_coroutine_threadsafe(closing, self._background).result()

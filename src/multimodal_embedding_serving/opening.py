@@ -14,7 +14,6 @@ from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
-from multimodal_embedding_serving.lanes import LanePool
 from multimodal_embedding_serving.media.image import open_rgb
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.plans import Words
@@ -147,8 +146,7 @@ class Opener:
 
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
-        pool = LanePool(self._settings.worker_count)
-        return {modality: self._tower(modality, pool) for modality in self._bundle.manifest.towers}
+        return {modality: self._tower(modality) for modality in self._bundle.manifest.towers}
 
     def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:
         manifest = self._bundle.manifest
@@ -178,7 +176,7 @@ class Opener:
         longest = min(transform["max_length"], self._settings.max_length)
         return {**transform, "max_length": longest}
 
-    def _tower(self, modality: Modality, pool: LanePool) -> Tower:
+    def _tower(self, modality: Modality) -> Tower:
         spec = self._bundle.manifest.towers[modality].transform
         settings = self._settings
         if modality == "text":
@@ -205,7 +203,13 @@ class Opener:
         )
         self._metrics.watch_queue(modality, lambda: batcher.waiting)
         return Tower(
-            modality, graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
+            modality,
+            graph,
+            prepare,
+            pool=self._media.workers,
+            batcher=batcher,
+            window=window,
+            chunk=chunk,
         )
 
     def _examine(self, graph: Graph, prepare: Prepare, modality: Modality) -> None:

@@ -43,7 +43,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class FrameInfo:
-    """Which frame a vector stands for: its number in the video, its time in seconds."""
+    """Which frame a vector stands for: its number in the video, its time in seconds (to the us)."""
 
     index: int
     timestamp: float
@@ -148,7 +148,7 @@ class Video:
         make = partial(media.open_video, source, self.segment)
         async with aclosing(stream(make, media.decoders, ahead=media.ahead)) as frames:
             async for frame in frames:
-                seen.append(FrameInfo(frame.index, frame.timestamp))
+                seen.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
                 yield frame.rgb
 
     async def _load(self, media: Media) -> bytes | Path | Encoded:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.lanes import LanePool
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_base64
 from multimodal_embedding_serving.media.video import Frame, Segment, VideoLimits, read_frames
@@ -69,6 +70,8 @@ class Media:
     segment: Segment
     """The defaults of segment_config."""
     max_text_chars: int
+    workers: LanePool
+    """Threads that decode and resize images and tokenize texts."""
     decoders: ThreadPoolExecutor
     """One thread per video that is being decoded."""
     threads: int = 0
@@ -108,11 +111,17 @@ class Media:
                 num_frames=settings.num_frames,
             ),
             max_text_chars=settings.max_text_chars,
+            workers=LanePool(settings.worker_count),
             decoders=ThreadPoolExecutor(settings.worker_count, "video"),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
             received=received,
         )
+
+    def close(self) -> None:
+        """Stop the threads, once what they do is done."""
+        self.workers.shutdown(wait=False)
+        self.decoders.shutdown(wait=False, cancel_futures=True)
 
     def fetch_image(self, url: str) -> Any:
         """The raw item of an image's URL: a thunk, or the data that a data URI holds."""

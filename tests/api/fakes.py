@@ -14,7 +14,6 @@ from multimodal_embedding_serving.api.service import EngineFactory
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.lanes import LanePool
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.opening import ModelInfo, Progress, prepare_images
 from multimodal_embedding_serving.plans import Words
@@ -56,7 +55,6 @@ def fake_engine(
     """An engine over fake graphs, one tower for each."""
     metrics = metrics or Metrics()
     media = Media.from_settings(settings, metrics.received)
-    pool = LanePool(2)
     towers: dict[Modality, Tower] = {}
     for modality, graph in graphs.items():
         images = modality == "image"
@@ -64,7 +62,13 @@ def fake_engine(
         batcher = Batcher(graph, name=modality, max_batch=16, max_cost=4096)
         window, chunk = (8, 1) if images else (64, 8)
         towers[modality] = Tower(
-            modality, graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
+            modality,
+            graph,
+            prepare,
+            pool=media.workers,
+            batcher=batcher,
+            window=window,
+            chunk=chunk,
         )
     given: dict[str, Any] = {
         "id": "CLIP/clip-vit-b-32",
