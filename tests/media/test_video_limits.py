@@ -175,7 +175,7 @@ def test_a_reader_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     for stop_after in (0, 1, 3, 64):
         frames = read_frames(path, Segment(), LIMITS)
         assert len(list(itertools.islice(frames, stop_after))) == min(stop_after, 60)
-        frames.close()  # type: ignore[attr-defined]
+        frames.close()
         assert open_files() == before
 
 

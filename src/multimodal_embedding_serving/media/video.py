@@ -8,7 +8,7 @@ in another process.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +132,7 @@ def _spread(start: int, end: int, count: int) -> list[int]:
 
 def read_frames(
     source: bytes | Path, segment: Segment, limits: VideoLimits, *, threads: int = 0
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Yield the sampled frames in ascending order; closing the generator closes the video.
 
     `threads` decode; 0 lets FFmpeg choose. Nothing is decoded after the last sampled frame.
@@ -187,7 +187,7 @@ class Display:
 
     def pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """uint8 [height, width, 3] RGB."""
-        found: NDArray[Any] = frame.to_ndarray(format="rgb24")
+        found: NDArray[Any] = frame.to_ndarray(format="rgb24", threads=1)
         if frame.rotation != self._rotation:
             self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
         # A point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2.
