@@ -10,8 +10,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from multimodal_embedding_serving.bundle import locked
 from multimodal_embedding_serving.convert import build_bundle
-from tests.serving import PATIENCE, Running, serving
+from multimodal_embedding_serving.library import look_up
+from multimodal_embedding_serving.settings import Settings
+from tests.serving import ADDRESS, PATIENCE, Running, serving
 from tests.small_model import DIMENSION, small_conversion
 
 COMMAND = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
@@ -34,6 +37,21 @@ def test_it_answers_and_sigterm_ends_it_with_zero(running: Running) -> None:
     assert len(answer["embedding"][0]) == DIMENSION
     assert answer["model"] == "Tests/small"
     assert running.stop() == 0
+
+
+def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
+    """Another process converts the model, so that this one waits for it, listening."""
+    environ = {"EMBEDDING_MODEL_NAME": "clip-vit-b-32", "EMBEDDING_OV_MODELS_DIR": str(tmp_path)}
+    with locked(look_up(Settings.from_env(environ)).shelf / "conversion"):
+        process = subprocess.Popen(COMMAND, env=environ, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        found = next(filter(None, map(ADDRESS.search, process.stderr)))
+        ready = httpx2.get(f"{found[1]}/ready")
+        assert (ready.status_code, ready.json()["percent"]) == (503, 0)
+        assert httpx2.get(f"{found[1]}/live").status_code == 200
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        process.stderr.close()
 
 
 @pytest.mark.parametrize(

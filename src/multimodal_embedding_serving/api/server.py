@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,4 +88,10 @@ def serve(settings: Settings, listening: Listening | None = None) -> int:
     """Serve until a signal. Returns the exit status: 1 when the model can't be opened."""
     server = make_server(settings, listening)
     server.run()
-    return 0 if server.started and server.service.failure is None else 1
+    status = 0 if server.started and server.service.failure is None else 1
+    if server.started and not server.service.opened.is_set():
+        # A conversion can't be interrupted, and a thread in native code that outlives the
+        # interpreter aborts the process. Half a bundle is never trusted, so nothing is lost.
+        logging.shutdown()
+        os._exit(status)
+    return status
