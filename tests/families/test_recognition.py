@@ -14,7 +14,7 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
-from tests.families.hollow import hollow_tensor, hollow_weights, unused_tensors
+from tests.families.hollow import HollowOps, hollow_tensor, hollow_weights, unused_tensors
 from tests.parity.small import (
     ROWS,
     draw,
@@ -127,9 +127,17 @@ CONTRADICTIONS: list[tuple[str, Change, str]] = [
     ("clip-vit-b-16", lambda c: c["text_config"].update(num_attention_heads=7), "7 heads"),
     ("clip-vit-b-16", lambda c: c["vision_config"].update(patch_size=32), "expected 96x3x32x32"),
     ("clip-vit-b-16", lambda c: c["vision_config"].update(image_size=64), "expected 17x96"),
-    ("clip-vit-b-16", lambda c: c["vision_config"].update(image_size=[32, 48]), "not square"),
+    ("clip-vit-b-16", lambda c: c["vision_config"].update(image_size=[32, 48]), "can't be"),
     ("clip-vit-b-16", lambda c: c.update(vision_config=[]) or c.update(text_config=7), "no table"),
     ("clip-vit-b-16", lambda c: c.update(model_type="siglip"), r"those of 'clip'.*says 'siglip'"),
+    ("clip-vit-b-16", lambda c: c["vision_config"].update(patch_size=0), "patch_size = '0'"),
+    ("clip-vit-b-16", lambda c: c["text_config"].update(hidden_size="64"), "hidden_size = '64'"),
+    ("clip-vit-b-16", lambda c: c["text_config"].update(hidden_act=7), "hidden_act = '7'"),
+    (
+        "clip-vit-b-16",
+        lambda c: c["text_config"].update(layer_norm_eps=[]),
+        r"layer_norm_eps = '\[\]'",
+    ),
     ("siglip2-vit-b-16", lambda c: c["vision_config"].update(intermediate_size=5), "expected 5x96"),
     ("cn-clip-vit-b-16", lambda c: c["text_config"].update(max_position_embeddings=9), "9x96"),
     ("blip2_transformers", lambda c: c["qformer_config"].update(num_hidden_layers=1), "2 layers"),
@@ -215,3 +223,14 @@ def test_cross_attention_in_other_layers_than_told_is_refused(every: int) -> Non
     config["qformer_config"]["cross_attention_frequency"] = every
     with pytest.raises(CheckpointError, match="cross-attention"):
         open_checkpoint(small_weights("blip2_transformers", layers=4), config, None)
+
+
+@pytest.mark.parametrize("model", ["clip-vit-b-16", "cn-clip-vit-b-16", "blip2_transformers"])
+def test_an_unknown_activation_is_refused_with_the_known_ones(model: str) -> None:
+    config = small_config(model)
+    section = config.get("text_config") or config["qformer_config"]
+    section["hidden_act"] = "snake"
+    family, checkpoint = open_checkpoint(small_weights(model), config, None)
+    _, text = find_family(family)(checkpoint)
+    with pytest.raises(CheckpointError, match=r"unknown activation 'snake'; known: gelu"):
+        text.build(HollowOps(), dict.fromkeys(text.inputs, HollowOps()))

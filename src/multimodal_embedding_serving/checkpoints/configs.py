@@ -107,10 +107,20 @@ def complete(config: Config, model_type: str) -> dict[str, Any]:
             raise CheckpointError(f"config.json: {section} is no table of settings")
         told = {key: value for key, value in given.items() if value is not None}
         full[section] = {**defaults, **told}
-        for side in ("image_size", "patch_size"):
-            if isinstance(full[section].get(side), list):
-                full[section][side] = _square(full[section][side], f"config.json: {section}.{side}")
+        for key, default in defaults.items():
+            full[section][key] = _read(full[section][key], default, f"{section}.{key}")
     return full
+
+
+def _read(value: Any, default: Any, name: str) -> Any:
+    """A setting of its default's kind; equal sides given as a pair are one number."""
+    if isinstance(value, list) and value and value.count(value[0]) == len(value):
+        value = value[0]
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    least = 0 if name.endswith("_token_id") else 1 if isinstance(default, int) else 0.0
+    if not isinstance(value, kinds) or (kinds is not str and not value >= least):
+        raise CheckpointError(f"config.json: {name} = {str(value)[:60]!r} can't be")
+    return value
 
 
 def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
@@ -118,8 +128,8 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
 
     Raises CheckpointError naming a setting that our towers don't have.
     """
-    model = config.get("model_cfg", config)
-    vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+    model = _table(config, "model_cfg", config)
+    vision, text = _table(model, "vision_cfg"), _table(model, "text_cfg")
     if model_type == "siglip":
         towers = {"vision_config": _timm_vision(vision), "text_config": _siglip_text(text)}
     else:
@@ -129,7 +139,7 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
             "text_config": _open_clip_text(text) | {"hidden_act": activation},
         }
     full = complete(towers, model_type)
-    pixels = config.get("preprocess_cfg", {})
+    pixels = _table(config, "preprocess_cfg")
     if "mean" in pixels and "std" in pixels:
         full |= {"image_mean": pixels["mean"], "image_std": pixels["std"]}
     return full
@@ -138,14 +148,14 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
 def _open_clip_vision(cfg: Config) -> dict[str, Any]:
     known = "image_size layers width head_width mlp_ratio patch_size patch_dropout"
     _refuse_others(cfg, "vision_cfg", known, pool_type="tok")
-    width = cfg.get("width", 768)
+    width = _size(cfg, "width", 768)
     return {
         "hidden_size": width,
-        "intermediate_size": int(width * cfg.get("mlp_ratio", 4.0)),
-        "num_hidden_layers": cfg.get("layers", 12),
-        "num_attention_heads": width // cfg.get("head_width", 64),
+        "intermediate_size": _inner(cfg, width),
+        "num_hidden_layers": _size(cfg, "layers", 12),
+        "num_attention_heads": width // _size(cfg, "head_width", 64),
         "image_size": cfg.get("image_size", 224),
-        "patch_size": cfg.get("patch_size", 16),
+        "patch_size": _size(cfg, "patch_size", 16),
         "layer_norm_eps": 1e-5,
     }
 
@@ -162,22 +172,22 @@ def _siglip_text(cfg: Config) -> dict[str, Any]:
     known = f"{TEXT_KEYS} tokenizer_kwargs norm_kwargs act_kwargs"
     fixed = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
     _refuse_others(cfg, "text_cfg", known, **fixed)
-    tanh = cfg.get("act_kwargs", {}).get("approximate") == "tanh"
+    tanh = _table(cfg, "act_kwargs").get("approximate") == "tanh"
     return _text_sizes(cfg) | {
         "hidden_act": "gelu_pytorch_tanh" if tanh else "gelu",
-        "layer_norm_eps": cfg.get("norm_kwargs", {}).get("eps", 1e-5),
+        "layer_norm_eps": _table(cfg, "norm_kwargs").get("eps", 1e-5),
     }
 
 
 def _text_sizes(cfg: Config) -> dict[str, Any]:
-    width, vocabulary = cfg.get("width", 512), cfg.get("vocab_size", 49408)
+    width, vocabulary = _size(cfg, "width", 512), _size(cfg, "vocab_size", 49408)
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": int(width * cfg.get("mlp_ratio", 4.0)),
-        "num_hidden_layers": cfg.get("layers", 12),
-        "num_attention_heads": cfg.get("heads", 8),
-        "max_position_embeddings": cfg.get("context_length", 77),
+        "intermediate_size": _inner(cfg, width),
+        "num_hidden_layers": _size(cfg, "layers", 12),
+        "num_attention_heads": _size(cfg, "heads", 8),
+        "max_position_embeddings": _size(cfg, "context_length", 77),
         "eos_token_id": vocabulary - 1,  # it pools at the largest id
     }
 
@@ -218,6 +228,13 @@ def _timm_vision(cfg: Config) -> dict[str, Any]:
     }
 
 
+def _table(cfg: Config, key: str, default: Config = MappingProxyType({})) -> Config:
+    value = cfg.get(key) or default
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"open_clip_config.json: {key} is no table of settings")
+    return value
+
+
 def _refuse_others(cfg: Config, section: str, known: str, **fixed: object) -> None:
     for key, value in cfg.items():
         if key not in known.split() and value and fixed.get(key) != value:
@@ -227,10 +244,19 @@ def _refuse_others(cfg: Config, section: str, known: str, **fixed: object) -> No
             )
 
 
-def _square(sides: list[Any], where: str) -> Any:
-    if len(set(sides)) != 1:
-        raise CheckpointError(f"{where} = {sides} is not square")
-    return sides[0]
+def _size(cfg: Config, key: str, default: int) -> int:
+    value = cfg.get(key, default)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"open_clip_config.json: {key} = {str(value)[:60]!r} can't be")
+    return value
+
+
+def _inner(cfg: Config, width: int) -> int:
+    """The width between an MLP's two layers."""
+    ratio = cfg.get("mlp_ratio", 4.0)
+    if not isinstance(ratio, int | float) or not 0 < ratio < 100:
+        raise CheckpointError(f"open_clip_config.json: mlp_ratio = {str(ratio)[:60]!r} can't be")
+    return int(width * ratio)
 
 
 # What a row's architecture stands for, where a checkpoint comes without a configuration.

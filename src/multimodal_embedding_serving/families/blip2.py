@@ -93,5 +93,6 @@ def qformer(
         cross = block.sub("crossattention.")
         if picture is not None and len(cross):  # every second layer has it
             x = bert_attention(ops, x, cross, bert.heads, bert.eps, memory=picture, names=NAMES)
-        x = bert_mlp(ops, x, block, bert.eps, TEXT_MLP if picture is None else QUERY_MLP)
+        mlp = TEXT_MLP if picture is None else QUERY_MLP
+        x = bert_mlp(ops, x, block, bert.eps, mlp, bert.activation)
     return x

@@ -39,5 +39,5 @@ def embed_text(ops: Ops[T], w: Weights, bert: Encoder, ids: T, mask: T) -> T:
     x = norm(ops, x, tables.sub("LayerNorm."), bert.eps)
     for layer in range(bert.layers):
         block = model.sub(f"encoder.layer.{layer}.")
-        x = bert_block(ops, x, block, bert.heads, mask, bert.eps)
+        x = bert_block(ops, x, block, bert.heads, mask, bert.eps, bert.activation)
     return ops.l2_normalize(ops.linear(place(ops, x, 0), w["text_projection.weight"]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.graph.ops import Ops, T
 
 Activation = str
@@ -17,7 +18,7 @@ Activation = str
 
 
 def activate(ops: Ops[T], x: T, name: Activation) -> T:
-    """Apply an activation by the name that config.json gives it."""
+    """Apply an activation by the name that config.json gives it. Raises CheckpointError."""
     functions: dict[str, Callable[[T], T]] = {
         "gelu": ops.gelu,
         "gelu_pytorch_tanh": lambda y: ops.gelu(y, "tanh"),
@@ -27,7 +28,8 @@ def activate(ops: Ops[T], x: T, name: Activation) -> T:
         "silu": ops.silu,
     }
     if name not in functions:
-        raise ValueError(f"unknown activation {name!r}; known: {', '.join(sorted(functions))}")
+        known = ", ".join(sorted(functions))
+        raise CheckpointError(f"config.json: unknown activation {name[:40]!r}; known: {known}")
     return functions[name](x)
 
 
@@ -148,18 +150,28 @@ def bert_attention(
     return norm(ops, ops.add(x, y), w.sub("output.LayerNorm."), eps)
 
 
-def bert_mlp(ops: Ops[T], x: T, w: Weights, eps: float, names: tuple[str, str]) -> T:
-    """Two linear layers with the exact gelu between them, residual, norm."""
+def bert_mlp(
+    ops: Ops[T], x: T, w: Weights, eps: float, names: tuple[str, str], activation: Activation
+) -> T:
+    """Two linear layers with the activation between them, residual, norm."""
     inner, outer = names
-    y = ops.gelu(dense(ops, x, w.sub(f"{inner}.dense.")))
+    y = activate(ops, dense(ops, x, w.sub(f"{inner}.dense.")), activation)
     y = dense(ops, y, w.sub(f"{outer}.dense."))
     return norm(ops, ops.add(x, y), w.sub(f"{outer}.LayerNorm."), eps)
 
 
-def bert_block(ops: Ops[T], x: T, w: Weights, heads: int, mask: T | None, eps: float) -> T:
+def bert_block(
+    ops: Ops[T],
+    x: T,
+    w: Weights,
+    heads: int,
+    mask: T | None,
+    eps: float,
+    activation: Activation = "gelu",
+) -> T:
     """A BERT layer (Devlin et al. 2018, arXiv 1810.04805): norm after each residual."""
     x = bert_attention(ops, x, w.sub("attention."), heads, eps, mask=mask)
-    return bert_mlp(ops, x, w, eps, ("intermediate", "output"))
+    return bert_mlp(ops, x, w, eps, ("intermediate", "output"), activation)
 
 
 def patches(ops: Ops[T], pixels: T, w: Weights) -> T:

@@ -306,7 +306,7 @@ class OpenVINOOps:
         self, data: NDArray[Any], kind: ov.Type, shape: tuple[int, ...] | None = None
     ) -> Node:
         # Transposed and sliced tensors are views with strides, which OpenVINO does not take.
-        data = np.require(data, requirements="CA")
+        data = np.require(data, requirements=("C", "A"))
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
         return op.constant(tensor, shared_memory=True)
