@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -146,7 +147,9 @@ class Opener:
 
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
-        return {modality: self._tower(modality) for modality in self._bundle.manifest.towers}
+        modalities = list(self._bundle.manifest.towers)
+        with ThreadPoolExecutor(len(modalities)) as threads:
+            return dict(zip(modalities, threads.map(self._tower, modalities), strict=True))
 
     def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:
         manifest = self._bundle.manifest
