@@ -26,7 +26,6 @@ from multimodal_embedding_serving.errors import (
     ModalityNotSupported,
     NotReady,
     QueueFull,
-    TooLarge,
 )
 from multimodal_embedding_serving.inputs import read_segment
 from multimodal_embedding_serving.lanes import Lane
@@ -235,10 +234,8 @@ class Engine:
     @contextmanager
     def _admit(self, plans: Sequence[Plan]) -> Iterator[None]:
         """Count the items in and out. A request larger than the queue may enter when alone."""
-        limit, most = self._settings.queue_limit, self._settings.max_items
-        items = sum(1 if plan.video else plan.count for plan in plans)
-        if items > most:
-            raise TooLarge(f"the request has {items} items, more than {most}", param="input")
+        self._media.check_count(sum(1 if plan.video else plan.count for plan in plans))
+        limit = self._settings.queue_limit
         count = sum(plan.count for plan in plans)
         with self._lock:
             if self._admitted and self._admitted + count > limit:

@@ -104,7 +104,9 @@ class ImageUrlInput(WireModel):
     modality: ClassVar[Modality] = "image"
 
     def raws(self, media: Media) -> list[Any]:
-        return [media.fetch_image(url) for url in _listed(self.image_url)]
+        urls = _listed(self.image_url)
+        media.check_count(len(urls))
+        return [media.fetch_image(url) for url in urls]
 
     async def plan(self, media: Media) -> Plan:
         raws = self.raws(media)
@@ -117,7 +119,9 @@ class ImageBase64Input(WireModel):
     modality: ClassVar[Modality] = "image"
 
     def raws(self, media: Media) -> list[Any]:
-        return [Encoded(data) for data in _listed(self.image_base64)]
+        listed = _listed(self.image_base64)
+        media.check_count(len(listed))
+        return [Encoded(data) for data in listed]
 
     async def plan(self, media: Media) -> Plan:
         raws = self.raws(media)
@@ -134,6 +138,7 @@ class VideoFramesInput(WireModel):
     modality: ClassVar[Modality] = "image"
 
     async def plan(self, media: Media) -> Plan:
+        media.check_count(len(self.video_frames))
         raws = [raw for frame in self.video_frames for raw in frame.raws(media)]
         return Plan(raws=raws, count=len(raws))
 

@@ -97,6 +97,7 @@ class Texts:
     modality: ClassVar[Modality] = "text"
 
     async def plan(self, media: Media) -> Plan:
+        media.check_count(len(self.texts))
         for index, text in enumerate(self.texts):
             if len(text) > media.max_text_chars:
                 message = f"the text is longer than {media.max_text_chars} characters"
@@ -113,6 +114,7 @@ class Images:
     modality: ClassVar[Modality] = "image"
 
     async def plan(self, media: Media) -> Plan:
+        media.check_count(len(self.images))
         raws = [self._raw(image, media) for image in self.images]
         return Plan(raws=raws, count=len(raws))
 

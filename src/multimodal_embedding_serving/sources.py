@@ -69,6 +69,8 @@ class Media:
     roots: tuple[Path, ...]
     segment: Segment
     """The defaults of segment_config."""
+    max_items: int
+    """Items of one request."""
     max_text_chars: int
     workers: LanePool
     """Threads that decode and resize images and tokenize texts."""
@@ -110,6 +112,7 @@ class Media:
                 clip_duration=settings.clip_duration,
                 num_frames=settings.num_frames,
             ),
+            max_items=settings.max_items,
             max_text_chars=settings.max_text_chars,
             workers=LanePool(settings.worker_count),
             decoders=ThreadPoolExecutor(settings.worker_count, "video"),
@@ -122,6 +125,13 @@ class Media:
         """Stop the threads, once what they do is done."""
         self.workers.shutdown(wait=False)
         self.decoders.shutdown(wait=False, cancel_futures=True)
+
+    def check_count(self, count: int) -> None:
+        """Raises TooLarge for more items than one request may have."""
+        if count > self.max_items:
+            raise TooLarge(
+                f"the request has {count:,} items; the limit is {self.max_items:,}", param="input"
+            )
 
     def fetch_image(self, url: str) -> Any:
         """The raw item of an image's URL: a thunk, or the data that a data URI holds."""

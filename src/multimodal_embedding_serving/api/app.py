@@ -26,6 +26,7 @@ from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.opening import Progress
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.terminal import show_stages
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,14 @@ BODIES: dict[str, type[BaseModel]] = {
 
 
 def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
-    return Engine.open(settings=settings, progress=progress, metrics=metrics)
+    """Open the engine; a person at the terminal sees how far it is, as /ready does."""
+    with show_stages() as show:
+
+        def tell(stage: str, share: float) -> None:
+            progress(stage, share)
+            show(stage, share)
+
+        return Engine.open(settings=settings, progress=tell, metrics=metrics)
 
 
 def create_app(settings: Settings, engine_factory: EngineFactory = open_engine) -> FastAPI:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 import orjson
@@ -16,6 +17,7 @@ from multimodal_embedding_serving.inputs import KINDS
 from multimodal_embedding_serving.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 SMALL = 64 * 2**10
 """Bytes that are parsed on the event loop: under a millisecond."""
@@ -53,15 +55,18 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-async def parse_body(request: Request, settings: Settings, model: type[M]) -> M:
-    """Read and validate a JSON body. Raises InvalidInput naming the field and the item."""
+async def parse_body(
+    request: Request, settings: Settings, parse: Callable[[bytes], T], *, blocking: bool = False
+) -> T:
+    """Read a body and `parse` it: on a thread where it is large or the parsing may block."""
     body = await read_body(request, settings)
-    if len(body) <= SMALL:
-        return validate(body, model)
-    return await asyncio.to_thread(validate, body, model)
+    if len(body) <= SMALL and not blocking:
+        return parse(body)
+    return await asyncio.to_thread(parse, body)
 
 
-def validate(body: bytes, model: type[M]) -> M:
+def validate(model: type[M], body: bytes) -> M:
+    """A JSON body as a model. Raises InvalidInput naming the field and the item."""
     data = load_json(body)
     if not isinstance(data, dict):
         raise InvalidInput("the body must be a JSON object")

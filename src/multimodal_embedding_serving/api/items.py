@@ -3,12 +3,11 @@ NVIDIA's data URIs, mixed freely. Each item becomes an input that gives one vect
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
-from multimodal_embedding_serving.errors import BadRequest, InvalidInput, MissingExtra
+from multimodal_embedding_serving.errors import BadRequest, InvalidInput, MissingExtra, TooLarge
 from multimodal_embedding_serving.inputs import (
     ImageBase64Input,
     ImageUrlInput,
@@ -17,6 +16,7 @@ from multimodal_embedding_serving.inputs import (
     VideoUrlInput,
 )
 from multimodal_embedding_serving.plans import Embeddable, Role, Texts
+from multimodal_embedding_serving.settings import Settings
 
 ONE_VECTOR = SegmentConfig(pooling="mean")
 
@@ -29,19 +29,23 @@ REJECTED = (
 )
 
 
-async def read_items(request: OpenAIRequest, token_ids: str) -> list[Embeddable]:
+def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     """The inputs of a request, one vector each, in order; a list of texts stays one input.
 
-    Raises InvalidInput naming the item, BadRequest for token ids that are not accepted.
+    Raises InvalidInput naming the item, TooLarge, BadRequest for token ids that are not accepted.
+    Blocking where token ids are decoded.
     """
     items = _listed(request.input)
     if not items:
         raise InvalidInput("input is empty", param="input")
+    if len(items) > settings.max_items:
+        message = f"input has {len(items):,} items; the limit is {settings.max_items:,}"
+        raise TooLarge(message, param="input")
     role: Role | None = None
     if request.input_type is not None:
         role = "query" if request.input_type == "query" else "document"
     if isinstance(items[0], list):
-        texts = await _from_tokens(items, token_ids)
+        texts = _from_tokens(items, settings.token_ids)
         return [Texts(texts, role, request.instruction, many=len(texts) > 1)]
     kinds = _kinds(request.modality, len(items))
     if all(map(_is_text, items, kinds)):
@@ -87,7 +91,7 @@ def _kinds(modality: str | Sequence[str] | None, count: int) -> list[str]:
     return kinds
 
 
-async def _from_tokens(items: list[Any], token_ids: str) -> list[str | tuple[int, ...]]:
+def _from_tokens(items: list[Any], token_ids: str) -> list[str | tuple[int, ...]]:
     """Texts for lists of token ids, as the setting says."""
     if token_ids == "reject":  # noqa: S105  # a setting's value
         raise BadRequest(REJECTED, param="input")
@@ -99,7 +103,7 @@ async def _from_tokens(items: list[Any], token_ids: str) -> list[str | tuple[int
             raise InvalidInput("a token id is out of range", index=index, param="input")
     if token_ids == "model":  # noqa: S105  # a setting's value
         return [tuple(ids) for ids in items]
-    return list(await asyncio.to_thread(_decode_cl100k, items))
+    return list(_decode_cl100k(items))
 
 
 def _decode_cl100k(items: list[list[int]]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.answers import Embedded
-from multimodal_embedding_serving.api.bodies import parse_body
+from multimodal_embedding_serving.api.bodies import parse_body, validate
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.presence import unless_gone
 from multimodal_embedding_serving.api.schemas import (
@@ -119,7 +120,7 @@ class NativeRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
-        wanted = await parse_body(request, self.service.settings, EmbeddingsRequest)
+        wanted = await parse_body(request, self.service.settings, parse_request)
         if not self.service.accepts(wanted.model):
             raise ModelMismatch(
                 f"Model mismatch: requested model '{wanted.model}' does not match the currently "
@@ -139,6 +140,9 @@ class NativeRoutes:
         if self.service.engine is None:
             raise NotReady("Model is not initialized")
         return self.service.engine.info
+
+
+parse_request = partial(validate, EmbeddingsRequest)
 
 
 def native_body(answer: Embedded, encoding: Encoding, model: str) -> dict[str, Any]:

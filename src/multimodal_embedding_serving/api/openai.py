@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.answers import Embedded
-from multimodal_embedding_serving.api.bodies import parse_body
+from multimodal_embedding_serving.api.bodies import parse_body, validate
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.items import read_items
 from multimodal_embedding_serving.api.native import FINGERPRINT
@@ -25,6 +26,8 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
 from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.plans import Embeddable
+from multimodal_embedding_serving.settings import Settings
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorAnswer} for status in (400, 401, 403, 404, 429, 500, 503, 504)
@@ -38,9 +41,11 @@ def openai_routes(service: Service) -> APIRouter:
     @routes.post("/embeddings", summary="Embed a list", response_model=OpenAIAnswer)
     async def embeddings(request: Request) -> Response:
         engine = service.ready_engine()
-        wanted = await parse_body(request, service.settings, OpenAIRequest)
+        settings = service.settings
+        decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
+        parse = partial(_parse, settings)
+        wanted, inputs = await parse_body(request, settings, parse, blocking=decodes)
         _check_model(service, wanted.model)
-        inputs = await read_items(wanted, service.settings.token_ids)
         work = engine.aembed(inputs, dimensions=wanted.dimensions)
         answers = await unless_gone(request, work)
         encoding = wanted.encoding_format or "float"
@@ -68,6 +73,11 @@ def openai_routes(service: Service) -> APIRouter:
     return routes
 
 
+def _parse(settings: Settings, body: bytes) -> tuple[OpenAIRequest, list[Embeddable]]:
+    request = validate(OpenAIRequest, body)
+    return request, read_items(request, settings)
+
+
 def _check_model(service: Service, model: str | None) -> None:
     if not service.accepts(model):
         loaded = service.ready_engine().info.id
@@ -85,6 +95,7 @@ def _described(service: Service) -> dict[str, Any]:
         "dimension": info.dimension,
         "modalities": sorted(info.modalities),
         "fingerprint": info.fingerprint,
+        **({"parity": dict(info.parity)} if info.parity else {}),
     }
 
 
