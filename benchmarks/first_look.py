@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+
 from multimodal_embedding_serving import Client, Engine
 
 ROUNDS = 3
@@ -40,7 +42,7 @@ def run_program(program: str) -> float:
 
 
 def start_server() -> tuple[subprocess.Popen[str], str]:
-    """`mmes serve` on a free port, and the address that it prints."""
+    """`mmes serve` on a free port, ready to answer, and the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"],
         stderr=subprocess.PIPE,
@@ -49,6 +51,8 @@ def start_server() -> tuple[subprocess.Popen[str], str]:
     assert process.stderr is not None  # noqa: S101  # a pipe was asked for
     for line in process.stderr:
         if found := ADDRESS.search(line):
+            while httpx2.get(f"{found[1]}/ready", trust_env=False).status_code != 200:
+                time.sleep(0.01)
             return process, found[1]
     raise SystemExit("the server did not start")
 
@@ -57,7 +61,7 @@ def first_answer() -> float:
     """Seconds from the start of the server to its first vector over HTTP."""
     started = time.perf_counter()
     process, address = start_server()
-    with Client(address, retries=100) as client:
+    with Client(address) as client:
         client.embed_texts("a cat")
         taken = time.perf_counter() - started
     process.send_signal(signal.SIGTERM)
@@ -94,7 +98,7 @@ def main() -> None:
         frames = rate(16, lambda: engine.embed(video=samples / "film.mp4", segment=film))
         print(f"  frames/s  {frames:8.1f}  (16 of a film)")
     process, address = start_server()
-    with Client(address, retries=100) as client:
+    with Client(address) as client:
         print("over HTTP, one client")
         print(f"  texts/s   {rate(len(texts), lambda: client.embed_texts(texts)):8.1f}")
         print(f"  photos/s  {rate(len(photos), lambda: client.embed_images(photos)):8.1f}")

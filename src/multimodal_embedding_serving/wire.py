@@ -132,7 +132,7 @@ class Wire:
         """Seconds until the request is sent again; None: the reply stands."""
         if attempt >= self.retries:
             return None
-        doubling: float = 0.25 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311
+        doubling: float = 0.25 * 2 ** min(attempt, 5) * random.uniform(1, 1.5)  # noqa: S311
         if isinstance(reply, httpx2.TransportError):
             return doubling if isinstance(reply, LOST) else None
         if reply.status_code not in BUSY or reply.headers.get("x-should-retry") == "false":
