@@ -20,7 +20,7 @@ LAYERS: dict[str, int] = {
     for layer, rooms in enumerate(
         [
             "errors types",
-            "settings metrics catalog memory",
+            "settings metrics catalog memory terminal",
             "media transforms checkpoints lanes wire",
             "graph batcher sources",
             "bundle families chunk",
@@ -30,7 +30,7 @@ LAYERS: dict[str, int] = {
             "opening",
             "engine",
             "api client compat bulk",
-            "scale",
+            "scale compare",
             "cli __init__",
             "__main__",
         ]

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     """The certificate: cosines of the stored graphs against the float32 ones, on the probe set."""
     extras: Mapping[str, float] = field(default_factory=dict)
-    """Learned scalars that callers may want: logit_scale, logit_bias."""
+    """Learned scalars of the similarity: logit_scale (what a cosine is multiplied by: the
+    exponential of the checkpoint's parameter) and logit_bias."""
     notice: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
@@ -145,6 +147,11 @@ class Bundle:
         return self.path / self.manifest.towers[modality].graph
 
     @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(int(facts["size"]) for facts in self.manifest.files.values())
+
+    @property
     def tokenizer(self) -> Path | None:
         name = self.manifest.tokenizer
         return None if name is None else self.path / name
@@ -152,10 +159,12 @@ class Bundle:
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:
     """Add files, sizes, hashes and the fingerprint to a manifest and write it into the folder."""
+    paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    with ThreadPoolExecutor(2) as pool:  # hashing leaves the interpreter free
+        hashes = list(pool.map(hash_file, paths))
     files = {
-        path.name: {"sha256": hash_file(path), "size": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        path.name: {"sha256": digest, "size": path.stat().st_size}
+        for path, digest in zip(paths, hashes, strict=True)
     }
     tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
     mark = fingerprint(manifest.towers, tokenizer, manifest.precision)

@@ -1,6 +1,7 @@
-"""The command `mmes`: serve, embed, models. Each command calls one function of the package.
+"""The command `mmes`: serve, embed, models, convert, compare. Each calls one function.
 
-Exit status: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage or settings.
+Exit status: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage or settings;
+3 from `compare` where the two are not comparable.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import typer
 from multimodal_embedding_serving.catalog import DEFAULT, MODELS, ModelSpec
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, SettingsError
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.terminal import TerminalLog, show_stages
 
 app = typer.Typer(
     name="mmes",
@@ -82,8 +84,15 @@ def embed(
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
-    """List the models of the catalog."""
+def models(
+    as_json: Json = False,
+    long: Annotated[bool, typer.Option(help="The converted models, with certificates.")] = False,
+    prune: Annotated[bool, typer.Option(help="Remove what nothing uses.")] = False,
+) -> None:
+    """List the models of the catalog, or with --long those that are converted on this machine."""
+    if long or prune:
+        _show_shelves(as_json, prune)
+        return
     if as_json:
         typer.echo(json.dumps([_facts(spec) for spec in MODELS]))
         return
@@ -93,10 +102,44 @@ def models(as_json: Json = False) -> None:
     table = Table("model", "embeds", "pixels", "dimension", "tokens", "licence", box=None)
     for spec in MODELS:
         mark = " (default)" if spec.id == DEFAULT else ""
-        pixels = str(spec.image_size or "")
-        numbers = (pixels, str(spec.dimension), str(spec.text_length))
+        numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
         table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence)
     Console().print(table)
+
+
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="Catalog id, alias, hf:org/name, or a folder.")],
+    precision: Annotated[
+        str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Convert what is converted already.")] = False,
+) -> None:
+    """Download a model and convert it, so that the server starts at once."""
+    from multimodal_embedding_serving.library import describe, open_bundle
+
+    settings = Settings.from_env(model=model, precision=precision)
+    set_up_logging()
+    with show_stages() as show:
+        bundle = open_bundle(settings, show, anew=force)
+    for name, value in describe(bundle).items():
+        typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A bundle's folder, a model, or a server's URL.")],
+    second: Annotated[str, typer.Argument(help="The same: what the first is compared to.")],
+    api_key: Annotated[str | None, typer.Option(help="Sent to servers.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether two models' vectors may stand in one index: 0 yes, 3 no."""
+    from multimodal_embedding_serving.compare import compare as measure
+
+    with show_stages() as show:
+        found = measure(first, second, Settings.from_env(), api_key=api_key, stage=show)
+    typer.echo(json.dumps(found.facts()) if as_json else found.report())
+    raise typer.Exit(0 if found.comparable else 3)
 
 
 def leave(status: int) -> NoReturn:
@@ -114,7 +157,9 @@ def leave(status: int) -> NoReturn:
 def set_up_logging() -> None:
     """Log lines on stderr: what uvicorn says of its address, and what the service says."""
     form = "%(asctime)s %(levelname)-7s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format=form, datefmt="%H:%M:%S", handlers=[TerminalLog()]
+    )
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs the URLs that it fetches
 
 
@@ -135,7 +180,9 @@ def _embedded(items: Sequence[str], settings: Settings) -> Iterator[dict[str, An
     from multimodal_embedding_serving.engine import Engine
 
     kinds = [kind_of(item) for item in items]
-    with Engine.open(settings=settings) as engine:
+    with show_stages() as show:
+        opened = Engine.open(settings=settings, progress=show)
+    with opened as engine:
         for item, kind in zip(items, kinds, strict=True):
             if kind == "text":
                 yield _line(item, kind, engine.embed(texts=[item])[0])
@@ -178,3 +225,18 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
         "repositories": spec.repos,
         "default": spec.id == DEFAULT,
     }
+
+
+def _show_shelves(as_json: bool, prune: bool) -> None:
+    from multimodal_embedding_serving import library
+
+    models_dir = Settings.from_env().models_dir
+    removed = library.prune(models_dir) if prune else {}
+    for folder, size in removed.items():
+        typer.echo(f"removed {folder} ({size / 1e6:.0f} MB)", err=True)
+    facts = [library.describe(bundle) for bundle in library.list_bundles(models_dir)]
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for each in facts:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in each.items()) + "\n")

@@ -8,11 +8,13 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from multimodal_embedding_serving.bundle import (
     Bundle,
@@ -34,6 +36,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
     emit_model,
 )
 from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.memory import MemoryPeak
 from multimodal_embedding_serving.types import Modality
 
 log = logging.getLogger(__name__)
@@ -49,8 +52,9 @@ BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75
 
 TOKENIZER = "tokenizer.json"
 
+Result = TypeVar("Result")
 Stage = Callable[[str, float], None]
-"""(what is being done, share from 0 to 1)"""
+"""(what is being done, which share of that is done: from 0 to 1)"""
 Certify = Callable[[Sequence[TowerPlan], Bundle], Mapping[str, Any]]
 
 
@@ -81,37 +85,67 @@ def build_bundle(
     certify: Certify | None = None,
     stage: Stage = ignore_stage,
 ) -> Bundle:
-    """Write the bundle under a temporary name, verify and certify it, and rename it to `final`.
+    """Write the bundle under a temporary name, certify it, and rename it to `final`.
 
     The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
-    `certify` too, leaves what was at `final` as it was.
+    `certify` too, leaves what was at `final` as it was. Raises BundleError.
     """
     started = time.perf_counter()
-    with publishing(final) as folder:
-        towers: dict[Modality, TowerManifest] = {}
-        for place, plan in enumerate(conversion.plans):
-            stage(f"building the {plan.modality} graph", 0.7 * place / len(conversion.plans))
-            towers[plan.modality] = _save_tower(plan, conversion, folder)
-        if conversion.tokenizer is not None:
-            (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
-        bundle = seal(folder, _manifest(conversion, towers))
-        bundle.verify()
-        if certify is not None:
-            stage("certifying the vectors", 0.7)
-            parity = dict(certify(conversion.plans, bundle))
-            bundle = seal(folder, dataclasses.replace(bundle.manifest, parity=parity))
+    building, certifying = MemoryPeak(), MemoryPeak()
+    try:
+        with publishing(final) as folder:
+            if conversion.tokenizer is not None:
+                (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
+            with building:
+                towers = _save_towers(conversion, folder, stage)
+            manifest = _manifest(conversion, towers)
+            if certify is not None:
+                with certifying:
+                    parity = dict(certify(conversion.plans, Bundle(folder, manifest)))
+                manifest = dataclasses.replace(manifest, parity=parity)
+            stage("publishing the bundle", 0.0)
+            seal(folder, manifest)
+    except OSError as error:
+        raise BundleError(f"the bundle can't be written: {error.strerror}") from error
     bundle = Bundle.open(final)
-    stage("converted", 1.0)
     log.info(
-        "converted %s to %s in %.1f s: %.0f MB",
-        conversion.model, conversion.precision, time.perf_counter() - started,
-        sum(facts["size"] for facts in bundle.manifest.files.values()) / 1e6,
+        "converted %s to %s in %.1f s: %.0f MB; private memory: %.0f MB while building, "
+        "%.0f MB while certifying",
+        conversion.model, conversion.precision, time.perf_counter() - started, bundle.size / 1e6,
+        building.bytes / 1e6, certifying.bytes / 1e6,
     )  # fmt: skip
     return bundle
 
 
+def each_tower(
+    work: Callable[[TowerPlan], Result],
+    plans: Sequence[TowerPlan],
+    tell: Callable[[float], None],
+    *,
+    together: bool = True,
+) -> dict[Modality, Result]:
+    """`work(plan)` of every tower, at the same time or one after the other; `tell` hears the share.
+
+    Most of the work is that of one core, in libraries that leave the interpreter free.
+    """
+    tell(0.0)
+    pool = ThreadPoolExecutor(len(plans) if together else 1)
+    try:
+        futures = {pool.submit(work, plan): plan.modality for plan in plans}
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            tell(done / len(plans))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {modality: future.result() for future, modality in futures.items()}
+
+
 def require_space(weights: Weights, precision: str, folder: Path) -> None:
-    """Raise BundleError where the folder's disk has no room for the bundle, before writing it."""
+    """Before anything is written: raise BundleError where the folder's disk has no room for the
+    bundle, or where this version can't store weights in that precision.
+    """
+    if precision not in STORAGES:
+        raise BundleError(f"weights can't be stored as {precision} here; {', '.join(STORAGES)} can")
     numbers = sum(tensor.data.size for tensor in weights.values())
     needed = int(numbers * BYTES_EACH[precision])
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,16 +157,21 @@ def require_space(weights: Weights, precision: str, folder: Path) -> None:
         )
 
 
-def _save_tower(plan: TowerPlan, conversion: Conversion, folder: Path) -> TowerManifest:
-    storage = dataclasses.replace(STORAGES[conversion.precision], **plan.storage)
-    # OpenVINO compresses to f16 while it writes: no copy is made here, and its own form of
-    # compressed constants compiles in two thirds of the time.
-    half = storage == FLOAT16
-    model = emit_model(plan.inputs, plan.build, FLOAT32 if half else storage)
-    name = f"{plan.modality}.xml"
-    structure = hash_structure(model)
-    ov.save_model(model, folder / name, compress_to_fp16=half)
-    return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
+def _save_towers(
+    conversion: Conversion, folder: Path, stage: Stage
+) -> dict[Modality, TowerManifest]:
+    def save(plan: TowerPlan) -> TowerManifest:
+        storage = dataclasses.replace(STORAGES[conversion.precision], **plan.storage)
+        # OpenVINO compresses to f16 while it writes: no copy is made here, and its own form of
+        # compressed constants compiles in two thirds of the time.
+        half = storage == FLOAT16
+        model = emit_model(plan.inputs, plan.build, FLOAT32 if half else storage)
+        name = f"{plan.modality}.xml"
+        structure = hash_structure(model)
+        ov.save_model(model, folder / name, compress_to_fp16=half)
+        return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
+
+    return each_tower(save, conversion.plans, partial(stage, "building the graphs"))
 
 
 def _manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:

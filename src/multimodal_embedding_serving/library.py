@@ -11,27 +11,34 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from math import exp
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from multimodal_embedding_serving.bundle import MANIFEST, TEMPORARY, Bundle, locked
-from multimodal_embedding_serving.catalog import ModelSpec, resolve
+from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from multimodal_embedding_serving.certificate import certify
 from multimodal_embedding_serving.checkpoints.hub import (
     HUB_PREFIX,
     CheckpointFiles,
     find_checkpoint,
     find_tokenizer,
+    split_repository,
 )
+from multimodal_embedding_serving.checkpoints.progress import Progress
 from multimodal_embedding_serving.checkpoints.shards import open_weights
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
     wordpiece_from_vocab,
 )
+from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.convert import (
     Conversion,
     Stage,
@@ -39,7 +46,12 @@ from multimodal_embedding_serving.convert import (
     ignore_stage,
     require_space,
 )
-from multimodal_embedding_serving.errors import BundleError, CheckpointError, UnknownModel
+from multimodal_embedding_serving.errors import (
+    BundleError,
+    CheckpointError,
+    RemoteFailed,
+    UnknownModel,
+)
 from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.settings import Settings
@@ -47,8 +59,14 @@ from multimodal_embedding_serving.settings import Settings
 log = logging.getLogger(__name__)
 
 PACKAGE = "multimodal_embedding_serving"
-STORED = {"f32": "f32", "int8-weights": "int8-weights", "int4-weights": "int4-weights"}
-"""EMBEDDING_PRECISION -> how weights are stored; all else takes the row's own form."""
+STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
+"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
+COMPILED = "compiled"
+"""A shelf's folder of compiled blobs."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
+LOCK = "conversion"
+"""A shelf's lock, held by the process that converts."""
+STAGES = {"download": "downloading the checkpoint", "verify": "verifying the download"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +74,8 @@ class Wanted:
     """What a model's name means: a row, a repository or a folder, and where its bundle belongs."""
 
     spec: ModelSpec | None
-    source: str
-    """What `find_checkpoint` takes."""
+    sources: Sequence[str]
+    """What `find_checkpoint` takes, the preferred one first."""
     model: str
     """What the model is called afterwards."""
     shelf: Path
@@ -65,32 +83,30 @@ class Wanted:
 
 
 def look_up(settings: Settings) -> Wanted:
-    """What EMBEDDING_MODEL_NAME means. Raises UnknownModel."""
+    """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
     name, models = settings.model, settings.models_dir
-    folder = Path(name).expanduser()
     if name.startswith(HUB_PREFIX):
-        repo = name.removeprefix(HUB_PREFIX)
-        return Wanted(None, name, repo, models / "hub" / repo.replace("/", "--"))
+        repo, revision = split_repository(name)
+        wanted = repo if revision is None else f"{repo}@{revision}"
+        row = next((spec for spec in MODELS if repo in spec.repos), None)
+        return Wanted(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
+    folder = Path(name).expanduser()
     if folder.is_dir() and (folder.is_absolute() or "/" in name or name.startswith(".")):
         place = folder.resolve()
-        mark = hashlib.sha256(str(place).encode()).hexdigest()[:8]
-        return Wanted(None, str(place), place.name, models / "local" / f"{place.name}-{mark}")
+        shelf = models / "local" / f"{place.name}-{_mark(place)}"
+        return Wanted(None, (str(place),), place.name, shelf)
     try:
         spec = resolve(name)
     except UnknownModel as error:
         raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
-    source = spec.repos[0] if spec.repos else ""
-    return Wanted(spec, source, spec.id, models / spec.family / spec.name)
+    return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
 
 
-def stored_precision(settings: Settings, default: str) -> str:
-    return STORED.get(settings.precision, default)
-
-
-def open_bundle(settings: Settings, stage: Stage = ignore_stage) -> Bundle:
+def open_bundle(settings: Settings, stage: Stage = ignore_stage, *, anew: bool = False) -> Bundle:
     """The bundle of the model that the settings name, converted first where that was not done.
 
-    Raises UnknownModel, FamilyNotBuilt, CheckpointError, RemoteFailed, BundleError.
+    `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
+    RemoteFailed, BundleError.
     """
     given = Path(settings.model).expanduser()
     if (given / MANIFEST).is_file():
@@ -100,66 +116,96 @@ def open_bundle(settings: Settings, stage: Stage = ignore_stage) -> Bundle:
         if wanted.spec.family == "Builtin":
             return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
         find_family(wanted.spec.family)
+    found = None if anew else find_converted(wanted, settings)
+    if found is not None:
+        return found
+    with converting(wanted.shelf, stage):
+        found = None if anew else find_converted(wanted, settings)
+        return found or convert(wanted, settings, stage)
+
+
+def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:
+    """A bundle on the shelf that serves these settings, if one opens."""
     for precision in _acceptable(settings, wanted.spec):
-        if (wanted.shelf / precision / MANIFEST).is_file():
-            return Bundle.open(wanted.shelf / precision)
-    with locked(wanted.shelf / "conversion"):
-        for precision in _acceptable(settings, wanted.spec):
-            if (wanted.shelf / precision / MANIFEST).is_file():
-                return Bundle.open(wanted.shelf / precision)
-        return convert(wanted, settings, stage)
+        folder = wanted.shelf / precision
+        if (folder / MANIFEST).is_file():
+            try:
+                return Bundle.open(folder)
+            except BundleError as error:
+                log.warning("%s; it is converted again", error.message)
+    return None
+
+
+@contextmanager
+def converting(shelf: Path, stage: Stage = ignore_stage) -> Iterator[None]:
+    """Hold the shelf's lock; wait where another process holds it. Raises BundleError."""
+    try:
+        lock = locked(shelf / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            stage("waiting for another process that converts this model", 0.0)
+            lock.acquire()
+    except OSError as error:
+        raise BundleError(
+            f"the models folder can't be written ({error.strerror}); set EMBEDDING_OV_MODELS_DIR"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def convert(wanted: Wanted, settings: Settings, stage: Stage = ignore_stage) -> Bundle:
     """Download, convert and certify, whatever is there already; the caller holds the lock."""
     spec = wanted.spec
-    if spec is not None:
-        log.info("%s comes under the licence %s", spec.id, spec.licence)
+    licence = f"comes under the licence {spec.licence}" if spec else "has a licence of its own"
+    log.info("%s %s: see %s", wanted.model, licence, " or ".join(wanted.sources))
     found = fetch(wanted, stage)
+    stage("reading the checkpoint", 0.0)
     weights = open_weights(found.weights)
     family, checkpoint = open_checkpoint(weights, found.config, spec)
     plans = find_family(family)(checkpoint)
     default = spec.precision if spec else ("int8-weights" if family == "QwenText" else "f16")
-    precision = stored_precision(settings, default)
+    precision = settings.precision if settings.precision in STORED else default
     require_space(weights, precision, wanted.shelf)
     conversion = Conversion(
         model=wanted.model,
         family=family,
         precision=precision,
         plans=plans,
-        tokenizer=read_tokenizer(found, spec, family),
+        tokenizer=read_tokenizer(found, wanted, stage),
         source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
         | {"files": {path.name: path.stat().st_size for path in found.weights}},
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
     )
-    return build_bundle(
-        conversion, wanted.shelf / precision, partial(certify, settings=settings), stage
-    )
+    check = partial(certify, settings=settings, stage=stage)
+    return build_bundle(conversion, wanted.shelf / precision, check, stage)
 
 
 def fetch(wanted: Wanted, stage: Stage) -> CheckpointFiles:
-    """The checkpoint's files, from the first of the row's repositories that has them."""
+    """The checkpoint's files, from the first source that has them.
 
-    def tell(what: str, done: int, total: int) -> None:
-        stage(what, done / total if total else 1.0)
-
-    sources = wanted.spec.repos if wanted.spec else (wanted.source,)
-    for source in sources[:-1]:
+    Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
+    """
+    refusals: list[CheckpointError | RemoteFailed] = []
+    for source in wanted.sources:
         try:
-            return find_checkpoint(source, progress=tell)
-        except CheckpointError as error:
-            log.warning("%s; trying the next repository", error.message)
-    return find_checkpoint(sources[-1], progress=tell)
+            return find_checkpoint(source, progress=_in_stages(stage))
+        except (CheckpointError, RemoteFailed) as error:
+            log.warning("%s", error.message)
+            refusals.append(error)
+    raise type(refusals[-1])("; ".join(error.message for error in refusals))
 
 
-def read_tokenizer(found: CheckpointFiles, spec: ModelSpec | None, family: str) -> str:
-    """The text of tokenizer.json: the repository's own, built from its vocabulary, or the row's."""
+def read_tokenizer(found: CheckpointFiles, wanted: Wanted, stage: Stage) -> str:
+    """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
     paths = found.tokenizer
     if not paths:
-        if spec is None or spec.tokenizer_repo is None:
-            raise CheckpointError(f"{found.repo or 'the folder'} holds no tokenizer")
-        paths = find_tokenizer(spec.tokenizer_repo)
+        if wanted.spec is None or wanted.spec.tokenizer_repo is None:
+            raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
+        paths = find_tokenizer(wanted.spec.tokenizer_repo, progress=_in_stages(stage))
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
     if "vocab.txt" in paths:
@@ -179,35 +225,87 @@ def list_bundles(models: Path) -> Iterator[Bundle]:
                 log.warning("%s", error.message)
 
 
-def prune(models: Path, keep: Path | None = None) -> list[Path]:
-    """Remove what nothing uses: half-written bundles and those that no longer open.
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is and how good it is, for a listing."""
+    manifest = bundle.manifest
+    return {
+        "model": manifest.model,
+        "precision": manifest.precision,
+        "megabytes": round(bundle.size / 1e6),
+        "fingerprint": manifest.fingerprint,
+        "parity": {name: each["minimum"] for name, each in manifest.parity.items()},
+        "repository": manifest.source.get("repo"),
+        "revision": manifest.source.get("revision"),
+        "licence": manifest.licence,
+        "created": manifest.created,
+        "folder": str(bundle.path),
+    }
 
-    Returns the removed folders. `keep` is left alone whatever its state.
+
+def prune(models: Path) -> Mapping[Path, int]:
+    """Remove what nothing uses -> the removed folders and their sizes in bytes.
+
+    That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
+    bundle is gone. A shelf on which a conversion is running is left alone.
     """
-    removed = []
-    for folder in sorted(models.glob("*/*/*/")):
-        broken = folder.name.startswith(TEMPORARY)
-        if not broken and (folder / MANIFEST).is_file():
-            try:
-                Bundle.open(folder)
-            except BundleError:
-                broken = True
-        if broken and folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
+    removed: dict[Path, int] = {}
+    for shelf in sorted(path for path in models.glob("*/*/") if path.is_dir()):
+        try:
+            with locked(shelf / LOCK).acquire(timeout=0):
+                for folder in _unused(shelf):
+                    removed[folder] = sum(path.stat().st_size for path in folder.rglob("*"))
+                    shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            log.warning("%s is being converted and is left alone", shelf.name)
     return removed
+
+
+def _unused(shelf: Path) -> list[Path]:
+    unused, kept = [], 0
+    for folder in sorted(path for path in shelf.iterdir() if path.is_dir()):
+        try:
+            if folder.name.startswith(TEMPORARY):
+                unused.append(folder)
+            elif folder.name != COMPILED and Bundle.open(folder):
+                kept += 1
+        except BundleError:
+            unused.append(folder)
+    compiled = shelf / COMPILED
+    return unused if kept or not compiled.is_dir() else [*unused, compiled]
+
+
+def _mark(folder: Path) -> str:
+    """Of a folder's place and files: a checkpoint that was replaced is another one."""
+    seen = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.iterdir())
+        if path.suffix in CHECKPOINT_SUFFIXES
+    ]
+    return hashlib.sha256(repr((str(folder), seen)).encode()).hexdigest()[:8]
+
+
+def _in_stages(stage: Stage) -> Progress:
+    """Bytes done of a download as shares of its stages."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        stage(STAGES.get(what, what), done / total if total else 1.0)
+
+    return tell
 
 
 def _acceptable(settings: Settings, spec: ModelSpec | None) -> list[str]:
     """The stored precisions that serve these settings, the best first."""
     if settings.precision in STORED:
-        return [STORED[settings.precision]]
+        return [settings.precision]
     return [spec.precision] if spec else ["f16", "int8-weights"]
 
 
-def _scalars(weights: Any) -> dict[str, float]:
+def _scalars(weights: Weights) -> dict[str, float]:
+    """The similarity's learned scalars, whatever prefix a training run gave their names."""
     found = {}
-    for name in ("logit_scale", "logit_bias"):
-        if name in weights:
-            found[name] = float(weights[name].float32().reshape(-1)[0])
+    for name in weights:
+        kind = name.rpartition(".")[2]
+        if kind in ("logit_scale", "logit_bias") and weights[name].data.size == 1:
+            value = float(weights[name].float32().reshape(-1)[0])
+            found[kind] = exp(value) if kind == "logit_scale" else value
     return found

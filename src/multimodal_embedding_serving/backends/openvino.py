@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def compile_graph(path: Path, settings: Settings, *, pad_id: int = 0) -> OpenVIN
     core = ov.Core()
     model = core.read_model(path)
     try:
-        compiled = core.compile_model(model, settings.device, compile_options(settings))
+        placed = replace(settings, cache_dir=cache_folder(path, settings))
+        compiled = core.compile_model(model, settings.device, compile_options(placed))
     except RuntimeError as error:
         devices = ", ".join(core.available_devices)
         if settings.device.upper() in core.available_devices:
@@ -80,6 +82,12 @@ def compile_graph(path: Path, settings: Settings, *, pad_id: int = 0) -> OpenVIN
             f"EMBEDDING_DEVICE={settings.device!r} can't be used here; devices: {devices}"
         ) from error
     return OpenVINOGraph(compiled, pad_id)
+
+
+def cache_folder(path: Path, settings: Settings) -> Path:
+    """Where compiled blobs of a bundle's graph go: beside the bundle, if it is in our folder."""
+    shelf, ours = path.parent.parent, settings.models_dir
+    return settings.cache_dir or (shelf if shelf.is_relative_to(ours) else ours) / "compiled"
 
 
 def compile_options(settings: Settings) -> dict[str, Any]:

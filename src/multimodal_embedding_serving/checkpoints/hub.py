@@ -23,7 +23,9 @@ from multimodal_embedding_serving.checkpoints.weights import quote
 from multimodal_embedding_serving.errors import CheckpointError
 
 HUB_PREFIX = "hf:"
+PREPROCESSOR = "preprocessor_config.json"
 MAX_CONFIG = 4 << 20
+NUMBER = {int, float}
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")
 """A commit, tag or branch; it becomes a path in the client's cache, so no way up."""
@@ -50,7 +52,8 @@ class CheckpointFiles:
     layout: Layout
     """Whose tensor names to expect: a hint from the files' names."""
     config: Mapping[str, Any] | None
-    """config.json or open_clip_config.json, parsed; None where there is neither."""
+    """config.json or open_clip_config.json, parsed; None where there is neither. image_mean and
+    image_std of preprocessor_config.json are added."""
     tokenizer: Mapping[str, Path]
     """tokenizer.json and its settings, or the vocabulary to build it from; by base name."""
     repo: str | None
@@ -123,7 +126,8 @@ def find_checkpoint(
     if weights[0].endswith(INDEX_SUFFIX):
         index = opened.fetch(weights, ignore)[weights[0]]
         weights += sorted(set(read_index(index).values()))
-    wanted = [*weights, *tokenizer, *([config] if config else [])]
+    pixels = [PREPROCESSOR] if config and PREPROCESSOR in names else []
+    wanted = [*weights, *tokenizer, *([config] if config else []), *pixels]
     absent = [name for name in wanted if name not in names]
     if absent:
         raise CheckpointError(
@@ -134,7 +138,7 @@ def find_checkpoint(
     return CheckpointFiles(
         weights=tuple(paths[name] for name in weights),
         layout=selection.layout,
-        config=read_config(paths[config]) if config else None,
+        config=_describe(paths, config, pixels) if config else None,
         tokenizer=MappingProxyType({name: paths[name] for name in tokenizer}),
         repo=opened.repo,
         revision=opened.revision,
@@ -171,17 +175,43 @@ def open_source(
         path = Path(source).expanduser()
         if text and path.is_dir():
             return Folder(path, f"the folder {quote(path.name)}")
-    match = _REPO.fullmatch(text.removeprefix(HUB_PREFIX))
-    if match is None or isinstance(source, Path):
-        shown = quote(Path(text).name)
-        raise CheckpointError(f"{shown} is neither a folder nor a repository (org/name) of the hub")
-    wanted = revision or match["revision"]
-    if wanted is not None and not _REVISION.fullmatch(wanted):
-        raise CheckpointError(f"{match['repo']}: {quote(wanted)} is no valid revision")
+    if isinstance(source, Path):
+        raise CheckpointError(f"{quote(source.name)} is no folder")
+    repo, told = split_repository(text)
+    if revision is not None:
+        repo, told = split_repository(f"{repo}@{revision}")
     # The client is heavy to import, and a folder needs none of it.
     from multimodal_embedding_serving.checkpoints.download import open_repository
 
-    return open_repository(match["repo"], wanted, access or HubAccess())
+    return open_repository(repo, told, access or HubAccess())
+
+
+def split_repository(source: str) -> tuple[str, str | None]:
+    """`org/name`, `hf:org/name`, either with `@revision` -> (repository, revision).
+
+    Raises CheckpointError.
+    """
+    match = _REPO.fullmatch(source.removeprefix(HUB_PREFIX))
+    if match is None:
+        shown = quote(Path(source).name)
+        raise CheckpointError(f"{shown} is neither a folder nor a repository (org/name) of the hub")
+    revision: str | None = match["revision"]
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise CheckpointError(f"{match['repo']}: {quote(revision)} is no valid revision")
+    return match["repo"], revision
+
+
+def _describe(paths: Mapping[str, Path], config: str, pixels: Sequence[str]) -> Mapping[str, Any]:
+    told = dict(read_config(paths[config]))
+    for name in pixels:
+        for key, value in read_config(paths[name]).items():
+            if key in ("image_mean", "image_std"):
+                if not (
+                    isinstance(value, list) and len(value) == 3 and {*map(type, value)} <= NUMBER
+                ):
+                    raise CheckpointError(f"{name}: {key} is no list of three numbers")
+                told.setdefault(key, value)
+    return told
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
