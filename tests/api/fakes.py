@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.api.server import Server, make_server
-from multimodal_embedding_serving.api.service import EngineFactory
+from multimodal_embedding_serving.api.service import EngineFactory, Service
+from multimodal_embedding_serving.api.web import Server, make_server
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError
@@ -91,8 +91,8 @@ class Running:
     """A server in a thread of this process, on a free port of the loopback."""
 
     def __init__(self, settings: Settings, factory: EngineFactory) -> None:
-        self.server: Server = make_server(settings, engine_factory=factory)
-        self.service = self.server.service
+        self.service = Service(settings)
+        self.server: Server = make_server(self.service, factory=factory)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -20,13 +20,9 @@ from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_
 from multimodal_embedding_serving.api.native import NativeRoutes
 from multimodal_embedding_serving.api.openai import openai_routes
 from multimodal_embedding_serving.api.schemas import EmbeddingsRequest, OpenAIRequest
-from multimodal_embedding_serving.api.service import EngineFactory, Service
-from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import Progress
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import show_stages
 
 log = logging.getLogger(__name__)
 
@@ -37,26 +33,23 @@ BODIES: dict[str, type[BaseModel]] = {
 """Bodies that the routes read by themselves, so that FastAPI does not know their schemas."""
 
 
-def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
-    """Open the engine; a person at the terminal sees how far it is, as /ready does."""
-    with show_stages() as show:
+def create_app(
+    settings: Settings,
+    engine_factory: EngineFactory = open_engine,
+    service: Service | None = None,
+) -> FastAPI:
+    """An app that opens its engine on start, unless that has begun, and closes it on stop.
 
-        def tell(stage: str, share: float) -> None:
-            progress(stage, share)
-            show(stage, share)
-
-        return Engine.open(settings=settings, progress=tell, metrics=metrics)
-
-
-def create_app(settings: Settings, engine_factory: EngineFactory = open_engine) -> FastAPI:
-    """An app that opens its engine on start and closes it on stop; `state.service` is its state."""
+    `state.service` is its state.
+    """
+    service = service or Service(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service: Service = app.state.service
         if not settings.api_keys:
             log.warning("no EMBEDDING_API_KEYS are set: every client is served")
-        service.open_in_background(engine_factory)
+        if not service.begun:
+            service.open_in_background(engine_factory)
         yield
         service.draining = True
         if service.engine is not None:
@@ -75,7 +68,7 @@ def create_app(settings: Settings, engine_factory: EngineFactory = open_engine) 
             HTTPException: on_http_exception,
         },
     )
-    service = app.state.service = Service(settings)
+    app.state.service = service
     app.include_router(NativeRoutes(service).router)
     app.include_router(openai_routes(service))
     _add_pages(app, service)

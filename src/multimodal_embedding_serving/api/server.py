@@ -1,21 +1,14 @@
-"""The process: uvicorn on uvloop and httptools, stopped gracefully."""
+"""The process that serves: it opens the model while the web framework is still being imported."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
-
-from multimodal_embedding_serving.api.app import create_app, open_engine
-from multimodal_embedding_serving.api.service import EngineFactory, Service
+from multimodal_embedding_serving.api.service import Service, open_engine
 from multimodal_embedding_serving.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,68 +21,16 @@ class Listening:
     private_key: Path | None = None
 
 
-class Server(uvicorn.Server):
-    """A server that finishes what it has begun.
-
-    After SIGTERM or SIGINT /ready is 503 and new work is refused, but the server listens until
-    the running requests are answered or `drain` seconds have passed; then it exits with 0. It also
-    stops, with 1, when the model can't be opened.
-    """
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self.service = service
-        self._stop_at: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._stop_at is not None:
-            self.should_exit = True  # told twice
-        self._stop_at = time.monotonic() + self.service.settings.drain
-        self.service.draining = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second by uvicorn; True ends its main loop."""
-        if self._stop_at is not None:
-            idle = self.service.active == 0
-            self.should_exit = self.should_exit or idle or time.monotonic() >= self._stop_at
-        if self.service.failure is not None:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-
-def make_server(
-    settings: Settings,
-    listening: Listening | None = None,
-    engine_factory: EngineFactory = open_engine,
-) -> Server:
-    """A server that is ready to run."""
-    listening = listening or Listening()
-    app = create_app(settings, engine_factory)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        server_header=False,
-        root_path=listening.root_path,
-        ssl_certfile=listening.certificate,
-        ssl_keyfile=listening.private_key,
-        timeout_graceful_shutdown=2,
-        log_config=None,
-    )
-    return Server(config, app.state.service)
-
-
 def serve(settings: Settings, listening: Listening | None = None) -> int:
     """Serve until a signal. Returns the exit status: 1 when the model can't be opened."""
-    server = make_server(settings, listening)
+    service = Service(settings)
+    service.open_in_background(open_engine)
+    from multimodal_embedding_serving.api.web import make_server
+
+    server = make_server(service, listening)
     server.run()
-    status = 0 if server.started and server.service.failure is None else 1
-    if server.started and not server.service.opened.is_set():
+    status = 0 if server.started and service.failure is None else 1
+    if server.started and not service.opened.is_set():
         # A conversion can't be interrupted, and a thread in native code that outlives the
         # interpreter aborts the process. Half a bundle is never trusted, so nothing is lost.
         logging.shutdown()

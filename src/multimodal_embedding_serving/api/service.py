@@ -15,10 +15,22 @@ from multimodal_embedding_serving.errors import EmbeddingError, NotReady, Unknow
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.opening import Progress
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.terminal import show_stages
 
 log = logging.getLogger(__name__)
 
 EngineFactory = Callable[[Settings, Progress, Metrics], Engine]
+
+
+def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
+    """Open the engine; a person at the terminal sees how far it is, as /ready does."""
+    with show_stages() as show:
+
+        def tell(stage: str, share: float) -> None:
+            progress(stage, share)
+            show(stage, share)
+
+        return Engine.open(settings=settings, progress=tell, metrics=metrics)
 
 
 @dataclass(slots=True)
@@ -39,6 +51,8 @@ class Service:
     """When the model was opened: Unix time."""
     active: int = 0
     """Requests that are being answered."""
+    begun: bool = False
+    """Opening has been started."""
     opened: threading.Event = field(default_factory=threading.Event)
     """Set when opening has ended, well or not."""
 
@@ -50,6 +64,7 @@ class Service:
 
     def open_in_background(self, factory: EngineFactory) -> None:
         """Open the engine on a thread; a daemon, because a conversion can't be interrupted."""
+        self.begun = True
         threading.Thread(target=self._open, args=(factory,), name="opening", daemon=True).start()
 
     def _open(self, factory: EngineFactory) -> None:

@@ -1,0 +1,66 @@
+"""The web server: uvicorn on uvloop and httptools, stopped gracefully."""
+
+from __future__ import annotations
+
+import time
+from types import FrameType
+
+import uvicorn
+
+from multimodal_embedding_serving.api.app import create_app
+from multimodal_embedding_serving.api.server import Listening
+from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
+
+
+class Server(uvicorn.Server):
+    """A server that finishes what it has begun.
+
+    After SIGTERM or SIGINT /ready is 503 and new work is refused, but the server listens until
+    the running requests are answered or `drain` seconds have passed; then it exits with 0. It also
+    stops, with 1, when the model can't be opened.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None:
+            self.should_exit = True  # told twice
+        self._stop_at = time.monotonic() + self.service.settings.drain
+        self.service.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second by uvicorn; True ends its main loop."""
+        if self._stop_at is not None:
+            idle = self.service.active == 0
+            self.should_exit = self.should_exit or idle or time.monotonic() >= self._stop_at
+        if self.service.failure is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def make_server(
+    service: Service, listening: Listening | None = None, factory: EngineFactory = open_engine
+) -> Server:
+    """A server that is ready to run; it opens the engine unless that has begun."""
+    listening, settings = listening or Listening(), service.settings
+    app = create_app(settings, factory, service)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        root_path=listening.root_path,
+        ssl_certfile=listening.certificate,
+        ssl_keyfile=listening.private_key,
+        timeout_graceful_shutdown=2,
+        log_config=None,
+    )
+    return Server(config, service)
