@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import sys
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +13,13 @@ import openai
 import pytest
 
 from multimodal_embedding_serving.types import Vectors
-from tests.retrieval import list_photos, rank, read_queries, score
-from tests.serving import PATIENCE, Running, serving
-
-EXACT = ["env", "-u", "EMBEDDING_MODEL_NAME", "EMBEDDING_PRECISION=f32"]
-COMMAND = [*EXACT, sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
-SAMPLES = Path(str(files("multimodal_embedding_serving").joinpath("builtin", "samples")))
-SURE = {
-    "a cat": "chelsea",
-    "a cup of coffee": "coffee",
-    "a motorcycle": "motorcycle_left",
-    "a rocket": "rocket",
-    "coins": "coins",
-}
+from tests.retrieval import list_photos
+from tests.serving import PATIENCE, Running
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with serving(COMMAND) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def http(running: Running) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=running.url, timeout=PATIENCE) as client:
+def http(server: Running) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=PATIENCE) as client:
         yield client
 
 
@@ -59,38 +40,22 @@ def photos(http: httpx2.Client) -> Vectors:
     return np.array(answer["embedding"], np.float32)
 
 
-def test_photos_are_found_by_descriptions(http: httpx2.Client, photos: Vectors) -> None:
-    texts = embed(http, type="text", text=[query.text for query in read_queries()])
-    found = score(rank(np.array(texts["embedding"], np.float32), photos))
-    print(f"recall@1 {found.recall_1} %, recall@3 {found.recall_3} %")  # noqa: T201
-    assert found.recall_1 >= 60
-
-
-@pytest.mark.parametrize(("text", "photo"), SURE.items())
-def test_a_plain_description_finds_its_photo(
-    http: httpx2.Client, photos: Vectors, text: str, photo: str
-) -> None:
-    vector = np.array(embed(http, type="text", text=text)["embedding"], np.float32)
-    best = list_photos()[int((photos @ vector).argmax())]
-    assert best.stem == photo
-
-
-def test_openais_client_searches_photos_by_text(running: Running, photos: Vectors) -> None:
+def test_openais_client_searches_photos_by_text(server: Running, photos: Vectors) -> None:
     items = ["a rocket", *({"image": b64(path)} for path in list_photos())]
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         answer = client.embeddings.create(model="mini", input=items)  # type: ignore[arg-type]
     vectors = np.array([each.embedding for each in answer.data], np.float32)
     assert np.allclose(vectors[1:], photos, atol=1e-5)
     assert list_photos()[int((vectors[1:] @ vectors[0]).argmax())].stem == "rocket"
 
 
-def test_a_films_frames_are_found_by_descriptions(http: httpx2.Client) -> None:
+def test_a_films_frames_are_found_by_descriptions(http: httpx2.Client, samples: Path) -> None:
     """The sample film shows the sample photos one after another."""
     config = {"extraction_fps": 2}
-    film = b64(SAMPLES / "film.mp4")
+    film = b64(samples / "film.mp4")
     answer = embed(http, type="video_base64", video_base64=film, segment_config=config)
     frames = np.array(answer["embedding"], np.float32)
-    stills = sorted(SAMPLES.glob("*.jpg"))
+    stills = sorted(samples.glob("*.jpg"))
     pictures = embed(http, type="image_base64", image_base64=[b64(path) for path in stills])
     nearest = frames @ np.array(pictures["embedding"], np.float32).T
     shown = {stills[place].stem for place in nearest.argmax(axis=1)}
@@ -101,14 +66,16 @@ def test_a_films_frames_are_found_by_descriptions(http: httpx2.Client) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(http: httpx2.Client, photos: Vectors) -> None:
+    exact = http.get("/model/current").json()["inference_precision"] == "f32"
+    least = 0.99999 if exact else 0.999
     path = list_photos()[3]
     alone = embed(http, type="image_base64", image_base64=b64(path))["embedding"]
-    assert float(np.dot(alone, photos[3])) >= 0.99999
+    assert float(np.dot(alone, photos[3])) >= least
     texts = ["a cat", "a much longer sentence about many different things " * 5, "", "b"]
     together = np.array(embed(http, type="text", text=texts)["embedding"], np.float32)
     for place, text in enumerate(texts):
         one = np.array(embed(http, type="text", text=[text])["embedding"][0], np.float32)
-        assert float(one @ together[place]) >= 0.99999
+        assert float(one @ together[place]) >= least
 
 
 def test_a_long_text_is_cut_at_256_tokens(http: httpx2.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from multimodal_embedding_serving.bundle import locked
 from multimodal_embedding_serving.convert import build_bundle
 from multimodal_embedding_serving.library import look_up
 from multimodal_embedding_serving.settings import Settings
+from tests.conftest import Figure
 from tests.serving import ADDRESS, PATIENCE, Running, serving
 from tests.small_model import DIMENSION, small_conversion
 
@@ -37,6 +39,14 @@ def test_it_answers_and_sigterm_ends_it_with_zero(running: Running) -> None:
     assert len(answer["embedding"][0]) == DIMENSION
     assert answer["model"] == "Tests/small"
     assert running.stop() == 0
+
+
+def test_the_first_embedding_comes_soon(figure: Figure) -> None:
+    started = time.perf_counter()
+    with serving(COMMAND) as running:
+        given = {"input": {"type": "text", "text": "a cat"}}
+        assert httpx2.post(f"{running.url}/embeddings", json=given).status_code == 200
+        figure(f"first embedding {time.perf_counter() - started:.2f} s after the process's start")
 
 
 def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
