@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session, constants
 from hypothesis import settings
 
+from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from tests.hub_standin import HubStandIn
 from tests.serving import Running, serving
 
 ROOT = Path(__file__).parent.parent
@@ -47,3 +50,21 @@ def server() -> Iterator[Running]:
     command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
     with serving(command) as running:
         yield running
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    """A hub of its own for each test, and a client untouched by the machine's environment."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    close_session()  # it keeps the proxies that it was opened with
+    with HubStandIn() as standin:
+        yield standin
+    close_session()
+
+
+@pytest.fixture
+def access(hub: HubStandIn, tmp_path: Path) -> HubAccess:
+    return HubAccess(endpoint=hub.url, cache=tmp_path / "cache")

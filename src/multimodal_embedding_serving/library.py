@@ -28,6 +28,7 @@ from multimodal_embedding_serving.certificate import certify
 from multimodal_embedding_serving.checkpoints.hub import (
     HUB_PREFIX,
     CheckpointFiles,
+    HubAccess,
     find_checkpoint,
     find_tokenizer,
     split_repository,
@@ -102,7 +103,13 @@ def look_up(settings: Settings) -> Wanted:
     return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
 
 
-def open_bundle(settings: Settings, stage: Stage = ignore_stage, *, anew: bool = False) -> Bundle:
+def open_bundle(
+    settings: Settings,
+    stage: Stage = ignore_stage,
+    *,
+    anew: bool = False,
+    access: HubAccess | None = None,
+) -> Bundle:
     """The bundle of the model that the settings name, converted first where that was not done.
 
     `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
@@ -121,7 +128,7 @@ def open_bundle(settings: Settings, stage: Stage = ignore_stage, *, anew: bool =
         return found
     with converting(wanted.shelf, stage):
         found = None if anew else find_converted(wanted, settings)
-        return found or convert(wanted, settings, stage)
+        return found or convert(wanted, settings, stage, access)
 
 
 def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:
@@ -156,12 +163,18 @@ def converting(shelf: Path, stage: Stage = ignore_stage) -> Iterator[None]:
         lock.release()
 
 
-def convert(wanted: Wanted, settings: Settings, stage: Stage = ignore_stage) -> Bundle:
+def convert(
+    wanted: Wanted,
+    settings: Settings,
+    stage: Stage = ignore_stage,
+    access: HubAccess | None = None,
+) -> Bundle:
     """Download, convert and certify, whatever is there already; the caller holds the lock."""
     spec = wanted.spec
-    licence = f"comes under the licence {spec.licence}" if spec else "has a licence of its own"
-    log.info("%s %s: see %s", wanted.model, licence, " or ".join(wanted.sources))
-    found = fetch(wanted, stage)
+    if spec is not None:
+        where = " or ".join(wanted.sources)
+        log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
+    found = fetch(wanted, stage, access)
     stage("reading the checkpoint", 0.0)
     weights = open_weights(found.weights)
     family, checkpoint = open_checkpoint(weights, found.config, spec)
@@ -174,7 +187,7 @@ def convert(wanted: Wanted, settings: Settings, stage: Stage = ignore_stage) -> 
         family=family,
         precision=precision,
         plans=plans,
-        tokenizer=read_tokenizer(found, wanted, stage),
+        tokenizer=read_tokenizer(found, wanted, stage, access),
         source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
         | {"files": {path.name: path.stat().st_size for path in found.weights}},
         licence=spec.licence if spec else "",
@@ -184,7 +197,7 @@ def convert(wanted: Wanted, settings: Settings, stage: Stage = ignore_stage) -> 
     return build_bundle(conversion, wanted.shelf / precision, check, stage)
 
 
-def fetch(wanted: Wanted, stage: Stage) -> CheckpointFiles:
+def fetch(wanted: Wanted, stage: Stage, access: HubAccess | None = None) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
     Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
@@ -192,20 +205,26 @@ def fetch(wanted: Wanted, stage: Stage) -> CheckpointFiles:
     refusals: list[CheckpointError | RemoteFailed] = []
     for source in wanted.sources:
         try:
-            return find_checkpoint(source, progress=_in_stages(stage))
+            return find_checkpoint(source, progress=_in_stages(stage), access=access)
         except (CheckpointError, RemoteFailed) as error:
             log.warning("%s", error.message)
             refusals.append(error)
     raise type(refusals[-1])("; ".join(error.message for error in refusals))
 
 
-def read_tokenizer(found: CheckpointFiles, wanted: Wanted, stage: Stage) -> str:
+def read_tokenizer(
+    found: CheckpointFiles,
+    wanted: Wanted,
+    stage: Stage = ignore_stage,
+    access: HubAccess | None = None,
+) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
     paths = found.tokenizer
     if not paths:
         if wanted.spec is None or wanted.spec.tokenizer_repo is None:
             raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
-        paths = find_tokenizer(wanted.spec.tokenizer_repo, progress=_in_stages(stage))
+        repo = wanted.spec.tokenizer_repo
+        paths = find_tokenizer(repo, progress=_in_stages(stage), access=access)
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
     if "vocab.txt" in paths:
