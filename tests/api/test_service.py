@@ -18,6 +18,7 @@ from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.opening import Progress
 from multimodal_embedding_serving.settings import Settings
 from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
+from tests.conftest import Figure
 from tests.fakes import PATIENCE, FakeGraph
 from tests.media_files import write_video
 
@@ -76,7 +77,7 @@ def test_a_model_that_cant_be_opened_ends_the_server() -> None:
     assert running.service.failure == "no model is named 'x'"
 
 
-def test_health_answers_while_the_engine_is_saturated(start: Start) -> None:
+def test_health_answers_while_the_engine_is_saturated(start: Start, figure: Figure) -> None:
     serving = start()
     graph = serving.graphs["text"]
     graph.hold()
@@ -87,12 +88,14 @@ def test_health_answers_while_the_engine_is_saturated(start: Start) -> None:
             for _ in range(16)
         ]
         graph.wait_for_call()
-        times = [http.get("/health").elapsed.total_seconds() for _ in range(50)]
+        asked = [http.get("/health") for _ in range(50)]
+        assert {answer.status_code for answer in asked} == {200}
         assert not any(future.done() for future in waiting)
+        times = [answer.elapsed.total_seconds() for answer in asked]
         graph.release()
         assert {future.result().status_code for future in waiting} == {200}
-    print(f"/health, saturated: median {sorted(times)[25] * 1e3:.1f} ms")  # noqa: T201
-    assert sorted(times)[25] < 0.05
+    middle, worst = sorted(times)[25] * 1e3, max(times) * 1e3
+    figure(f"/health of a saturated server: median {middle:.1f} ms, worst of 50 {worst:.1f} ms")
 
 
 def test_a_full_queue_is_a_429_with_retry_after(start: Start) -> None:

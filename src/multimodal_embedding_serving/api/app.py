@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -26,6 +26,8 @@ from multimodal_embedding_serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
 BODIES: dict[str, type[BaseModel]] = {
     "/embeddings": EmbeddingsRequest,
     "/v1/embeddings": OpenAIRequest,
@@ -43,24 +45,12 @@ def create_app(
     `state.service` is its state.
     """
     service = service or Service(settings)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not settings.api_keys:
-            log.warning("no EMBEDDING_API_KEYS are set: every client is served")
-        if not service.begun:
-            service.open_in_background(engine_factory)
-        yield
-        service.draining = True
-        if service.engine is not None:
-            await service.engine.aclose()
-
     app = FastAPI(
         title=settings.app_title,
         summary=settings.app_name,
         description=settings.app_description,
         version=version("multimodal-embedding-serving"),
-        lifespan=lifespan,
+        lifespan=_lifespan(service, engine_factory),
         docs_url=None,
         redoc_url=None,
         exception_handlers={
@@ -75,6 +65,21 @@ def create_app(
     app.add_middleware(Access, service=service)
     app.openapi = _documented(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
     return app
+
+
+def _lifespan(service: Service, factory: EngineFactory) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if not service.settings.api_keys:
+            log.warning("no EMBEDDING_API_KEYS are set: every client is served")
+        if not service.begun:
+            service.open_in_background(factory)
+        yield
+        service.draining = True
+        if service.engine is not None:
+            await service.engine.aclose()
+
+    return lifespan
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
