@@ -52,6 +52,7 @@ FAMILIES: Mapping[str, str] = {
     "CN-CLIP": "cn_clip",
     "SigLIP": "siglip",
     "Blip2": "blip2",
+    "MobileCLIP": "mobileclip",
     "QwenText": "qwen_text",
 }
 """Catalog family -> its module beside this file."""

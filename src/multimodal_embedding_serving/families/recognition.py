@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.checkpoints import qwen_config
+from multimodal_embedding_serving.checkpoints import mobileclip_names, qwen_config
 from multimodal_embedding_serving.checkpoints.configs import (
     complete,
     describe,
@@ -25,6 +25,7 @@ from multimodal_embedding_serving.checkpoints.sizes import check_sizes
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
+from multimodal_embedding_serving.families.mobileclip import open_mobileclip
 from multimodal_embedding_serving.families.qwen_text import open_qwen
 
 Config = Mapping[str, Any]
@@ -120,6 +121,7 @@ RECOGNISERS: Mapping[str, Recogniser] = MappingProxyType(
         "chinese_clip": Recogniser("CN-CLIP", _layouts("chinese_clip"), open_transformer),
         "siglip": Recogniser("SigLIP", _layouts("siglip"), open_transformer),
         "blip-2": Recogniser("Blip2", _layouts("blip-2"), open_transformer),
+        "mobileclip": Recogniser("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
         "qwen3": Recogniser("QwenText", qwen_config.LAYOUTS, open_qwen),
     }
 )
