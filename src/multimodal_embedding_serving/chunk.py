@@ -49,8 +49,9 @@ class Chunk:
         self._vectors: list[Future[Vector]] = []
         self._failure: BaseException | None = None
 
-    async def embed(self, raws: Sequence[Raw], pool: LanePool) -> list[Outcome]:
-        """One outcome per item. When it is cancelled, so are the items that still wait."""
+    async def embed(self, raws: list[Raw], pool: LanePool) -> list[Outcome]:
+        """One outcome per item; `raws` is emptied once they are prepared. When this is cancelled,
+        so are the items that still wait."""
         ready = await asyncio.gather(*map(_kept, raws)) if any(map(callable, raws)) else raws
         try:
             pool.enter(self._lane, lambda: self._run(ready))
@@ -63,7 +64,7 @@ class Chunk:
         vectors = iter(self._vectors)
         return [_outcome(each, vectors) for each in self._features]
 
-    def _run(self, ready: Sequence[Any]) -> None:
+    def _run(self, ready: list[Any]) -> None:
         """On a thread of the pool."""
         try:
             if not self._dropped:
@@ -74,13 +75,14 @@ class Chunk:
         finally:
             self._arrive()
 
-    def _queue(self, ready: Sequence[Any]) -> None:
+    def _queue(self, ready: list[Any]) -> None:
         """Prepare the items and hand them to the batcher."""
         if self._deadline is not None and self._deadline <= time.monotonic():
             self._features = [DeadlineExceeded(TOO_LATE) for _ in ready]
             return
         prepared = iter(self._prepare([raw for raw in ready if not _is_error(raw)]))
         self._features = [raw if _is_error(raw) else next(prepared) for raw in ready]
+        ready.clear()  # a video's next frame may need the memory of this one
         rows = [each for each in self._features if isinstance(each, Features)]
         with self._lock:
             if self._dropped:

@@ -31,7 +31,7 @@ from multimodal_embedding_serving.inputs import read_segment
 from multimodal_embedding_serving.lanes import Lane
 from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.media.image import ImageSource
-from multimodal_embedding_serving.media.video import Segment
+from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.opening import ModelInfo, Opener, Progress
 from multimodal_embedding_serving.plans import (

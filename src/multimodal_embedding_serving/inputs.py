@@ -24,7 +24,7 @@ from pydantic import (
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.manifest import Manifest, read_manifest
-from multimodal_embedding_serving.media.video import Segment
+from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.plans import ManifestFrames, Plan, Texts, Video
 from multimodal_embedding_serving.sources import Encoded, Media
 from multimodal_embedding_serving.types import Modality

@@ -99,10 +99,13 @@ def prepare_images(transform: ImageTransform, media: Media) -> Prepare:
     def prepare_one(raw: Any) -> Features | EmbeddingError:
         try:
             source = media.image_source(raw)
-            image = open_rgb(source, media.images, at_least=transform.at_least)
+            with media.budget.share() as reserve:
+                image = open_rgb(source, media.images, at_least=transform.at_least, reserve=reserve)
+                row = transform(image)
+                del image  # before its share is free
         except EmbeddingError as error:
             return error
-        return Features(transform(image), transform.patches, transform.patches)
+        return Features(row, transform.patches, transform.patches)
 
     return lambda raws: [prepare_one(raw) for raw in raws]
 

@@ -22,8 +22,8 @@ from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, No
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
+from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.media.stream import stream
-from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.sources import Encoded, Media, is_url
 from multimodal_embedding_serving.types import Modality
 
@@ -146,9 +146,9 @@ class Video:
 
     async def stream(self, media: Media, seen: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
         """The frames' pixels; `seen` learns which they are, each before it is yielded."""
-        source = await self._load(media)
-        make = partial(media.open_video, source, self.segment)
-        async with aclosing(stream(make, media.decoders, ahead=media.ahead)) as frames:
+        video = media.open_video(await self._load(media), self.segment)
+        run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
+        async with aclosing(run) as frames:
             async for frame in frames:
                 seen.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
                 yield frame.rgb

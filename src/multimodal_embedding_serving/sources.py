@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,17 @@ from weakref import WeakKeyDictionary
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.lanes import LanePool
+from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.decoders import DecoderLimits, Decoders, Decoding
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_base64
-from multimodal_embedding_serving.media.video import Frame, Segment, VideoLimits, read_frames
+from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from multimodal_embedding_serving.settings import Settings
+
+MOST_VIDEOS = 4
+"""Videos that are decoded at a time, each in a process of its own and on several threads."""
+DECODE_BYTES = 512 << 20
+"""What all pictures that are being decoded may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,10 @@ class Media:
     max_text_chars: int
     workers: LanePool
     """Threads that decode and resize images and tokenize texts."""
-    decoders: ThreadPoolExecutor
-    """One thread per video that is being decoded."""
+    decoders: Decoders
+    """The processes that decode videos."""
+    budget: DecodeBudget
+    """The memory of pictures that are being decoded."""
     threads: int = 0
     """FFmpeg threads per video; 0 = FFmpeg's choice."""
     ahead: int = 4
@@ -115,7 +123,12 @@ class Media:
             max_items=settings.max_items,
             max_text_chars=settings.max_text_chars,
             workers=LanePool(settings.worker_count),
-            decoders=ThreadPoolExecutor(settings.worker_count, "video"),
+            decoders=Decoders(
+                min(settings.worker_count, MOST_VIDEOS),
+                slots=(settings.frame_queue or 4) + settings.worker_count + 2,
+                limits=DecoderLimits(seconds=settings.request_timeout),
+            ),
+            budget=DecodeBudget(DECODE_BYTES),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
             received=received,
@@ -124,7 +137,7 @@ class Media:
     def close(self) -> None:
         """Stop the threads, once what they do is done."""
         self.workers.shutdown(wait=False)
-        self.decoders.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()
 
     def check_count(self, count: int) -> None:
         """Raises TooLarge for more items than one request may have."""
@@ -155,14 +168,16 @@ class Media:
             self.received("image", len(source))
         return source
 
-    def open_video(
-        self, source: bytes | Path | Encoded, segment: Segment
-    ) -> Generator[Frame, None, None]:
+    def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
+        load = partial(self._video_source, source)
+        return Decoding(self.decoders, load, segment, self.videos, threads=self.threads)
+
+    def _video_source(self, source: bytes | Path | Encoded) -> bytes | Path:
         if isinstance(source, Encoded):
             source = source.decode(self.videos.max_bytes, "video")
         if isinstance(source, bytes):
             self.received("video", len(source))
-        yield from read_frames(source, segment, self.videos, threads=self.threads)
+        return source
 
 
 def is_url(text: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 import av
 from av.container import InputContainer
@@ -53,6 +54,10 @@ DECODER_ERRORS = (
 LEAP = 12
 """Frames that a seek must save; below, decoding on is cheaper than filling the decoder again."""
 UNKNOWN_RATE = 25.0
+FRAME_MEMORY = 1400 << 20
+"""What decoded frames may take, of the 2 GB that the decoder's process may have."""
+REFERENCES = 8
+"""Frames that a decoder keeps besides one for each thread: at 8K, six are the most (H.264 A.3)."""
 TOP_RATE = 240
 """Frames a second; `max_seconds` times this bounds the count of a hostile file."""
 
@@ -84,19 +89,17 @@ class Survey:
 
 
 class Source:
-    """An encoded video, in memory or on disk, that can be opened again and again."""
+    """An encoded video, in memory, on disk or in an open file, that can be opened again and again,
+    but only once at a time."""
 
-    def __init__(self, data: bytes | Path, *, max_side: int) -> None:
+    def __init__(self, data: bytes | Path | int, *, max_side: int) -> None:
         self._data = data
         self.max_side = max_side
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         with contextlib.ExitStack() as stack:
-            data = self._data
-            file = stack.enter_context(
-                io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
-            )
+            file = stack.enter_context(self._file())
             demuxer = recognise(file.read(3 * TS_PACKET))
             if demuxer is None:
                 raise UnrecognisedMedia("this is not a video of a known format")
@@ -105,6 +108,14 @@ class Source:
                 container = stack.enter_context(self._container(file, demuxer))
                 stream = _picture_stream(container, self.max_side)
             yield container, stream
+
+    def _file(self) -> IO[bytes]:
+        if isinstance(self._data, bytes):
+            return io.BytesIO(self._data)
+        if isinstance(self._data, Path):
+            return self._data.open("rb")
+        os.lseek(self._data, 0, os.SEEK_SET)
+        return os.fdopen(self._data, "rb", closefd=False)
 
     def _container(self, file: Any, demuxer: str) -> InputContainer:
         options = {"protocol_whitelist": "file,pipe", **self.decoder_options}
@@ -248,6 +259,15 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
     yield from stream.decode(None)
 
 
+def fitting_threads(asked: int, pixels: int) -> int:
+    """As many as asked (0: FFmpeg's choice), unless the frames that each holds would not fit.
+
+    A pixel has three bytes (4:2:0 of ten bits): from 5K on this may be less than 16 threads.
+    """
+    most = FRAME_MEMORY // max(1, 3 * pixels) - REFERENCES
+    return asked if most >= (asked or 16) else max(1, min(asked or (os.cpu_count() or 1) + 1, most))
+
+
 class Footage:
     """The frames of a surveyed video. Call `frame` with ascending numbers; close when done."""
 
@@ -291,7 +311,7 @@ class Footage:
         self._container, self._stream = self._stack.enter_context(self._source.open())
         context = self._stream.codec_context
         context.thread_type = "AUTO"
-        context.thread_count = self._threads
+        context.thread_count = fitting_threads(self._threads, context.width * context.height)
         context.options = self._source.decoder_options
         self._position = 0
         self._frames: Iterator[VideoFrame] = _decode(self._container, self._stream)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import binascii
 import io
-import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
     UnrecognisedMedia,
 )
+from multimodal_embedding_serving.media.budget import Reserve
+from multimodal_embedding_serving.media.levels import by_own_range
 
 ImageSource = bytes | Image.Image | NDArray[Any]
 """An encoded file, a Pillow image, or an array [H, W], [H, W, 1..4] (grey, grey + alpha, RGB, RGBA)
@@ -107,26 +108,34 @@ class ImageLimits:
     """Keys of DECODERS that may be opened."""
 
 
-def open_rgb(source: ImageSource, limits: ImageLimits, *, at_least: int = 0) -> Image.Image:
+def open_rgb(
+    source: ImageSource,
+    limits: ImageLimits,
+    *,
+    at_least: int = 0,
+    reserve: Reserve = lambda size: None,
+) -> Image.Image:
     """Decode `source` fully and bring it to an RGB image.
 
     `at_least` is the short side in pixels that the caller will resize to: a larger JPEG is decoded
     straight to a half, a quarter or an eighth, as long as both sides stay twice that (4000x3000 in
-    37 ms instead of 146, at most 2 grey levels off). 0 decodes in full.
+    37 ms instead of 146, at most 2 grey levels off). 0 decodes in full. `reserve` hears how many
+    bytes the picture will take, before they are taken.
 
     Raises UnrecognisedMedia (no known signature, or a format that is not allowed), TooLarge
     (bytes or pixels, before decoding), InvalidInput (can't be decoded), MissingExtra (HEIC without
     the extra `heif`).
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, limits)
+        return _from_array(source, limits, reserve)
     try:
         if isinstance(source, Image.Image):
             image = source
             _check_size(image.size, limits)
-            image.load()
         else:
-            image = _decode(source, limits, at_least)
+            image = _open_checked(source, limits, at_least)
+        reserve(_decoded_bytes(image))
+        image.load()
         return _to_rgb(_upright(image))
     except MemoryError:
         raise TooLarge("the image takes more memory to decode than there is") from None
@@ -191,7 +200,21 @@ def _looks_like_tga(data: bytes) -> bool:
     return all(sides) and data[16] in (8, 16, 24, 32) and (not colour_mapped or data[1] == 1)
 
 
-def _decode(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
+def _decoded_bytes(image: Image.Image) -> int:
+    """What decoding takes at its peak: the pixels as Pillow keeps them, and once more where they
+    are turned or brought to RGB."""
+    return image.width * image.height * (4 if _is_final(image) else 8)
+
+
+def _is_final(image: Image.Image) -> bool:
+    if image.mode != "RGB" or "transparency" in image.info:
+        return False
+    asking_decodes = image.format == "PNG" and "exif" not in image.info
+    return asking_decodes or _turn(image) is None
+
+
+def _open_checked(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
+    """Hold the header to the limits; no pixel is decoded yet."""
     if not data:
         raise InvalidInput("the image is empty")
     if len(data) > limits.max_bytes:
@@ -211,7 +234,6 @@ def _decode(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
         _check_pixels(image.size, min(limits.max_pixels, MAX_INTERPRETED_PIXELS), f"{name} image")
     if name == "JPEG" and at_least > 0:
         image = _draft(image, data, at_least)
-    image.load()
     return image
 
 
@@ -263,12 +285,16 @@ def _check_pixels(size: tuple[int, int], most: int, kind: str) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata that can't be read says nothing about it."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The EXIF orientation; metadata that can't be read says nothing about it."""
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except DECODER_ERRORS:
-        turn = None
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 
@@ -277,7 +303,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
         return _grey((np.asarray(image) >> 8).astype(np.uint8))  # a PGM's full scale is 65535 too
     if mode in ("I", "F"):
-        return _grey(_by_own_range(np.asarray(image)))
+        return _grey(by_own_range(np.asarray(image)))
     if mode in ("RGBa", "La"):
         image = image.convert("RGBA" if mode == "RGBa" else "LA")
     if "transparency" in image.info:  # Pillow would warn of it, or fail on a malformed one
@@ -290,12 +316,13 @@ def _grey(levels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(levels).convert("RGB")
 
 
-def _from_array(array: NDArray[Any], limits: ImageLimits) -> Image.Image:
+def _from_array(array: NDArray[Any], limits: ImageLimits, reserve: Reserve) -> Image.Image:
     if array.ndim == 3 and 1 <= array.shape[2] <= 4:
         array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
     elif array.ndim != 2:
         raise InvalidInput("an image array must be [height, width] or [height, width, channels]")
     _check_size((array.shape[1], array.shape[0]), limits)
+    reserve(array.shape[0] * array.shape[1] * (4 if array.ndim == 3 else 8))
     if array.dtype == np.bool_:
         levels = array.astype(np.uint8) * 255
     elif array.dtype == np.uint8:
@@ -303,30 +330,8 @@ def _from_array(array: NDArray[Any], limits: ImageLimits) -> Image.Image:
     elif array.dtype == np.uint16:
         levels = (array >> 8).astype(np.uint8)
     elif array.dtype.kind in "iuf":
-        levels = _by_own_range(array)
+        levels = by_own_range(array)
     else:
         raise InvalidInput("an image array must hold integers, floats or booleans")
-    return Image.fromarray(np.ascontiguousarray(levels)).convert("RGB")
-
-
-def _by_own_range(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Stretch the smallest finite value to 0 and the largest to 255; a constant picture is black.
-
-    NaN counts as the smallest. Rows go by in blocks, so that doubles take 8 MB and not 512.
-    """
-    if values.dtype.kind in "iu":
-        low, high = values.min(), values.max()
-    else:
-        finite = np.isfinite(values)
-        low = values.min(where=finite, initial=np.inf)
-        high = values.max(where=finite, initial=-np.inf)
-    span = float(high) / 2 - float(low) / 2  # halves, since a double's full range overflows
-    levels = np.zeros(values.shape, dtype=np.uint8)
-    if not (span > 0 and math.isfinite(span)):
-        return levels
-    step = max(1, (1 << 20) // max(1, values[0].size))
-    for start in range(0, len(values), step):
-        block = values[start : start + step].astype(np.float64)
-        np.nan_to_num(block, copy=False, nan=float(low), posinf=float(high), neginf=float(low))
-        levels[start : start + step] = np.rint((block / 2 - float(low) / 2) / span * 255)
-    return levels
+    image = Image.fromarray(np.ascontiguousarray(levels))
+    return image if image.mode == "RGB" else image.convert("RGB")

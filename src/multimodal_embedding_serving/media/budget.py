@@ -1,0 +1,73 @@
+"""A process-wide bound on the memory of pictures that are being decoded.
+
+Each picture asks, once its header has told its size, for what it will take. Who asked first is
+served first, so that no stream of small pictures keeps a large one waiting; and each holds one
+share at most, so that nobody waits for itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from multimodal_embedding_serving.errors import TooLarge
+
+Reserve = Callable[[int], None]
+"""Called once, with the bytes that a picture will take; returns when they may be taken."""
+
+
+class DecodeBudget:
+    """`limit` bytes, shared by all threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self._left = limit
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, threading.Event]] = deque()
+
+    @property
+    def left(self) -> int:
+        """Bytes that nobody holds."""
+        return self._left
+
+    @contextmanager
+    def share(self) -> Iterator[Reserve]:
+        """What is reserved inside is held until the end of the `with`.
+
+        Reserving waits for its turn, and raises TooLarge where the whole budget would not do.
+        """
+        held = 0
+
+        def reserve(size: int) -> None:
+            nonlocal held
+            if held:
+                raise RuntimeError("one picture holds one share")
+            self._take(size)
+            held = size
+
+        try:
+            yield reserve
+        finally:
+            self._give(held)
+
+    def _take(self, size: int) -> None:
+        if size > self.limit:
+            raise TooLarge(
+                f"the image takes {size >> 20:,} MB to decode; the limit is {self.limit >> 20:,} MB"
+            )
+        with self._lock:
+            if not self._waiting and size <= self._left:
+                self._left -= size
+                return
+            turn = threading.Event()
+            self._waiting.append((size, turn))
+        turn.wait()
+
+    def _give(self, size: int) -> None:
+        with self._lock:
+            self._left += size
+            while self._waiting and self._waiting[0][0] <= self._left:
+                first, turn = self._waiting.popleft()
+                self._left -= first
+                turn.set()

@@ -1,0 +1,135 @@
+"""What is taken of a video: the sampling contract, pure arithmetic over a frame count and a rate.
+
+Nothing here decodes: the service knows these types, and only the decoder's process loads FFmpeg.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Which frames to take. Priority: frame_indexes, then extraction_fps, then num_frames."""
+
+    start_offset: float = 0
+    """Seconds."""
+    clip_duration: float = -1
+    """Seconds; negative: to the end."""
+    num_frames: int = 64
+    """Evenly spaced; 0: all."""
+    extraction_fps: float | None = None
+    """Frames for each second of video."""
+    frame_indexes: tuple[int, ...] | None = None
+    """Absolute numbers; those outside the segment are dropped."""
+    pooling: Literal["mean"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    index: int
+    """Its place among the video's frames in presentation order, from 0."""
+    timestamp: float
+    """Seconds after the first frame."""
+    rgb: NDArray[np.uint8]
+    """[height, width, 3], turned as the video's rotation says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoLimits:
+    max_bytes: int
+    max_seconds: float
+    max_frames: int
+    """Sampled frames."""
+    max_side: int = 8192
+
+
+FINE = 8
+"""Steps per frame up to which the contract's steps are counted out, roundings and all."""
+
+
+def choose(segment: Segment, frames: int, rate: float) -> list[int]:
+    """The numbers of the sampled frames, ascending, without duplicates.
+
+    `frames` is the video's count, `rate` its average frames a second. Raises InvalidInput, saying
+    the video's length, where the segment holds no frame or a number makes no sense.
+    """
+    check_segment(segment)
+    length = f"the video has {frames} frames ({frames / rate:.2f} s)"
+    start = _whole(rate * segment.start_offset, frames)
+    end = frames
+    if segment.clip_duration >= 0:
+        end = min(frames, start + _whole(rate * segment.clip_duration, frames))
+    if start >= frames:
+        where = f"startOffsetSec {segment.start_offset:g} lies beyond the end"
+        raise InvalidInput(f"{where}: {length}", param="segment_config")
+    if start >= end:
+        where = f"clip_duration {segment.clip_duration:g} s holds no frame"
+        raise InvalidInput(f"{where}: {length}", param="segment_config")
+    if segment.frame_indexes:
+        inside = sorted({index for index in segment.frame_indexes if start <= index < end})
+        if inside:
+            return inside
+    elif segment.extraction_fps:
+        return _paced(start, end, rate, segment.extraction_fps)
+    return _spread(start, end, segment.num_frames)
+
+
+def check_segment(segment: Segment) -> None:
+    for name, value, least in (
+        ("startOffsetSec", segment.start_offset, 0.0),
+        ("clip_duration", segment.clip_duration, -math.inf),
+        ("num_frames", segment.num_frames, 0),
+        ("extraction_fps", segment.extraction_fps or 0.0, 0.0),
+    ):
+        if math.isnan(value) or value < least:
+            raise InvalidInput(f"{name} must be a number >= {least:g}", param="segment_config")
+
+
+def _whole(value: float, most: int) -> int:
+    """int(value), where anything beyond the video's end, infinity too, is just beyond it."""
+    return int(value) if value <= most else most + 1
+
+
+def _paced(start: int, end: int, rate: float, fps: float) -> list[int]:
+    if fps > FINE * rate:  # steps of a fraction of a frame hit every frame
+        return list(range(start, end))
+    chosen = [start]
+    step = 1
+    while (place := start + step * rate / fps) < end:
+        if int(place) > chosen[-1]:
+            chosen.append(int(place))
+        step += 1
+    return chosen
+
+
+def _spread(start: int, end: int, count: int) -> list[int]:
+    if count == 0 or count >= end - start:  # steps of at most one frame hit every frame
+        return list(range(start, end))
+    places = np.linspace(start, end, count, endpoint=False).astype(np.int64)
+    return [int(place) for place in np.unique(places)]
+
+
+def source_size(source: bytes | Path | int, limits: VideoLimits) -> int:
+    """Bytes of an encoded video, a file or an open descriptor; NotFound, InvalidInput, TooLarge."""
+    try:
+        if isinstance(source, bytes):
+            size = len(source)
+        else:
+            size = (source.stat() if isinstance(source, Path) else os.fstat(source)).st_size
+    except OSError:
+        raise NotFound("the video file does not exist") from None
+    if size == 0:
+        raise InvalidInput("the video is empty")
+    if size > limits.max_bytes:
+        raise TooLarge(f"the video has {size:,} bytes; the limit is {limits.max_bytes:,} bytes")
+    return size
