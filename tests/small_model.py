@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_embedding_serving.convert import Conversion
 from multimodal_embedding_serving.families import TowerPlan
@@ -17,23 +18,36 @@ SIDE = 16
 ENTRIES = 32
 
 
-def small_plans(seed: int = 0) -> Sequence[TowerPlan]:
-    """Text: the masked mean of embeddings. Image: the mean of patches. Both projected."""
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+def small_weights(seed: int = 0) -> Arrays:
+    """The words' table, the patches' kernel, and a projection for each tower."""
     rng = np.random.default_rng(seed)
-    table = rng.standard_normal((ENTRIES, 6)).astype(np.float32)
-    read = rng.standard_normal((DIMENSION, 6)).astype(np.float32)
-    kernel = rng.standard_normal((12, 3, 4, 4)).astype(np.float32)
-    see = rng.standard_normal((DIMENSION, 12)).astype(np.float32)
+    shapes = {"table": (ENTRIES, 6), "read": (DIMENSION, 6), "kernel": (12, 3, 4, 4)}
+    shapes["see"] = (DIMENSION, 12)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def small_plans(
+    seed: int = 0, weights: Arrays | None = None, *, pooling: str = "mean", centre: float = 0.5
+) -> Sequence[TowerPlan]:
+    """Text: the masked mean of embeddings (or the first). Image: the mean of patches."""
+    w = small_weights(seed) if weights is None else weights
 
     def text(ops: Ops[T], inputs: Mapping[str, T]) -> T:
-        x = ops.embedding(inputs["input_ids"], table)
-        pooled = ops.masked_mean(x, inputs["attention_mask"])
-        return ops.l2_normalize(ops.linear(pooled, read))
+        x = ops.embedding(inputs["input_ids"], w["table"])
+        mask = inputs["attention_mask"]
+        if pooling == "mean":
+            pooled = ops.masked_mean(x, mask)
+        else:
+            pooled = ops.take_place(x, ops.first_place(mask, 1))
+        return ops.l2_normalize(ops.linear(pooled, w["read"]))
 
     def image(ops: Ops[T], inputs: Mapping[str, T]) -> T:
-        x = ops.pixels(inputs["pixels"], (0.5,) * 3, (0.5,) * 3)
-        x = ops.gelu(ops.conv2d(x, kernel, stride=4))
-        return ops.l2_normalize(ops.linear(ops.mean(x, (2, 3)), see))
+        x = ops.pixels(inputs["pixels"], (centre,) * 3, (0.5,) * 3)
+        x = ops.gelu(ops.conv2d(x, w["kernel"], stride=4))
+        return ops.l2_normalize(ops.linear(ops.mean(x, (2, 3)), w["see"]))
 
     looks: dict[str, Any] = {"size": SIDE, "resize": "squash", "resample": "bicubic", "patches": 16}
     reads: dict[str, Any] = {"max_length": 12, "pad_id": 0, "eos_kept": False}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from multimodal_embedding_serving.bundle import (
@@ -17,10 +18,11 @@ from multimodal_embedding_serving.bundle import (
     fingerprint,
     publishing,
 )
-from multimodal_embedding_serving.convert import build_bundle
+from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
+from multimodal_embedding_serving.convert import STORAGES, Conversion, build_bundle, require_space
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerPlan
-from tests.small_model import small_conversion
+from tests.small_model import small_conversion, small_plans, small_weights
 
 
 @pytest.fixture
@@ -93,30 +95,59 @@ def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path
     assert again.manifest.fingerprint == bundle.manifest.fingerprint
 
 
-def test_weights_precision_transform_and_tokenizer_each_change_the_fingerprint(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    seen = {bundle.manifest.fingerprint}
-    first = small_conversion()
-    slower = dataclasses.replace(
-        first.plans[0], transform={**first.plans[0].transform, "resample": "bilinear"}
-    )
-    assert first.tokenizer is not None
-    changed = [
-        small_conversion(seed=1),
-        small_conversion(precision="f32"),
-        dataclasses.replace(first, plans=(slower, first.plans[1])),
-        dataclasses.replace(first, tokenizer=first.tokenizer.replace('"cat"', '"kat"')),
+def flip(name: str) -> Sequence[TowerPlan]:
+    """The small towers, the last bit of one weight turned."""
+    weights = {key: array.copy() for key, array in small_weights().items()}
+    weights[name].reshape(-1).view(np.uint32)[7] ^= 1
+    return small_plans(weights=weights)
+
+
+def transformed(modality: str, key: str, value: object) -> Sequence[TowerPlan]:
+    return [
+        dataclasses.replace(plan, transform={**plan.transform, key: value})
+        if plan.modality == modality
+        else plan
+        for plan in small_plans()
     ]
-    for place, conversion in enumerate(changed):
-        seen.add(build_bundle(conversion, tmp_path / str(place)).manifest.fingerprint)
-    assert len(seen) == 5
+
+
+FIRST = small_conversion()
+TOKENIZER = str(FIRST.tokenizer)
+PLANS: dict[str, Sequence[TowerPlan]] = {
+    **{f"one bit of {name}": flip(name) for name in small_weights()},
+    "pooling": small_plans(pooling="first"),
+    "the mean of the pixels": small_plans(centre=0.4),
+    "size": transformed("image", "size", 17),
+    "resize": transformed("image", "resize", "short_side"),
+    "resample": transformed("image", "resample", "bilinear"),
+    "max_length": transformed("text", "max_length", 11),
+    "pad_id": transformed("text", "pad_id", 1),
+    "lowercase": transformed("text", "lowercase", True),
+    "prompts": transformed("text", "prompts", {"query": "q: {text}"}),
+    "a tower left out": FIRST.plans[:1],
+}
+MUTATIONS: dict[str, Conversion] = {
+    **{name: dataclasses.replace(FIRST, plans=plans) for name, plans in PLANS.items()},
+    "a word": dataclasses.replace(FIRST, tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
+    **{name: dataclasses.replace(FIRST, precision=name) for name in STORAGES if name != "f16"},
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_whatever_decides_the_vectors_changes_the_fingerprint(
+    mutation: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    changed = build_bundle(MUTATIONS[mutation], tmp_path / "changed")
+    assert changed.manifest.fingerprint != bundle.manifest.fingerprint
 
 
 def test_name_source_and_licence_do_not_change_the_fingerprint(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(small_conversion(), model="Other/name", source={}, licence="mit")
+    other = dataclasses.replace(
+        small_conversion(), model="Other/name", source={}, licence="mit",
+        notice="hello", extras={"logit_scale": 2.0}, parity={"text": {"minimum": 1.0}},
+    )  # fmt: skip
     made = build_bundle(other, tmp_path / "other")
     assert made.manifest.fingerprint == bundle.manifest.fingerprint
     manifest = made.manifest
@@ -159,3 +190,15 @@ def test_publishing_again_replaces_the_old_bundle_as_a_whole(bundle: Bundle) -> 
     made.verify()
     assert made.manifest.fingerprint != bundle.manifest.fingerprint
     assert {path.name for path in bundle.path.parent.iterdir()} <= {"small", "small.lock"}
+
+
+def test_space_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1 << 50,), (0,))
+    stored = StoredTensor("w", "F32", huge.shape, huge, "model.safetensors")
+    weights = Weights({"w": stored}, file="model.safetensors")
+    with pytest.raises(
+        BundleError, match=r"needs 2251799\.8 GB, and the disk of the models folder"
+    ):
+        require_space(weights, "f16", tmp_path / "shelf")
+    require_space(Weights({}, file="model.safetensors"), "f16", tmp_path / "shelf")
+    assert list((tmp_path / "shelf").iterdir()) == []
