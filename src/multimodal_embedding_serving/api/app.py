@@ -19,6 +19,7 @@ from multimodal_embedding_serving.api.access import Access
 from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
 from multimodal_embedding_serving.api.native import NativeRoutes
 from multimodal_embedding_serving.api.openai import openai_routes
+from multimodal_embedding_serving.api.playground import playground_routes
 from multimodal_embedding_serving.api.schemas import EmbeddingsRequest, OpenAIRequest
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 from multimodal_embedding_serving.errors import EmbeddingError
@@ -61,6 +62,7 @@ def create_app(
     app.state.service = service
     app.include_router(NativeRoutes(service).router)
     app.include_router(openai_routes(service))
+    app.include_router(playground_routes())
     _add_pages(app, service)
     app.add_middleware(Access, service=service)
     app.openapi = _documented(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
