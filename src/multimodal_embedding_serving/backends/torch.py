@@ -1,0 +1,101 @@
+"""A tower's graph on torch: CPU or CUDA, straight from a checkpoint's plan.
+
+Importing this module needs the extra `torch`; MissingExtra says so where it is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from multimodal_embedding_serving.backends.openvino import collate
+from multimodal_embedding_serving.errors import MissingExtra, SettingsError
+from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Row, Vectors
+
+try:
+    import torch
+
+    from multimodal_embedding_serving.graph.torch_ops import Program, note_program
+except ImportError as error:
+    raise MissingExtra("EMBEDDING_USE_OV=false (the torch backend)", "torch") from error
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+CUDA_CALLS = 2
+"""Calls at a time on CUDA: one is collated and copied while another computes."""
+
+
+class TorchGraph:
+    """A tower on one device. On CPU one call at a time has all of torch's threads."""
+
+    def __init__(
+        self, plan: TowerPlan, program: Program, device: torch.device, precision: str
+    ) -> None:
+        self.dimension = plan.dimension
+        self.parallel = CUDA_CALLS if device.type == "cuda" else 1
+        self.precision = precision
+        self._program: Program | None = program
+        self._names = list(plan.inputs)
+        self._pad_id = int(plan.transform.get("pad_id", 0))
+        self._device = device
+
+    def __call__(self, rows: Sequence[Row]) -> Vectors:
+        program = self._program
+        if program is None:
+            raise RuntimeError("the graph is closed")
+        batch = collate(rows, self._names, self._pad_id)
+        with torch.inference_mode():
+            inputs = {
+                name: torch.from_numpy(array).to(self._device) for name, array in batch.items()
+            }
+            vectors: Vectors = program(inputs).cpu().numpy()
+        return np.ascontiguousarray(vectors)
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._program = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def open_plan(plan: TowerPlan, settings: Settings) -> TorchGraph:
+    """Put a tower on the device that the settings name.
+
+    Raises SettingsError naming the devices and precisions there are.
+    """
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    if precision == "f32":  # the word is float32; TF32 keeps 10 bits of each number
+        torch.backends.cudnn.allow_tf32 = False
+    program = note_program(list(plan.inputs), plan.build, device, DTYPES[precision])
+    return TorchGraph(plan, program, device, precision)
+
+
+def choose_device(name: str) -> torch.device:
+    """`CPU`, `cuda` or `cuda:n` -> torch's device. Raises SettingsError where it is not there."""
+    known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    wanted = "cuda:0" if name.lower() == "cuda" else name.lower()
+    if wanted not in known:
+        raise SettingsError(
+            f"EMBEDDING_DEVICE={name!r} can't be used by the torch backend here; "
+            f"devices: {', '.join(known)}"
+        )
+    return torch.device(wanted)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """What to compute in; `auto` is float32 on CPU, and 16 bits on CUDA, bfloat16 if it has it."""
+    if name == "auto":
+        if device.type == "cpu":
+            return "f32"
+        return "bf16" if torch.cuda.is_bf16_supported() else "f16"
+    if name not in DTYPES:
+        raise SettingsError(
+            f"EMBEDDING_PRECISION={name!r} needs OpenVINO (EMBEDDING_USE_OV=true); "
+            f"the torch backend has auto, {', '.join(DTYPES)}"
+        )
+    return name
