@@ -99,8 +99,8 @@ def test_vectors_are_those_of_the_library_that_wrote_the_file(
     towers = open_small(model, tmp_path)
     library = "cn_clip" if model_type(model) == "chinese_clip" else "open_clip_torch"
     oracle = f"{library} {expected['versions'][library]}"
-    for precision, bound in BOUNDS.items():
-        graphs = towers.compile(tmp_path, precision)
+    for precision in ("f32", "f16"):  # integers are the same in any layout
+        bound, graphs = BOUNDS[precision], towers.compile(tmp_path, precision)
         least = min(
             cosine(graphs["image"](images), np.array(expected["images"])),
             cosine(graphs["text"](words), np.array(expected["texts"])),
