@@ -31,6 +31,11 @@ class DecodeBudget:
         """Bytes that nobody holds."""
         return self._left
 
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait for their turn."""
+        return len(self._waiting)
+
     @contextmanager
     def share(self) -> Iterator[Reserve]:
         """What is reserved inside is held until the end of the `with`.

@@ -146,7 +146,8 @@ class Decoding:
         """`load` gives the encoded video; it is called on the thread that `frames` runs on."""
         self._decoders, self._load = decoders, load
         self._segment, self._limits, self._threads = segment, limits, threads
-        self._left = decoders.limits.seconds
+        self.seconds_left = decoders.limits.seconds
+        """That its process may still keep it waiting."""
         self._ring: Ring | None = None
         self._due: set[int] = set()
         self.stopped = False
@@ -191,7 +192,7 @@ class Decoding:
             "cpu_seconds": self._decoders.limits.cpu_seconds,
         }
         try:
-            decoder.channel.send(video, file=source, seconds=self._left)
+            decoder.channel.send(video, file=source, seconds=self.seconds_left)
             return "taken" in self._hear(decoder)
         except TimeoutError:
             raise self._too_late() from None
@@ -209,8 +210,7 @@ class Decoding:
                     yield self._frame(message)
                 else:
                     decoder.free = message.get("again") is True
-                    self._raise_refusal(message)
-                    return
+                    return self._close_with(message)
         except TimeoutError:
             raise self._too_late() from None
         except (ConnectionError, KeyError, TypeError, ValueError, OverflowError):
@@ -221,9 +221,9 @@ class Decoding:
     def _hear(self, decoder: Decoder) -> Message:
         started = time.monotonic()
         try:
-            return decoder.channel.receive(self._left)
+            return decoder.channel.receive(self.seconds_left)
         finally:
-            self._left = max(0.001, self._left - (time.monotonic() - started))
+            self.seconds_left = max(0.001, self.seconds_left - (time.monotonic() - started))
 
     def _offer(self, decoder: Decoder) -> None:
         """Tell the process which slots are free; where it has none, wait for one."""
@@ -237,7 +237,7 @@ class Decoding:
                 if self.stopped or not decoder.alive:
                     raise ConnectionError("nobody fills the slots any more") from None
                 continue
-            decoder.channel.send({"slot": slot}, seconds=self._left)
+            decoder.channel.send({"slot": slot}, seconds=self.seconds_left)
             self._due.add(slot)
 
     def _make_room(self, decoder: Decoder, slot_bytes: int) -> None:
@@ -249,7 +249,7 @@ class Decoding:
             raise NotReady("there is no memory for the video's frames") from None
         try:
             room = {"slot_bytes": self._ring.slot_bytes}
-            decoder.channel.send(room, file=self._ring.file, seconds=self._left)
+            decoder.channel.send(room, file=self._ring.file, seconds=self.seconds_left)
         finally:
             self._ring.close_file()
 
@@ -264,8 +264,8 @@ class Decoding:
         index, timestamp = int(message["index"]), float(message["timestamp"])
         return Frame(index, timestamp, ring.frame(slot, height, width))
 
-    def _raise_refusal(self, message: Message) -> None:
-        if "error" in message:
+    def _close_with(self, message: Message) -> None:
+        if "end" not in message:
             param = message.get("param")
             raise REFUSALS[message["error"]](
                 str(message["message"]), param=None if param is None else str(param)
@@ -280,9 +280,9 @@ class Decoding:
 def open_source(source: bytes | Path, limits: VideoLimits) -> int:
     """An open file that holds the video and that nobody can change: bytes go to memory without a
     name, and never to a disk. Raises TooLarge, NotFound, InvalidInput (empty)."""
-    source_size(source, limits)
     if isinstance(source, Path):
-        return _open_file(source)
+        return _open_file(source, limits)
+    source_size(source, limits)
     try:
         file = os.memfd_create("video", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
@@ -298,12 +298,16 @@ def open_source(source: bytes | Path, limits: VideoLimits) -> int:
     return file
 
 
-def _open_file(path: Path) -> int:
+def _open_file(path: Path, limits: VideoLimits) -> int:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
     except OSError:
-        raise NotFound("the video file can't be opened") from None
-    if stat.S_ISREG(os.fstat(file).st_mode):
-        return file
-    os.close(file)
-    raise NotFound("the path names no regular file")
+        raise NotFound("the video file does not exist") from None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise NotFound("the path names no regular file")
+        source_size(file, limits)
+    except EmbeddingError:
+        os.close(file)
+        raise
+    return file

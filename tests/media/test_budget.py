@@ -1,0 +1,162 @@
+"""The memory of pictures that are being decoded: shared fairly, and never more than there is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, open_rgb
+from multimodal_embedding_serving.settings import IMAGE_FORMATS
+from tests.media.processes import PATIENCE, eventually
+from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
+
+LIMITS = ImageLimits(max_bytes=1 << 25, max_pixels=64 * 10**6, formats=tuple(IMAGE_FORMATS))
+
+
+class Holder:
+    """A thread that holds a share until it is told to let go."""
+
+    def __init__(self, budget: DecodeBudget, size: int, pool: ThreadPoolExecutor) -> None:
+        self.has, self._enough = threading.Event(), threading.Event()
+        self.done: Future[None] = pool.submit(self._hold, budget, size)
+
+    def _hold(self, budget: DecodeBudget, size: int) -> None:
+        with budget.share() as reserve:
+            reserve(size)
+            self.has.set()
+            assert self._enough.wait(PATIENCE)
+
+    def let_go(self) -> None:
+        self._enough.set()
+        self.done.result(PATIENCE)
+
+
+def test_who_does_not_fit_waits_until_there_is_room() -> None:
+    budget = DecodeBudget(100)
+    with ThreadPoolExecutor(4) as pool:
+        first, second = Holder(budget, 60, pool), Holder(budget, 40, pool)
+        assert first.has.wait(PATIENCE)
+        assert second.has.wait(PATIENCE)
+        third = Holder(budget, 50, pool)
+        assert eventually(lambda: budget.waiting == 1)
+        assert not third.has.is_set()
+        second.let_go()
+        assert not third.has.is_set(), "40 are free, and 50 are asked for"
+        first.let_go()
+        assert third.has.wait(PATIENCE)
+        third.let_go()
+    assert budget.left == 100
+
+
+def test_small_pictures_do_not_overtake_a_large_one() -> None:
+    budget = DecodeBudget(100)
+    with ThreadPoolExecutor(4) as pool:
+        first = Holder(budget, 60, pool)
+        assert first.has.wait(PATIENCE)
+        large = Holder(budget, 90, pool)
+        assert eventually(lambda: budget.waiting == 1)
+        small = Holder(budget, 10, pool)
+        assert eventually(lambda: budget.waiting == 2)
+        assert not small.has.is_set()
+        first.let_go()
+        assert large.has.wait(PATIENCE)
+        assert small.has.wait(PATIENCE)
+        large.let_go()
+        small.let_go()
+
+
+def test_more_than_the_whole_budget_is_a_413() -> None:
+    budget = DecodeBudget(100)
+    with budget.share() as reserve:
+        reserve(100)
+    with pytest.raises(TooLarge), budget.share() as reserve:
+        reserve(101)
+    assert budget.left == 100
+
+
+def test_nobody_asks_twice() -> None:
+    budget = DecodeBudget(100)
+    with budget.share() as reserve:
+        reserve(10)
+        with pytest.raises(RuntimeError):
+            reserve(10)
+    assert budget.left == 100
+
+
+@given(sizes=st.lists(st.integers(0, 100), min_size=1, max_size=60))
+def test_everyone_is_served_and_the_budget_is_never_exceeded(sizes: list[int]) -> None:
+    budget, lowest = DecodeBudget(100), []
+
+    def hold(size: int) -> None:
+        with budget.share() as reserve:
+            reserve(size)
+            lowest.append(budget.left)
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(hold, size) for size in sizes]:
+            done.result(PATIENCE)
+    assert len(lowest) == len(sizes)
+    assert min(lowest) >= 0
+    assert budget.left == 100
+
+
+def reserved(source: ImageSource, **options: int) -> list[int]:
+    asked: list[int] = []
+    open_rgb(source, LIMITS, reserve=asked.append, **options)
+    return asked
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+def test_every_kind_of_picture_asks_once_for_its_size(kind: str) -> None:
+    assert reserved(write_image(kind, photo(60, 40))) in ([60 * 40 * 4], [60 * 40 * 8])
+
+
+@pytest.mark.parametrize(
+    ("source", "each"),
+    [
+        (write_image("jpeg", photo(60, 40)), 4),
+        (write_image("png", photo(60, 40)), 4),
+        (write_image("png_rgba", photo(60, 40)), 8),
+        (write_image("png_16", photo(60, 40)), 8),
+        (write_oriented(photo(60, 40), 6), 8),
+        (photo(60, 40), 4),
+        (np.zeros((40, 60, 3), np.uint8), 4),
+        (np.zeros((40, 60), np.uint8), 8),
+    ],
+)
+def test_a_picture_that_is_turned_or_converted_counts_twice(source: ImageSource, each: int) -> None:
+    assert reserved(source) == [60 * 40 * each]
+
+
+def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:
+    assert reserved(write_image("jpeg", photo(800, 640)), at_least=80) == [200 * 160 * 4]
+
+
+def refused(reserve: Callable[[int], None], source: bytes) -> type[Exception]:
+    with pytest.raises((TooLarge, InvalidInput)) as error:
+        open_rgb(source, LIMITS, reserve=reserve)
+    return error.type
+
+
+def test_a_picture_is_not_decoded_before_its_share_is_granted() -> None:
+    torn = write_image("png", photo(60, 40))[:-200]
+    budget = DecodeBudget(100)
+    with budget.share() as reserve:
+        assert refused(reserve, torn) is TooLarge, "its bytes would be an InvalidInput"
+    with DecodeBudget(1 << 20).share() as reserve:
+        assert refused(reserve, torn) is InvalidInput
+
+
+def test_the_default_limits_fit_the_budget() -> None:
+    budget = DecodeBudget(512 << 20)
+    with budget.share() as reserve:
+        reserve(LIMITS.max_pixels * 8)
+    assert budget.left == budget.limit

@@ -1,0 +1,198 @@
+"""A decoder's process that lies, or that is killed at any moment: right frames or a clean error."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotReady
+from multimodal_embedding_serving.media.channel import Channel
+from multimodal_embedding_serving.media.decoders import Decoders, Decoding
+from multimodal_embedding_serving.media.process import Decoder
+from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
+from tests.media.processes import memory_files, open_files, runs
+from tests.media_files import read_barcode, write_video
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are Linux's own")
+
+LIMITS = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
+CLIP = write_video("mp4", 20)
+
+Said = Mapping[str, Any] | bytes
+
+
+class Liar(Decoder):
+    """No process at all: it says what it is told to, whatever it hears, and hangs up."""
+
+    def __init__(self, says: Sequence[Said]) -> None:
+        ours, theirs = socket.socketpair()
+        self.channel, self.pid, self.free = Channel(ours), 0, True
+        self._theirs = theirs
+        for each in says:
+            if isinstance(each, bytes):
+                theirs.sendall(each)
+            else:
+                Channel(theirs).send(each)
+        theirs.shutdown(socket.SHUT_WR)
+
+    @property
+    def alive(self) -> bool:
+        return True
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._theirs.close()
+        self.channel.close()
+
+
+class Lying(Decoders):
+    def __init__(self, says: Sequence[Said]) -> None:
+        super().__init__(1, 4)
+        self._says = says
+        self.started = 0
+
+    def _start(self) -> Decoder:
+        self.started += 1
+        return Liar(self._says)
+
+
+TAKEN = {"taken": True}
+ROOM = {"room": 3 * 64 * 64}
+FRAME = {"slot": 0, "height": 64, "width": 64, "index": 0, "timestamp": 0.0}
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        [FRAME],
+        [ROOM],
+        [ROOM, {**FRAME, "slot": 99}],
+        [ROOM, {**FRAME, "slot": -1}],
+        [ROOM, FRAME, FRAME],
+        [ROOM, {**FRAME, "height": 65536, "width": 65536}],
+        [ROOM, {**FRAME, "height": -64, "width": -64}],
+        [ROOM, {**FRAME, "height": "tall"}],
+        [ROOM, {**FRAME, "timestamp": None}],
+        [ROOM, {**FRAME, "index": float("inf")}],
+        [ROOM, {"slot": 0}],
+        [{"room": 0}],
+        [{"room": 1 << 40}],
+        [{"room": [1]}],
+        [{"error": "SystemExit", "message": "gone"}],
+        [{"error": ["InvalidInput"], "message": "gone"}],
+        [{"error": "InvalidInput"}],
+        [{"other": 1}],
+        [struct.pack("<I", 1 << 30)],
+        [struct.pack("<I", 40000) + b"[" * 40000],
+        [struct.pack("<I", 4) + b"\xff\xfe\0\0"],
+        [struct.pack("<I", 2) + b"[]"],
+        [struct.pack("<I", 9) + b"{"],
+        [b"\1"],
+        [],
+    ],
+)
+def test_what_a_process_says_is_not_believed(says: list[Said]) -> None:
+    lying = Lying([TAKEN, *says])
+    frames = Decoding(lying, lambda: CLIP, Segment(), LIMITS).frames()
+    with pytest.raises(InvalidInput, match="breaks the decoder"):
+        deque(frames, maxlen=0)
+    lying.close()
+
+
+@pytest.mark.parametrize("says", [[], [b"\1"], [{"no": "sense"}]])
+def test_a_process_that_never_takes_a_video_is_a_503(says: list[Said]) -> None:
+    lying = Lying(says)
+    with pytest.raises(NotReady, match="can't be started"):
+        list(Decoding(lying, lambda: CLIP, Segment(), LIMITS).frames())
+    assert lying.started <= 6
+    lying.close()
+
+
+class Killer:
+    """Kills one of the processes, again and again, after pauses by chance."""
+
+    def __init__(self, decoders: Decoders, seed: int) -> None:
+        self._decoders, self._chance = decoders, random.Random(seed)
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+        self.killed = 0
+
+    def _kill(self) -> None:
+        while not self._enough.wait(self._chance.uniform(0.0, 0.6)):
+            pids = self._decoders.pids
+            if pids:
+                how = self._chance.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT))
+                with suppress(ProcessLookupError):
+                    os.kill(self._chance.choice(pids), how)
+                self.killed += 1
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._enough.set()
+            self._thread.join()
+
+
+def outcome(decoders: Decoders, clip: bytes) -> list[int] | str:
+    """The frames' barcodes, or what the caller is told."""
+    try:
+        video = Decoding(decoders, lambda: clip, Segment(num_frames=0), LIMITS)
+        return [read_barcode(frame.rgb) for frame in video.frames()]
+    except EmbeddingError as error:
+        return f"{error.status} {error.message}"
+
+
+@pytest.mark.parametrize("videos", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None:
+    decoders = Decoders(3, 6)
+    clips = {count: write_video("mp4", count, size=(320, 180)) for count in (40, 80)}
+    assert outcome(decoders, CLIP) == list(range(20))
+    killer = Killer(decoders, seed=videos)
+    with ThreadPoolExecutor(4) as clients, killer.at_work():
+        asked = [40 if place % 2 else 80 for place in range(videos)]
+        answers = list(
+            clients.map(
+                lambda count: decoders.threads.submit(outcome, decoders, clips[count]).result(),
+                asked,
+            )
+        )
+    for count, answer in zip(asked, answers, strict=True):
+        assert answer in (
+            list(range(count)),
+            "422 the video can't be decoded: it breaks the decoder",
+            "503 the process that decodes videos can't be started",
+        )
+    assert killer.killed
+    assert outcome(decoders, CLIP) == list(range(20))
+    pids = decoders.pids
+    decoders.close()
+    decoders.threads.shutdown()
+    assert not any(map(runs, pids))
+    assert memory_files() == []
+
+
+def test_file_descriptors_do_not_pile_up() -> None:
+    before = open_files()
+    for _ in range(3):
+        decoders = Decoders(2, 4)
+        assert outcome(decoders, CLIP) == list(range(20))
+        decoders.close()
+        decoders.threads.shutdown()
+    assert open_files() == before
