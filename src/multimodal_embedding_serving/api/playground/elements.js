@@ -73,7 +73,7 @@ export class Tabs {
   }
 
   get current() {
-    return this.tabs.find(tab => tab.ariaSelected === "true").getAttribute("aria-controls");
+    return this.tabs.find(tab => tab.getAttribute("aria-selected") === "true").getAttribute("aria-controls");
   }
 
   show(panel) {

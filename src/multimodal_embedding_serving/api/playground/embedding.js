@@ -61,9 +61,7 @@ export class Embedding {
     this.#running += 1;
     while (this.#waiting.length) {
       const batch = this.#take();
-      const began = performance.now();
       await this.#embed(batch, this.#stopping.signal);
-      this.#measure(batch, began);
       this.done += batch.length;
       this.told.onprogress(this);
     }
@@ -85,6 +83,7 @@ export class Embedding {
   }
 
   async #embed(batch, signal) {
+    const began = performance.now();
     try {
       const { vectors, frames } = await this.service.embed(await inputFor(batch), signal);
       batch.forEach((item, place) => {
@@ -92,6 +91,7 @@ export class Embedding {
         item.frames = frames;
         item.ready = true;
       });
+      this.#measure(batch[0].kind, vectors.length, began);
     } catch (error) {
       if (signal.aborted) return;
       await this.#spare(batch, error, signal);
@@ -113,9 +113,8 @@ export class Embedding {
     }
   }
 
-  #measure(batch, began) {
-    const vectors = batch.reduce((sum, item) => sum + item.vectors.length, 0);
-    const { kind } = batch[0];
+  /** From the start of the first request that was answered to the end of the last. */
+  #measure(kind, vectors, began) {
     const clock = (this.#clocks[kind] ??= { first: began, vectors: 0 });
     clock.vectors += vectors;
     clock.last = performance.now();

@@ -3,8 +3,8 @@
 import { draw } from "./elements.js";
 import { likeness, moment, share } from "./numbers.js";
 
-const HEIGHT = 190;
-const EDGE = { left: 48, right: 14, top: 18, bottom: 26 };
+const HEIGHT = 250;
+const EDGE = { left: 48, right: 14, top: 24, bottom: 26 };
 
 /**
  * `times` in seconds, `scores` (null without a query), `seconds` of the film, `width` in pixels.
@@ -25,9 +25,10 @@ export function plot({ times, scores, seconds, width }) {
     "aria-hidden": "true", // the slider around it speaks
   });
   svg.append(...timeAxis(seconds, x, bottom, inner));
-  if (scores) svg.append(...scoreAxis(low, high, y, width), ...line(times, scores, x, y, bottom));
   const cursor = draw("line", { class: "cursor", y1: EDGE.top - 8, y2: bottom });
+  if (scores) svg.append(...scoreAxis(low, high, y, width));
   svg.append(cursor);
+  if (scores) svg.append(...line(times, scores, x, y, bottom));
   return {
     svg,
     move(time) {

@@ -1,0 +1,97 @@
+"""The playground as a person uses it: what can be done on the page, and what is seen there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+PATIENCE = 60_000.0
+"""Milliseconds until a test gives up waiting for the page."""
+
+DROP = """([target, files]) => {
+  const carried = new DataTransfer();
+  for (const [name, type, text] of files) {
+    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    carried.items.add(new File([bytes], name, { type }));
+  }
+  for (const kind of ["dragover", "drop"]) {
+    const event = new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: carried });
+    document.querySelector(target).dispatchEvent(event);
+  }
+}"""
+
+
+class Playground:
+    """One open page."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda line: self._hear(line.type, line.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self._note(request.url))
+        page.goto(url)
+
+    def _hear(self, kind: str, text: str) -> None:
+        # The browser notes each refused request; the tests that make one look at the page instead.
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+            self.complaints.append(text)
+
+    def _note(self, url: str) -> None:
+        if not url.startswith("data:"):
+            self.hosts.add(urlsplit(url.removeprefix("blob:")).netloc)
+
+    def add(self, *paths: Path) -> None:
+        """Choose files, and wait until they are embedded."""
+        self.page.locator("#files").set_input_files(paths)
+        self.wait_until_embedded()
+
+    def drop(self, *files: tuple[str, str, str]) -> None:
+        """Drop files on the page: (name, type, base64) each."""
+        self.page.evaluate(DROP, ["#intake", files])
+        self.wait_until_embedded()
+
+    def try_samples(self) -> None:
+        self.page.get_by_role("button", name="Try the samples").click()
+        self.card("film.mp4").wait_for()
+        self.page.locator(".card.ranked").first.wait_for()
+        self.wait_until_embedded()
+
+    def wait_until_embedded(self) -> None:
+        self.page.locator("#progress").wait_for(state="hidden")
+
+    def describe(self, text: str) -> None:
+        """Search, and wait for the ranking."""
+        field = self.page.get_by_label("Describe what you are looking for")
+        field.fill(text)
+        field.press("Enter")
+        chip = self.page.locator("#descriptions [aria-pressed=true]", has_text=text)
+        chip.wait_for()
+
+    def show(self, tab: str) -> Locator:
+        """The panel of a view."""
+        self.page.get_by_role("tab", name=tab).click()
+        return self.page.get_by_role("tabpanel", name=tab)
+
+    def card(self, name: str) -> Locator:
+        return self.page.locator(".card", has_text=name)
+
+    @property
+    def ranked(self) -> Sequence[str]:
+        """The names on the page of results, the most similar first."""
+        return self.page.locator(".card .name").all_inner_texts()
+
+    @property
+    def scores(self) -> list[float]:
+        return [float(each) for each in self.page.locator(".card .score").all_inner_texts()]
+
+    def status(self, text: str) -> None:
+        """Wait until the page says so."""
+        self.page.get_by_role("status").filter(has_text=text).wait_for()

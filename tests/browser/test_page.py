@@ -1,0 +1,238 @@
+"""The page itself: errors, keys, keyboards, screens, a thousand pictures. Over fake graphs."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.opening import Progress
+from multimodal_embedding_serving.settings import Settings
+from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
+from tests.browser.conftest import Open
+from tests.browser.playground import Playground
+from tests.fakes import PATIENCE, FakeGraph
+
+pytestmark = pytest.mark.slow
+
+MANY = 1000
+PAGE_OF_RESULTS = 24
+NAMELESS = re.compile(r"^\s*- (button|textbox|searchbox|combobox|slider|tab|img|link|video)(:|$)")
+
+
+def write_pictures(folder: Path, count: int) -> list[Path]:
+    """Small pictures, no two alike."""
+    paths = []
+    for number in range(count):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8), (number % 250, number // 250, 90)).save(out, "PNG")
+        paths.append(folder / f"{number:04}.png")
+        paths[-1].write_bytes(out.getvalue())
+    return paths
+
+
+def test_a_broken_picture_is_named_and_costs_its_neighbours_nothing(
+    quick: Playground, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path, 5)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(pictures[0].read_bytes()[:45])
+    words = tmp_path / "words.jpg"
+    words.write_text("these are words")
+    quick.add(*pictures[:3], cut, words, *pictures[3:])
+    assert quick.ranked == [path.name for path in pictures]
+    alert = quick.page.get_by_role("alert")
+    lines = alert.get_by_role("listitem").all_inner_texts()
+    assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]
+    assert "(422)" in sorted(lines)[0]
+    assert "this is not an image" in sorted(lines)[1]
+    alert.get_by_role("button", name="Dismiss").click()
+    assert alert.inner_text() == ""
+
+
+def test_many_errors_are_summed_up(quick: Playground, tmp_path: Path) -> None:
+    broken = [tmp_path / f"{number}.jpg" for number in range(40)]
+    for path in broken:
+        path.write_text(f"no picture: {path.name}")
+    quick.add(*broken)
+    lines = quick.page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
+    assert len(lines) == 6
+    assert lines[-1] == "and 35 more errors"
+
+
+def test_a_server_that_is_gone_is_an_error_and_no_silence(
+    visit: Open, start: Start, tmp_path: Path
+) -> None:
+    serving = start()
+    page = visit(serving.url)
+    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    serving.stop()
+    page.add(*write_pictures(tmp_path, 2))
+    assert "can't be reached" in page.page.get_by_role("alert").inner_text()
+
+
+def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
+    visit: Open, start: Start, tmp_path: Path
+) -> None:
+    serving = start(api_keys=("right",))
+    page = visit(serving.url)
+    field = page.page.get_by_label("This server asks for an API key")
+    field.fill("wrong")
+    field.press("Enter")
+    page.status("The server refused this key.")
+    field.fill("right")
+    field.press("Enter")
+    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    assert not field.is_visible()
+    page.add(*write_pictures(tmp_path, 2))
+    page.describe("anything")
+    assert len(page.ranked) == 2
+    lines = page.show("Code").inner_text()
+    assert 'Bearer $EMBEDDING_API_KEY"' in lines
+    assert "right" not in lines
+    assert page.page.evaluate("localStorage.length") == 0
+    assert page.page.context.cookies() == []
+    assert page.page.url == f"{serving.url}/"
+    page.page.reload()  # the same tab: the key is still known
+    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+
+
+def test_a_thousand_pictures_are_ranked_page_by_page(quick: Playground, tmp_path: Path) -> None:
+    page = quick.page
+    page.locator("#files").set_input_files(write_pictures(tmp_path, MANY))
+    quick.wait_until_embedded()
+    quick.status(f"Embedded {MANY:,} items")
+    quick.describe("anything")
+    assert len(quick.ranked) == PAGE_OF_RESULTS
+    first = quick.ranked
+    page.get_by_text("1–24 of 1,000").wait_for()
+    page.get_by_role("navigation", name="Pages of results").get_by_role(
+        "button", name="Next"
+    ).click()
+    page.get_by_text("25–48 of 1,000").wait_for()
+    assert not set(quick.ranked) & set(first)
+    quick.describe("something else")  # begins at the first page again
+    page.get_by_text("1–24 of 1,000").wait_for()
+    matrix = quick.show("Matrix")
+    assert matrix.locator("tbody td").count() == 2 * 24
+    matrix.get_by_role("navigation", name="Pages of columns").get_by_text("of 1,000").wait_for()
+    assert page.evaluate("document.querySelectorAll('*').length") < 2000
+
+
+def test_work_is_shown_as_it_goes_and_can_be_stopped(
+    visit: Open, fake: FakeServing, tmp_path: Path
+) -> None:
+    fake.graphs["image"].hold()
+    page = visit(fake.url)
+    page.page.locator("#files").set_input_files(write_pictures(tmp_path, 200))
+    bar = page.page.get_by_role("progressbar", name="Embedding")
+    bar.wait_for()
+    assert bar.get_attribute("max") == "200"
+    page.page.get_by_text("0 of 200").wait_for()
+    page.page.get_by_role("button", name="Stop").click()
+    page.status("Stopped.")
+    fake.graphs["image"].release()
+    assert page.ranked == []
+    page.add(*sorted(tmp_path.glob("*.png"))[:3])  # what was given up may be added again
+    assert len(page.ranked) == 3
+
+
+def test_everything_is_done_by_the_keyboard(visit: Open, fake: FakeServing) -> None:
+    page = visit(fake.url).page
+    page.get_by_role("button", name="Try the samples").wait_for()
+    page.keyboard.press("Tab")
+    assert focused(page) == "Skip to the search field"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Search"
+    page.get_by_role("button", name="Try the samples").focus()
+    page.keyboard.press("Enter")
+    page.locator(".card.ranked").first.wait_for()
+    page.locator("#progress").wait_for(state="hidden")
+    page.get_by_role("tab", name="Ranking").focus()
+    for key, name in (("ArrowRight", "Video"), ("End", "Code"), ("ArrowRight", "Ranking")):
+        page.keyboard.press(key)
+        assert focused(page) == name
+        assert page.get_by_role("tabpanel", name=name).is_visible()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Copy"
+    page.get_by_role("button", name="a cat", exact=True).focus()
+    page.keyboard.press("Space")
+    page.locator("#descriptions [aria-pressed=true]", has_text="a cat").wait_for()
+    assert focused(page) == "a cat"  # the focus stays where it is
+
+
+def focused(page: object) -> str:
+    text: str = page.evaluate("document.activeElement.textContent.trim()")  # type: ignore[attr-defined]
+    return text
+
+
+def test_everything_that_can_be_used_has_a_name(quick: Playground) -> None:
+    quick.try_samples()
+    for view in ("Ranking", "Video", "Matrix", "Code"):
+        quick.show(view)
+        described = quick.page.locator("body").aria_snapshot()
+        assert not [line for line in described.splitlines() if NAMELESS.match(line)], described
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_a_narrow_screen_needs_no_sideways_scrolling(
+    visit: Open, fake: FakeServing, width: int
+) -> None:
+    page = visit(fake.url, viewport={"width": width, "height": 700})
+    page.try_samples()
+    for view in ("Ranking", "Video", "Matrix", "Code"):
+        page.show(view)
+        assert page.page.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("dark", True), ("light", False)])
+def test_the_page_is_dark_where_the_system_is(
+    visit: Open, fake: FakeServing, scheme: str, dark: bool
+) -> None:
+    page = visit(fake.url, color_scheme=scheme).page
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shades = [int(each) for each in re.findall(r"\d+", ground)]
+    assert (sum(shades) < 3 * 64) == dark
+
+
+def test_a_model_for_texts_offers_no_pictures(visit: Open, start: Start) -> None:
+    page = visit(start(("text",)).url).page
+    page.get_by_text("This model embeds texts only").wait_for()
+    assert not page.get_by_role("button", name="Choose files").is_visible()
+    assert not page.get_by_role("button", name="Try the samples").is_visible()
+    assert page.get_by_role("button", name="Add texts").is_visible()
+
+
+@pytest.fixture
+def opening() -> Iterator[tuple[Running, threading.Event]]:
+    """A server whose model is at 40 per cent until the event is set."""
+    open_now = threading.Event()
+
+    def factory(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
+        progress("converting the image tower", 0.4)
+        assert open_now.wait(PATIENCE * 3)
+        return fake_engine(settings, {"text": FakeGraph(DIMENSION)}, metrics)
+
+    running = Running(Settings.from_env({}), factory)
+    yield running, open_now
+    open_now.set()
+    running.stop()
+
+
+def test_a_server_that_is_not_ready_says_how_far_it_is(
+    visit: Open, opening: tuple[Running, threading.Event]
+) -> None:
+    running, open_now = opening
+    page = visit(running.url)
+    page.status("converting the image tower")
+    open_now.set()
+    page.page.locator("#facts").get_by_text("fa4e").wait_for()
