@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.budget import DecodeBudget, Reserve
 from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, open_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media.processes import PATIENCE, eventually
@@ -82,6 +81,24 @@ def test_more_than_the_whole_budget_is_a_413() -> None:
     assert budget.left == 100
 
 
+def test_a_decoder_that_needs_more_than_the_budget_works_alone() -> None:
+    budget = DecodeBudget(100)
+    with budget.share() as reserve:
+        reserve(60, scratch=300)
+        assert budget.left == 0
+    assert budget.left == 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "scratch"),
+    [("jpeg", 0), ("png", 0), ("jpeg_progressive", 6), ("webp", 12), ("jpeg2000", 16), ("avif", 6)],
+)
+def test_what_a_decoder_needs_for_itself_counts_too(kind: str, scratch: int) -> None:
+    asked = Asked()
+    open_rgb(write_image(kind, photo(60, 40)), LIMITS, reserve=asked)
+    assert asked.scratch == 60 * 40 * scratch
+
+
 def test_nobody_asks_twice() -> None:
     budget = DecodeBudget(100)
     with budget.share() as reserve:
@@ -108,10 +125,22 @@ def test_everyone_is_served_and_the_budget_is_never_exceeded(sizes: list[int]) -
     assert budget.left == 100
 
 
-def reserved(source: ImageSource, **options: int) -> list[int]:
-    asked: list[int] = []
-    open_rgb(source, LIMITS, reserve=asked.append, **options)
-    return asked
+class Asked:
+    """Remembers what is asked for."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.scratch = 0
+
+    def __call__(self, size: int, scratch: int = 0) -> None:
+        self.sizes.append(size)
+        self.scratch += scratch
+
+
+def reserved(source: ImageSource, at_least: int = 0) -> list[int]:
+    asked = Asked()
+    open_rgb(source, LIMITS, at_least=at_least, reserve=asked)
+    return asked.sizes
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
@@ -140,7 +169,7 @@ def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:
     assert reserved(write_image("jpeg", photo(800, 640)), at_least=80) == [200 * 160 * 4]
 
 
-def refused(reserve: Callable[[int], None], source: bytes) -> type[Exception]:
+def refused(reserve: Reserve, source: bytes) -> type[Exception]:
     with pytest.raises((TooLarge, InvalidInput)) as error:
         open_rgb(source, LIMITS, reserve=reserve)
     return error.type

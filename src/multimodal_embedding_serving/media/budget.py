@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from multimodal_embedding_serving.errors import TooLarge
 
-Reserve = Callable[[int], None]
-"""Called once, with the bytes that a picture will take; returns when they may be taken."""
+
+class Reserve(Protocol):
+    """Called once a picture; returns when the bytes may be taken."""
+
+    def __call__(self, size: int, scratch: int = 0) -> None:
+        """`size` bytes for the picture, and `scratch` for what decodes it."""
+        ...
 
 
 class DecodeBudget:
@@ -40,16 +46,23 @@ class DecodeBudget:
     def share(self) -> Iterator[Reserve]:
         """What is reserved inside is held until the end of the `with`.
 
-        Reserving waits for its turn, and raises TooLarge where the whole budget would not do.
+        Reserving waits for its turn, and raises TooLarge where the whole budget would not do for
+        the picture; one whose decoder needs more than the budget is decoded alone.
         """
         held = 0
 
-        def reserve(size: int) -> None:
+        def reserve(size: int, scratch: int = 0) -> None:
             nonlocal held
             if held:
                 raise RuntimeError("one picture holds one share")
-            self._take(size)
-            held = size
+            if size > self.limit:
+                raise TooLarge(
+                    f"the image takes {size >> 20:,} MB to decode; "
+                    f"the limit is {self.limit >> 20:,} MB"
+                )
+            wanted = min(size + scratch, self.limit)
+            self._take(wanted)
+            held = wanted
 
         try:
             yield reserve
@@ -57,10 +70,6 @@ class DecodeBudget:
             self._give(held)
 
     def _take(self, size: int) -> None:
-        if size > self.limit:
-            raise TooLarge(
-                f"the image takes {size >> 20:,} MB to decode; the limit is {self.limit >> 20:,} MB"
-            )
         with self._lock:
             if not self._waiting and size <= self._left:
                 self._left -= size

@@ -99,6 +99,11 @@ MAX_INTERPRETED_PIXELS = 4 << 20
 """For decoders that Pillow runs in Python, at up to 3 us a pixel (QOI, uncompressed DDS, RLE BMP,
 plain PPM): 12 s of a core at worst, where 64 Mpix would take minutes."""
 
+SCRATCH = {"WEBP": 12, "JPEG2000": 16, "AVIF": 6, "HEIF": 6}
+"""Bytes a pixel that decoders need for themselves, as measured on 12 megapixels."""
+DEEP_SCRATCH = 6
+"""The same for progressive JPEGs (all coefficients) and for 32-bit greys (a copy)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
@@ -113,7 +118,7 @@ def open_rgb(
     limits: ImageLimits,
     *,
     at_least: int = 0,
-    reserve: Reserve = lambda size: None,
+    reserve: Reserve = lambda size, scratch=0: None,
 ) -> Image.Image:
     """Decode `source` fully and bring it to an RGB image.
 
@@ -134,7 +139,7 @@ def open_rgb(
             _check_size(image.size, limits)
         else:
             image = _open_checked(source, limits, at_least)
-        reserve(_decoded_bytes(image))
+        reserve(*_decoded_bytes(image))
         image.load()
         return _to_rgb(_upright(image))
     except MemoryError:
@@ -200,10 +205,14 @@ def _looks_like_tga(data: bytes) -> bool:
     return all(sides) and data[16] in (8, 16, 24, 32) and (not colour_mapped or data[1] == 1)
 
 
-def _decoded_bytes(image: Image.Image) -> int:
-    """What decoding takes at its peak: the pixels as Pillow keeps them, and once more where they
-    are turned or brought to RGB."""
-    return image.width * image.height * (4 if _is_final(image) else 8)
+def _decoded_bytes(image: Image.Image) -> tuple[int, int]:
+    """What the picture takes (the pixels as Pillow keeps them, once more where they are turned or
+    brought to RGB), and what its decoder takes beside that."""
+    pixels = image.width * image.height
+    scratch = SCRATCH.get(image.format or "", 0)
+    if image.mode in ("I", "F") or image.info.get("progressive"):
+        scratch = DEEP_SCRATCH
+    return pixels * (4 if _is_final(image) else 8), pixels * scratch
 
 
 def _is_final(image: Image.Image) -> bool:
