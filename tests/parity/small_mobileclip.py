@@ -18,8 +18,7 @@ from tests.parity.small import ENTRIES, Arrays, Shape, draw, read_layout
 
 BLOCKS = 2
 PLACES = 77
-MCI_SIDE = 96
-"""Three places along a side of the last map: an odd number, as the padding likes it least."""
+MCI_SIDE = 64
 VIT_SIDE, VIT_GRID = 48, 3
 LENGTHS = (3, 20, 77)
 
