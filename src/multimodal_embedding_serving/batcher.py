@@ -21,7 +21,7 @@ from math import ceil, inf
 import numpy as np
 
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed, NotReady
-from multimodal_embedding_serving.lanes import Job, Lane, Line
+from multimodal_embedding_serving.lanes import Job, Lane, Line, step_back
 from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vectors
 
 __all__ = ["Batcher", "Lane"]
@@ -130,6 +130,7 @@ class Batcher:
                 worker.join()
 
     def _work(self) -> None:
+        step_back()
         while True:
             with self._ready:
                 while not (self._closed or self.waiting):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +14,9 @@ from enum import IntEnum
 from multimodal_embedding_serving.errors import GraphFailed, NotReady
 from multimodal_embedding_serving.types import Row, Vector
 
+WORKER_NICENESS = 5
+"""Computing yields to answering: /health must not wait for a processor that a graph holds."""
+
 
 class Lane(IntEnum):
     """Interactive (few items) goes before bulk (many items, video)."""
@@ -19,11 +25,20 @@ class Lane(IntEnum):
     BULK = 1
 
 
+def step_back() -> None:
+    """Lower this thread's priority, and that of threads it starts, below the event loop's.
+
+    Where threads have no priority of their own (elsewhere than on Linux) this does nothing.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+
+
 class LanePool(ThreadPoolExecutor):
     """Threads: the next free one takes an interactive task before every waiting bulk task."""
 
     def __init__(self, threads: int) -> None:
-        super().__init__(threads, "prepare")
+        super().__init__(threads, "prepare", step_back)
         self._tasks: dict[Lane, deque[Callable[[], None]]] = {lane: deque() for lane in Lane}
 
     def enter(self, lane: Lane, task: Callable[[], None]) -> None:

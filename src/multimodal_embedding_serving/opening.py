@@ -15,6 +15,7 @@ from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
+from multimodal_embedding_serving.lanes import step_back
 from multimodal_embedding_serving.media.image import open_rgb
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.plans import Words
@@ -151,7 +152,7 @@ class Opener:
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
         modalities = list(self._bundle.manifest.towers)
-        with ThreadPoolExecutor(len(modalities)) as threads:
+        with ThreadPoolExecutor(len(modalities), initializer=step_back) as threads:
             return dict(zip(modalities, threads.map(self._tower, modalities), strict=True))
 
     def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:
