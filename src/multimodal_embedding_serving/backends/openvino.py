@@ -37,7 +37,11 @@ class OpenVINOGraph:
         try:
             for name, array in inputs.items():
                 request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-            request.infer()
+            # infer() would run in the calling thread and leave a stream in its thread-local
+            # storage; when that thread ends after the graph was closed, OpenVINO 2026.4 locks a
+            # mutex that is gone. On the graph's own threads it is also faster.
+            request.start_async()
+            request.wait()
             vectors: Vectors = request.get_output_tensor(0).data.copy()
         finally:
             self._requests.put(request)
