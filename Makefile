@@ -11,6 +11,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# One file's tests stay together: they share servers and converted models.
+PARALLEL := --numprocesses 2 --dist loadfile
 CODE := src tests scripts benchmarks
 
 # HOST counts on the command line only: some toolchains export a HOST that is no address.
@@ -28,7 +30,7 @@ serve: $(VENV)/.serve
 	@exec $(BIN)/mmes serve $(ADDRESS)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: test
 	$(BIN)/pytest -m "slow or hub"
