@@ -36,9 +36,13 @@ class Running:
 
 @contextmanager
 def serving(
-    command: Sequence[str], *, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    wait: bool = True,
 ) -> Iterator[Running]:
-    """Run `command` until it is ready to answer; it is stopped at the end.
+    """Run `command` until it is ready to answer, or listens at least; it is stopped at the end.
 
     The address is the one that the server prints.
     """
@@ -58,7 +62,8 @@ def serving(
     reader.start()
     try:
         running = Running(_address(lines, log), process, log)
-        _wait_until_ready(running)
+        if wait:
+            _wait_until_ready(running)
         yield running
     finally:
         if process.poll() is None:

@@ -1,0 +1,151 @@
+"""A hub, a machine's folders, and real processes that convert: what the conversion tests share."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from multimodal_embedding_serving.bundle import TEMPORARY
+from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.library import list_bundles, open_bundle
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Vectors
+from tests.hub_standin import HubStandIn
+from tests.serving import PATIENCE, Running
+
+LAION = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+ROW = "CLIP/clip-vit-b-32"
+TEXTS = ["a cat", "two red boats on a lake, seen from above", "x"]
+MMES = [sys.executable, "-m", "multimodal_embedding_serving"]
+SERVE = [*MMES, "serve", "--port", "0"]
+CONVERTED = re.compile(r"converted .* in ([\d.]+) s: (\d+) MB; private memory: (\d+) MB")
+
+
+@dataclass
+class Place:
+    """A hub, and one machine's folders."""
+
+    hub: HubStandIn
+    folder: Path
+    changes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "EMBEDDING_MODEL_NAME": ROW,
+            "EMBEDDING_OV_MODELS_DIR": str(self.models),
+            "HF_ENDPOINT": self.hub.url,
+            "HF_HOME": str(self.folder / "home"),
+            "HF_HUB_OFFLINE": "",
+            "NO_PROXY": "*",
+            **self.changes,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*MMES, *arguments],
+            env={**os.environ, **self.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def reopen(self) -> Engine:
+        """What the next start finds, or makes: in this process."""
+        access = HubAccess(endpoint=self.hub.url, cache=self.folder / "home" / "hub")
+        settings = Settings.from_env({}, model=ROW, models_dir=self.models, model_cache=False)
+        open_bundle(settings, access=access)
+        return Engine.open(settings=settings)
+
+
+def embed(running: Running, source: Mapping[str, Any]) -> httpx2.Response:
+    with httpx2.Client(base_url=running.url, timeout=PATIENCE, trust_env=False) as http:
+        return http.post("/embeddings", json={"input": source})
+
+
+def embed_texts(running: Running) -> Vectors:
+    answer = embed(running, {"type": "text", "text": TEXTS})
+    assert answer.status_code == 200, answer.text
+    return np.array(answer.json()["embedding"], np.float32)
+
+
+def conversions(*servers: Running) -> int:
+    return sum(bool(CONVERTED.search(line)) for each in servers for line in each.log)
+
+
+def kill_while_converting(place: Place, after: float) -> bool:
+    """kill -9 so many seconds after the conversion has told its first word; False: it was done."""
+    process = place.start("convert", ROW)
+    assert process.stderr is not None
+    assert "licence" in process.stderr.readline()
+    drain = threading.Thread(target=process.stderr.read)
+    drain.start()
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    status = process.wait(PATIENCE)
+    drain.join(PATIENCE)
+    process.stderr.close()
+    return status == -signal.SIGKILL
+
+
+def survive_kills(places: Iterator[Place], length: float, moments: int) -> None:
+    """At every moment: what is visible is whole, and the next start gives the right vectors."""
+    rng = random.Random()
+    expected: tuple[str, Vectors] | None = None
+    killed = 0
+    for place in places:
+        killed += kill_while_converting(place, rng.uniform(0, length))
+        for bundle in list_bundles(place.models):
+            bundle.verify()
+        with place.reopen() as engine:
+            found = engine.info.fingerprint, engine.embed(texts=TEXTS)
+        expected = expected or found
+        assert found[0] == expected[0]
+        assert np.array_equal(found[1], expected[1])
+        assert not list(place.models.glob(f"*/*/{TEMPORARY}*"))
+    assert killed >= moments // 2
+
+
+def length_of_conversion(place: Place) -> float:
+    process = place.start("convert", ROW)
+    assert process.stderr is not None
+    assert "licence" in process.stderr.readline()
+    started = time.monotonic()
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(PATIENCE) == 0, rest
+    assert CONVERTED.search(rest)
+    return time.monotonic() - started
+
+
+def killed_places(place: Place, moments: int, *, same_home: bool) -> Iterator[Place]:
+    for moment in range(moments):
+        folder = place.folder / f"moment-{moment}"
+        home = {"HF_HOME": str(place.folder / "home")} if same_home else {}
+        one = Place(place.hub, folder, {**place.changes, **home})
+        if same_home:
+            folder.mkdir()
+            (folder / "home").symlink_to(place.folder / "home")
+        yield one
