@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,19 +156,30 @@ class Bundle:
         return None if name is None else self.path / name
 
 
-def seal(folder: Path, manifest: Manifest) -> Bundle:
-    """Add files, sizes, hashes and the fingerprint to a manifest and write it into the folder."""
+def settle(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bring a bundle's files to the disk and hash them -> what the manifest's `files` holds.
+
+    Waiting and hashing leave the interpreter free: a thread can do this beside other work.
+    """
     paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    with ThreadPoolExecutor(2) as pool:  # hashing leaves the interpreter free
-        hashes = list(pool.map(hash_file, paths))
-    files = {
-        path.name: {"sha256": digest, "size": path.stat().st_size}
-        for path, digest in zip(paths, hashes, strict=True)
-    }
+    for path in paths:
+        _flush(path)
+    return {path.name: {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
+
+
+def seal(
+    folder: Path, manifest: Manifest, files: Mapping[str, Mapping[str, Any]] | None = None
+) -> Bundle:
+    """Add files and the fingerprint to a manifest and write it into the folder.
+
+    `files` is what `settle` has found; None: it is found now.
+    """
+    files = settle(folder) if files is None else files
     tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
     mark = fingerprint(manifest.towers, tokenizer, manifest.precision)
     manifest = dataclasses.replace(manifest, files=files, fingerprint=mark)
     (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
+    _flush(folder / MANIFEST)
     return Bundle(folder, manifest)
 
 
@@ -187,8 +197,6 @@ def publishing(final: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.iterdir():
-            _flush(path)
         _flush(temporary)
         if final.exists():
             outdated = final.parent / f"{TEMPORARY}{final.name}-old-{os.getpid()}"

@@ -22,6 +22,7 @@ from multimodal_embedding_serving.bundle import (
     TowerManifest,
     publishing,
     seal,
+    settle,
 )
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import BundleError
@@ -99,12 +100,14 @@ def build_bundle(
             with building:
                 towers = _save_towers(conversion, folder, stage)
             manifest = _manifest(conversion, towers)
-            if certify is not None:
-                with certifying:
-                    parity = dict(certify(conversion.plans, Bundle(folder, manifest)))
-                manifest = dataclasses.replace(manifest, parity=parity)
+            with ThreadPoolExecutor(1) as pool:
+                files = pool.submit(settle, folder)
+                if certify is not None:
+                    with certifying:
+                        parity = dict(certify(conversion.plans, Bundle(folder, manifest)))
+                    manifest = dataclasses.replace(manifest, parity=parity)
             stage("publishing the bundle", 0.0)
-            seal(folder, manifest)
+            seal(folder, manifest, files.result())
     except OSError as error:
         raise BundleError(f"the bundle can't be written: {error.strerror}") from error
     bundle = Bundle.open(final)
