@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
-from multimodal_embedding_serving.cli import kind_of
+from multimodal_embedding_serving.cli.embedding import kind_of
 from multimodal_embedding_serving.errors import InvalidInput
 
 

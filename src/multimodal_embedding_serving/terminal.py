@@ -57,3 +57,12 @@ class TerminalLog(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         """Not kept: whoever replaces sys.stderr is followed anyway."""
+
+
+def set_up_logging() -> None:
+    """Log lines on stderr: what uvicorn says of its address, and what the service says."""
+    form = "%(asctime)s %(levelname)-7s %(message)s"
+    logging.basicConfig(
+        level=logging.INFO, format=form, datefmt="%H:%M:%S", handlers=[TerminalLog()]
+    )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs the URLs that it fetches

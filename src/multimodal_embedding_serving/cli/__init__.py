@@ -1,0 +1,36 @@
+"""The command `mmes`: one function a command, each in the module that its noun names.
+
+Exit status: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage or settings;
+3 from `compare` where the two are not comparable.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from multimodal_embedding_serving.cli.comparison import compare
+from multimodal_embedding_serving.cli.conversion import convert
+from multimodal_embedding_serving.cli.embedding import embed
+from multimodal_embedding_serving.cli.listing import models
+from multimodal_embedding_serving.cli.serving import serve
+from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
+
+app = typer.Typer(
+    name="mmes",
+    help="Text, images and video as vectors in one space.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, embed, models, convert, compare):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a refusal is a message and a status, never a stack."""
+    try:
+        app()
+    except EmbeddingError as error:
+        typer.echo(f"mmes: {error}", err=True)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)

@@ -1,0 +1,28 @@
+"""`mmes convert`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.terminal import set_up_logging, show_stages
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="Catalog id, alias, hf:org/name, or a folder.")],
+    precision: Annotated[
+        str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Convert what is converted already.")] = False,
+) -> None:
+    """Download a model and convert it, so that the server starts at once."""
+    from multimodal_embedding_serving.library import describe, open_bundle
+
+    settings = Settings.from_env(model=model, precision=precision)
+    set_up_logging()
+    with show_stages() as show:
+        bundle = open_bundle(settings, show, anew=force)
+    for name, value in describe(bundle).items():
+        typer.echo(f"{name}: {value}")
