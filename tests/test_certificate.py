@@ -84,7 +84,7 @@ def test_a_refused_bundle_is_not_published(tmp_path: Path) -> None:
     def other(plans: Sequence[TowerPlan], made: Bundle) -> dict[str, object]:
         return certify(small_plans(seed=1), made, EXACT)
 
-    with pytest.raises(BundleError, match="it is not published"):
+    with pytest.raises(BundleError, match="it is refused"):
         build_bundle(small_conversion(), tmp_path / "small", other)
     assert not (tmp_path / "small").exists()
 

@@ -12,10 +12,10 @@ from types import MappingProxyType
 import pytest
 from tokenizers import Tokenizer
 
+from multimodal_embedding_serving.blueprint import Wanted, fetch, look_up, read_tokenizer
 from multimodal_embedding_serving.bundle import MANIFEST, TEMPORARY, Bundle
 from multimodal_embedding_serving.catalog import CLIP_TOKENIZER, resolve
 from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles, HubAccess
-from multimodal_embedding_serving.convert import ignore_stage
 from multimodal_embedding_serving.errors import (
     BundleError,
     CheckpointError,
@@ -23,18 +23,15 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.library import (
     LOCK,
-    Wanted,
     convert,
     converting,
     describe,
-    fetch,
     list_bundles,
-    look_up,
     open_bundle,
     prune,
-    read_tokenizer,
 )
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import ignore_stage
 from tests.fakes import PATIENCE
 from tests.hub_standin import Answer, HubStandIn
 from tests.small_clip import repository, write_clip, write_tokenizer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from multimodal_embedding_serving.blueprint import look_up
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.errors import CheckpointError, UnknownModel
-from multimodal_embedding_serving.library import look_up
 from tests.test_library import LAION, ROW, settings
 
 

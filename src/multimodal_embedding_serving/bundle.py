@@ -92,16 +92,22 @@ def hash_file(path: Path) -> str:
 
 
 def fingerprint(
-    towers: Mapping[Modality, TowerManifest], tokenizer: Path | None, precision: str
+    towers: Mapping[Modality, TowerManifest], tokenizer: Path | str | None, precision: str
 ) -> str:
-    """The identity of a model's vectors, before the inference precision is added."""
+    """The identity of a model's vectors, before the inference precision is added.
+
+    `tokenizer` is tokenizer.json, as a file or as its text.
+    """
+    words = hash_file(tokenizer) if isinstance(tokenizer, Path) else None
+    if isinstance(tokenizer, str):
+        words = hashlib.sha256(tokenizer.encode()).hexdigest()
     covered = {
         "precision": precision,
         "towers": {
             name: {"structure": tower.structure, "transform": dict(tower.transform)}
             for name, tower in towers.items()
         },
-        "tokenizer": hash_file(tokenizer) if tokenizer else None,
+        "tokenizer": words,
     }
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
 

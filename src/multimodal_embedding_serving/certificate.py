@@ -2,8 +2,8 @@
 
 A fixed probe set goes through both: texts of several languages and lengths, pictures of several
 kinds and shapes. Minimum and mean cosine are written into the manifest, and a graph below its
-bound is not published. Where the float32 graph does not fit in half of the free memory, the
-reference is computed layer by layer.
+bound is refused. Where the float32 graph does not fit in half of the free memory, the reference is
+computed layer by layer.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.openvino import (
     OpenVINOGraph,
     collate,
-    compile_graph,
     compile_options,
 )
+from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle, Manifest
-from multimodal_embedding_serving.convert import Stage, each_tower, ignore_stage
+from multimodal_embedding_serving.convert import each_tower
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -35,7 +36,7 @@ from multimodal_embedding_serving.memory import free_memory
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Modality, Row, Vectors
+from multimodal_embedding_serving.types import Modality, Row, Stage, Vectors, ignore_stage
 
 BOUNDS: Mapping[str, float | None] = {
     "f32": 0.99999,
@@ -80,29 +81,29 @@ def probe_pictures() -> list[Image.Image]:
 
 def certify(
     plans: Sequence[TowerPlan],
-    bundle: Bundle,
+    model: Bundle | Unconverted,
     settings: Settings,
     *,
     stage: Stage = ignore_stage,
     free: int | None = None,
 ) -> dict[str, Any]:
-    """Measure every tower of a bundle -> what the manifest's `parity` holds.
+    """Measure every tower of a model -> what the manifest's `parity` holds.
 
     `free` is the memory that may be taken, in bytes; None: what the machine has. Raises
     BundleError naming the tower, its cosine and the bound that it missed.
     """
     room = (free_memory() if free is None else free) // 2
-    models = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
-    sizes = {modality: 4 * count_parameters(model) for modality, model in models.items()}
+    references = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
+    sizes = {modality: 4 * count_parameters(exact) for modality, exact in references.items()}
 
     def measure(plan: TowerPlan) -> dict[str, Any]:
-        rows = probe_rows(plan, bundle.tokenizer)
-        found, inference = run_stored(plan, bundle, settings, rows)
-        model = models.pop(plan.modality)
+        rows = probe_rows(plan, model.tokenizer)
+        found, inference = run_served(plan, model, settings, rows)
+        exact = references.pop(plan.modality)
         fits = sizes[plan.modality] <= room
-        expected = run_float32(plan, model, rows) if fits else run_layer_by_layer(plan, rows)
+        expected = run_float32(plan, exact, rows) if fits else run_layer_by_layer(plan, rows)
         return {
-            **judge(plan.modality, bundle.manifest, found, expected, inference),
+            **judge(plan.modality, model.manifest, found, expected, inference),
             "reference": "graph" if fits else "layer by layer",
         }
 
@@ -119,14 +120,14 @@ def judge(
     bound = least_bound(manifest.precision, inference)
     if not np.isfinite(cosines).all():
         raise BundleError(
-            f"{manifest.model}: the {modality} graph gives vectors that are not finite numbers; "
-            "it is not published"
+            f"{manifest.model}: the {modality} graph in {manifest.precision} gives vectors that "
+            "are not finite numbers; it is refused: set EMBEDDING_PRECISION to a finer one"
         )
     if bound is not None and cosines.min() < bound:
         raise BundleError(
             f"{manifest.model}: the {modality} graph in {manifest.precision} reaches a cosine of "
-            f"{cosines.min():.5f} to the float32 graph, below its bound of {bound}; it is not "
-            "published"
+            f"{cosines.min():.5f} to the float32 graph, below its bound of {bound}; it is "
+            "refused: set EMBEDDING_PRECISION to a finer one"
         )
     return {
         "minimum": round(float(cosines.min()), 7),
@@ -143,7 +144,7 @@ def least_bound(stored: str, inference: str) -> float | None:
     return None if first is None or second is None else min(first, second)
 
 
-def probe_rows(plan: TowerPlan, tokenizer: Path | None) -> list[Row]:
+def probe_rows(plan: TowerPlan, tokenizer: Path | str | None) -> list[Row]:
     """The probe set as the tower's graph takes it."""
     if plan.modality == "image":
         transform = ImageTransform.from_manifest(plan.transform)
@@ -154,11 +155,11 @@ def probe_rows(plan: TowerPlan, tokenizer: Path | None) -> list[Row]:
     return [features.row for features in read.prepare_many(PROBE_TEXTS)]
 
 
-def run_stored(
-    plan: TowerPlan, bundle: Bundle, settings: Settings, rows: Sequence[Row]
+def run_served(
+    plan: TowerPlan, model: Bundle | Unconverted, settings: Settings, rows: Sequence[Row]
 ) -> tuple[Vectors, str]:
-    """The stored graph's vectors on the device that will serve, and the precision of inference."""
-    graph = compile_graph(bundle.graph(plan.modality), settings, pad_id=pad_id(plan))
+    """The vectors that will be served, on the device that will, and the precision of inference."""
+    graph = open_graph(model, plan.modality, settings)
     vectors = by_length(graph, rows)
     graph.close()
     return vectors, graph.precision

@@ -15,11 +15,10 @@ import numpy as np
 
 from multimodal_embedding_serving import wire
 from multimodal_embedding_serving.certificate import BOUNDS, PROBE_TEXTS, probe_pictures
-from multimodal_embedding_serving.convert import Stage, ignore_stage
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import InvalidInput, RemoteFailed
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Vectors
+from multimodal_embedding_serving.types import Modality, Stage, Vectors, ignore_stage
 from multimodal_embedding_serving.wire import Call
 
 LEAST = BOUNDS["int8"] or 0.98

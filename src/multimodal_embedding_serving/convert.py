@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from multimodal_embedding_serving.blueprint import Blueprint
 from multimodal_embedding_serving.bundle import (
     Bundle,
     Manifest,
@@ -24,7 +25,6 @@ from multimodal_embedding_serving.bundle import (
     seal,
     settle,
 )
-from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.identity import hash_structure
@@ -38,7 +38,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
 )
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.memory import MemoryPeak
-from multimodal_embedding_serving.types import Modality
+from multimodal_embedding_serving.types import Modality, Stage, ignore_stage
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +54,19 @@ BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75
 TOKENIZER = "tokenizer.json"
 
 Result = TypeVar("Result")
-Stage = Callable[[str, float], None]
-"""(what is being done, which share of that is done: from 0 to 1)"""
 Certify = Callable[[Sequence[TowerPlan], Bundle], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
-    """Everything that a bundle is made of."""
+class Conversion(Blueprint):
+    """Everything that a bundle is made of: a blueprint, and how its weights will be stored."""
 
-    model: str
-    family: str
     precision: str
-    plans: Sequence[TowerPlan]
-    tokenizer: str | None = None
-    """The text of tokenizer.json."""
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    licence: str = ""
-    notice: str | None = None
-    parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-
-def ignore_stage(stage: str, share: float) -> None:
-    """For callers who do not ask how far it is."""
+    @classmethod
+    def of(cls, blueprint: Blueprint, precision: str) -> Conversion:
+        parts = {each.name: getattr(blueprint, each.name) for each in dataclasses.fields(blueprint)}
+        return cls(**parts, precision=precision)
 
 
 def build_bundle(
@@ -99,7 +88,7 @@ def build_bundle(
                 (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
             with building:
                 towers = _save_towers(conversion, folder, stage)
-            manifest = _manifest(conversion, towers)
+            manifest = draw_manifest(conversion, towers)
             with ThreadPoolExecutor(1) as pool:
                 files = pool.submit(settle, folder)
                 if certify is not None:
@@ -143,13 +132,12 @@ def each_tower(
     return {modality: future.result() for future, modality in futures.items()}
 
 
-def require_space(weights: Weights, precision: str, folder: Path) -> None:
+def require_space(numbers: int, precision: str, folder: Path) -> None:
     """Before anything is written: raise BundleError where the folder's disk has no room for the
-    bundle, or where this version can't store weights in that precision.
+    bundle of so many numbers, or where this version can't store weights in that precision.
     """
     if precision not in STORAGES:
         raise BundleError(f"weights can't be stored as {precision} here; {', '.join(STORAGES)} can")
-    numbers = sum(tensor.data.size for tensor in weights.values())
     needed = int(numbers * BYTES_EACH[precision])
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -177,7 +165,8 @@ def _save_towers(
     return each_tower(save, conversion.plans, partial(stage, "building the graphs"))
 
 
-def _manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:
+def draw_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:
+    """What is known before the graphs are measured and the files hashed."""
     return Manifest(
         model=conversion.model,
         family=conversion.family,
@@ -187,7 +176,6 @@ def _manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) 
         source=conversion.source,
         licence=conversion.licence,
         tokenizer=None if conversion.tokenizer is None else TOKENIZER,
-        parity=conversion.parity,
         extras=conversion.extras,
         notice=conversion.notice,
         versions={

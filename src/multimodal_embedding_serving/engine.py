@@ -29,7 +29,7 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.inputs import read_segment
 from multimodal_embedding_serving.lanes import Lane
-from multimodal_embedding_serving.library import open_bundle
+from multimodal_embedding_serving.library import open_model
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.metrics import Metrics
@@ -99,9 +99,9 @@ class Engine:
         metrics = metrics or Metrics()
         media = Media.from_settings(settings, metrics.received)
         progress = progress or (lambda stage, share: None)
-        bundle = open_bundle(settings, progress)
+        opened = open_model(settings, progress)
         progress("opening the model", 0.0)
-        opener = Opener(bundle, settings, media, metrics)
+        opener = Opener(opened, settings, media, metrics)
         towers = opener.open()
         info = opener.describe(towers)
         engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=opener.open)

@@ -13,6 +13,7 @@ import numpy as np
 
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.batcher import Batcher
+from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.lanes import step_back
@@ -141,25 +142,29 @@ def self_test(graph: Graph, prepare: Prepare, modality: Modality) -> None:
 
 
 class Opener:
-    """Opens the towers of one bundle, again if need be."""
+    """Opens the towers of one model, again if need be."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, media: Media, metrics: Metrics) -> None:
-        self._bundle, self._settings = bundle, settings
+    def __init__(
+        self, model: Bundle | Unconverted, settings: Settings, media: Media, metrics: Metrics
+    ) -> None:
+        self._model, self._settings = model, settings
         self._media, self._metrics = media, metrics
         self.on_broken: Callable[[], object] = lambda: None
         """Called on a worker's thread when a tower in use has failed its self-test."""
 
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
-        modalities = list(self._bundle.manifest.towers)
+        modalities = list(self._model.manifest.towers)
         with ThreadPoolExecutor(len(modalities), initializer=step_back) as threads:
             return dict(zip(modalities, threads.map(self._tower, modalities), strict=True))
 
     def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:
-        manifest = self._bundle.manifest
+        manifest = self._model.manifest
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
         shorter = manifest.family in CUT_FAMILIES
+        backend = "openvino" if isinstance(self._model, Bundle) else "torch"
+        told = inference if backend == "openvino" else f"torch-{inference}"
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
@@ -167,10 +172,10 @@ class Opener:
             min_dimension=SHORTEST if shorter else manifest.dimension,
             modalities=tuple(towers),
             device=self._settings.device,
-            backend="openvino" if self._settings.use_openvino else "torch",
+            backend=backend,
             precision=manifest.precision,
             inference=inference,
-            fingerprint=f"{manifest.fingerprint}-{inference}",
+            fingerprint=f"{manifest.fingerprint}-{told}",
             notice=manifest.notice,
             text_length=self._text_spec(text.transform)["max_length"] if text else None,
             image_size=image.transform["size"] if image else None,
@@ -184,12 +189,12 @@ class Opener:
         return {**transform, "max_length": longest}
 
     def _tower(self, modality: Modality) -> Tower:
-        spec = self._bundle.manifest.towers[modality].transform
+        spec = self._model.manifest.towers[modality].transform
         settings = self._settings
         if modality == "text":
-            tokenizer = self._bundle.tokenizer
+            tokenizer = self._model.tokenizer
             if tokenizer is None:
-                raise BundleError(f"{self._bundle.path.name}: there is no tokenizer")
+                raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
             prepare = prepare_texts(TextTransform(tokenizer, self._text_spec(spec)))
             batch, cost, window, chunk = TEXT_BATCH, TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
         else:
@@ -198,7 +203,7 @@ class Opener:
             batch = min(settings.image_batch, IMAGE_BATCH if settings.device == "CPU" else 1024)
             cost, chunk = batch * transform.patches, 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
-        graph = open_graph(self._bundle, modality, settings)
+        graph = open_graph(self._model, modality, settings)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,

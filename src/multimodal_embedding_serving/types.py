@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 Modality = Literal["text", "image"]
 """The two towers. Video is frames, and its modality is image."""
+
+Stage = Callable[[str, float], None]
+"""Hears (what is being done, which share of that is done: from 0 to 1)."""
+
+
+def ignore_stage(stage: str, share: float) -> None:
+    """For callers who do not ask how far it is."""
+
 
 Row = NDArray[Any]
 """One item as its graph takes it: int32 [tokens] ids, or uint8 [height, width, 3] RGB."""

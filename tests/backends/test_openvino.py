@@ -89,11 +89,6 @@ def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -
         open_graph(bundle, "text", settings(device="GPU.7"))
 
 
-def test_the_torch_backend_is_refused_rather_than_replaced(bundle: Bundle) -> None:
-    with pytest.raises(SettingsError, match="EMBEDDING_USE_OV='false' is not allowed"):
-        open_graph(bundle, "text", settings(use_openvino=False))
-
-
 def test_ids_are_padded_on_the_right_and_masked() -> None:
     batch = collate(texts(2, 4), ["input_ids", "attention_mask"], 9)
     assert batch["input_ids"].dtype == np.int32

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from multimodal_embedding_serving.backends.torch import choose_precision, open_plan
+from multimodal_embedding_serving.backends.torch import choose_precision, open_plan, send
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.families import TowerPlan, find_family
@@ -164,8 +164,48 @@ def test_cuda_computes_in_sixteen_bits_unless_told(
 ) -> None:
     answer: Callable[[], bool] = lambda: has_bf16  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
-    assert choose_precision("auto", torch.device("cuda:0")) == precision
-    assert choose_precision("f32", torch.device("cuda:0")) == "f32"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda", "cuda:0"):
+        assert choose_precision(settings(device=device, precision="auto")) == precision
+        assert choose_precision(settings(device=device, precision="f32")) == "f32"
+
+
+@dataclass
+class Sent:
+    """Stands for a tensor: it remembers how it was sent."""
+
+    how: list[str] = field(default_factory=list)
+
+    def pin_memory(self) -> Sent:
+        self.how.append("pinned")
+        return self
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Sent:
+        self.how.append(f"{device}, {'beside' if non_blocking else 'and waited'}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "how"), [("cpu", ["cpu, and waited"]), ("cuda:1", ["pinned", "cuda:1, beside"])]
+)
+def test_inputs_go_to_cuda_from_pinned_memory_beside_what_computes(
+    device: str, how: list[str]
+) -> None:
+    tensor = Sent()
+    send(cast("torch.Tensor", tensor), torch.device(device))
+    assert tensor.how == how
+
+
+def test_float32_is_not_rounded_to_tf32(image: TowerPlan) -> None:
+    libraries: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
+    for library in libraries:
+        library.allow_tf32 = True
+    try:
+        open_plan(image, settings(precision="f32"))
+        assert not any(library.allow_tf32 for library in libraries)
+    finally:
+        for library in libraries:
+            library.allow_tf32 = False
 
 
 def test_the_number_of_threads_is_the_setting_s(image: TowerPlan) -> None:

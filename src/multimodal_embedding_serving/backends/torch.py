@@ -48,7 +48,7 @@ class TorchGraph:
         batch = collate(rows, self._names, self._pad_id)
         with torch.inference_mode():
             inputs = {
-                name: torch.from_numpy(array).to(self._device) for name, array in batch.items()
+                name: send(torch.from_numpy(array), self._device) for name, array in batch.items()
             }
             vectors: Vectors = program(inputs).cpu().numpy()
         return np.ascontiguousarray(vectors)
@@ -66,13 +66,20 @@ def open_plan(plan: TowerPlan, settings: Settings) -> TorchGraph:
     Raises SettingsError naming the devices and precisions there are.
     """
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
+    precision = choose_precision(settings)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     if precision == "f32":  # the word is float32; TF32 keeps 10 bits of each number
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     program = note_program(list(plan.inputs), plan.build, device, DTYPES[precision])
     return TorchGraph(plan, program, device, precision)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device; to CUDA from pinned memory, so that the copy runs beside the other call."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def choose_device(name: str) -> torch.device:
@@ -87,8 +94,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """What to compute in; `auto` is float32 on CPU, and 16 bits on CUDA, bfloat16 if it has it."""
+def choose_precision(settings: Settings) -> str:
+    """What to compute in; `auto` is float32 on CPU, and 16 bits on CUDA, bfloat16 if it has it.
+
+    Raises SettingsError naming the devices or the precisions there are.
+    """
+    device, name = choose_device(settings.device), settings.precision
     if name == "auto":
         if device.type == "cpu":
             return "f32"

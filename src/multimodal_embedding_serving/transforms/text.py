@@ -37,13 +37,16 @@ class TextSpec:
 class TextTransform:
     """Prepares texts. Thread-safe; no str makes it fail."""
 
-    def __init__(self, tokenizer: Path, spec: Mapping[str, Any]) -> None:
-        """Open a tokenizer.json; its own truncation and padding are not used.
+    def __init__(self, tokenizer: Path | str, spec: Mapping[str, Any]) -> None:
+        """Open a tokenizer.json, or its text; its own truncation and padding are not used.
 
         Raises BundleError where the manifest's part and the tokenizer contradict each other.
         """
         self.spec = TextSpec(**spec)
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        if isinstance(tokenizer, str):
+            self._tokenizer = Tokenizer.from_str(tokenizer)
+        else:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._suffix = getattr(self._tokenizer.model, "end_of_word_suffix", None)
@@ -53,9 +56,9 @@ class TextTransform:
             self._tokenizer.normalizer = normalizers.Sequence([lower, own] if own else [lower])
         special = len(self._tokenizer.encode("").ids)
         if self.spec.eos_kept and not special:
-            raise BundleError(f"{tokenizer.name}: the tokenizer appends no special token to keep")
+            raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
         if self.spec.max_length <= special:
-            raise BundleError(f"{tokenizer.name}: {self.spec.max_length} tokens leave no room")
+            raise BundleError(f"tokenizer.json: {self.spec.max_length} tokens leave no room")
 
     @classmethod
     def from_manifest(cls, tokenizer: Path, spec: Mapping[str, Any]) -> TextTransform:
