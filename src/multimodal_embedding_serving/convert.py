@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import platform
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ def build_bundle(
     The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
     `certify` too, leaves what was at `final` as it was. Raises BundleError.
     """
-    started = time.perf_counter()
     building, certifying = MemoryPeak(), MemoryPeak()
     try:
         with publishing(final) as folder:
@@ -101,10 +99,10 @@ def build_bundle(
         raise BundleError(f"the bundle can't be written: {error.strerror}") from error
     bundle = Bundle.open(final)
     log.info(
-        "converted %s to %s in %.1f s: %.0f MB; private memory: %.0f MB while building, "
-        "%.0f MB while certifying",
-        conversion.model, conversion.precision, time.perf_counter() - started, bundle.size / 1e6,
-        building.bytes / 1e6, certifying.bytes / 1e6,
+        "converted %s to %s: %.0f MB; building took %.1f s and %.0f MB of private memory, "
+        "certifying %.1f s and %.0f MB",
+        conversion.model, conversion.precision, bundle.size / 1e6, building.seconds,
+        building.bytes / 1e6, certifying.seconds, certifying.bytes / 1e6,
     )  # fmt: skip
     return bundle
 

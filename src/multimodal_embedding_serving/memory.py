@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
@@ -33,18 +34,24 @@ def private_memory(proc: Path = PROC) -> int:
 
 
 class MemoryPeak:
-    """The most private memory that the process held inside the `with` block, in `bytes`."""
+    """The most private memory that the process held inside the `with` block, in `bytes`.
+
+    `seconds` is how long the block took: what is worth one figure is worth the other.
+    """
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.bytes, self.seconds = 0, 0.0
+        self._started = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory-peak", daemon=True)
 
     def __enter__(self) -> Self:
+        self._started = time.perf_counter()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started
         self._over.set()
         self._thread.join()
 
