@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -299,3 +300,27 @@ def test_two_event_loops_may_share_a_tower() -> None:
     with tower_over(FakeGraph(), window=2) as (tower, _):
         for _ in range(2):
             assert_outcomes(asyncio.run(tower.embed(range(1, 20), lane=QUICK)), range(1, 20))
+
+
+async def test_a_text_in_windows_is_one_item_and_its_failure_is_its_own() -> None:
+    """Raw n > 0 is in n windows; one of the second window's rows spoils its text alone."""
+
+    def in_windows(raws: Sequence[Any]) -> list[Features | EmbeddingError]:
+        return [windows_of(raw) for raw in raws]
+
+    def windows_of(raw: int) -> Features:
+        rows = [text_features(raw, place) for place in range(raw)]
+        if raw == 3:
+            rows[1] = text_features(POISON)
+        first, *more = (replace(row, covers=place + 1) for place, row in enumerate(rows))
+        return replace(first, tokens=raw, more=tuple(more))
+
+    with tower_over(FakeGraph(), prepare=in_windows, chunk=8) as (tower, _):
+        one, bad, two = await tower.embed([1, 3, 2], lane=QUICK)
+    assert isinstance(bad.error, GraphFailed)
+    assert_same = np.testing.assert_allclose
+    assert_same(vectors([one])[0], vector_of(text_features(1, 0).row))
+    first, second = (vector_of(text_features(2, place).row) for place in range(2))
+    mean = first + 2 * second
+    assert_same(vectors([two])[0], mean / np.linalg.norm(mean), atol=1e-6)
+    assert (one.tokens, two.tokens) == (1, 2)

@@ -24,6 +24,7 @@ from multimodal_embedding_serving.backends.openvino import (
     collate,
     compile_options,
 )
+from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle, Manifest
 from multimodal_embedding_serving.convert import each_tower
@@ -86,19 +87,24 @@ def certify(
     *,
     stage: Stage = ignore_stage,
     free: int | None = None,
+    static: bool | None = None,
 ) -> dict[str, Any]:
     """Measure every tower of a model -> what the manifest's `parity` holds.
 
-    `free` is the memory that may be taken, in bytes; None: what the machine has. Raises
-    BundleError naming the tower, its cosine and the bound that it missed.
+    `free` is the memory that may be taken, in bytes; None: what the machine has. `static`: as the
+    device that will serve takes static shapes only; None: whether it does. Raises BundleError
+    naming the tower, its cosine and the bound that it missed.
     """
+    if static is None:
+        static = isinstance(model, Bundle) and is_static(settings.device)
     room = (free_memory() if free is None else free) // 2
     references = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
     sizes = {modality: 4 * count_parameters(exact) for modality, exact in references.items()}
 
     def measure(plan: TowerPlan) -> dict[str, Any]:
-        rows = probe_rows(plan, model.tokenizer)
-        found, inference = run_served(plan, model, settings, rows)
+        shape = choose_shape(plan.transform, settings) if static else None
+        rows = probe_rows(plan, model.tokenizer, None if shape is None else shape.length)
+        found, inference = run_served(plan, model, settings, rows, shape)
         exact = references.pop(plan.modality)
         fits = sizes[plan.modality] <= room
         expected = run_float32(plan, exact, rows) if fits else run_layer_by_layer(plan, rows)
@@ -144,22 +150,31 @@ def least_bound(stored: str, inference: str) -> float | None:
     return None if first is None or second is None else min(first, second)
 
 
-def probe_rows(plan: TowerPlan, tokenizer: Path | str | None) -> list[Row]:
-    """The probe set as the tower's graph takes it."""
+def probe_rows(
+    plan: TowerPlan, tokenizer: Path | str | None, longest: int | None = None
+) -> list[Row]:
+    """The probe set as the tower's graph takes it: of a text, `longest` tokens at most."""
     if plan.modality == "image":
         transform = ImageTransform.from_manifest(plan.transform)
         return [transform(picture) for picture in probe_pictures()]
     if tokenizer is None:
         raise BundleError("a text tower needs a tokenizer")
-    read = TextTransform(tokenizer, dict(plan.transform))
+    allowed: int = plan.transform["max_length"]
+    read = TextTransform(
+        tokenizer, {**plan.transform, "max_length": min(allowed, longest or allowed)}
+    )
     return [features.row for features in read.prepare_many(PROBE_TEXTS)]
 
 
 def run_served(
-    plan: TowerPlan, model: Bundle | Unconverted, settings: Settings, rows: Sequence[Row]
+    plan: TowerPlan,
+    model: Bundle | Unconverted,
+    settings: Settings,
+    rows: Sequence[Row],
+    shape: StaticShape | None = None,
 ) -> tuple[Vectors, str]:
     """The vectors that will be served, on the device that will, and the precision of inference."""
-    graph = open_graph(model, plan.modality, settings)
+    graph = open_graph(model, plan.modality, settings, shape)
     vectors = by_length(graph, rows)
     graph.close()
     return vectors, graph.precision

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from multimodal_embedding_serving.batcher import TOO_LATE, Batcher
 from multimodal_embedding_serving.errors import DeadlineExceeded, EmbeddingError
 from multimodal_embedding_serving.lanes import Lane, LanePool
+from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Vector
 
 Raw = Any
@@ -83,7 +85,12 @@ class Chunk:
         prepared = iter(self._prepare([raw for raw in ready if not _is_error(raw)]))
         self._features = [raw if _is_error(raw) else next(prepared) for raw in ready]
         ready.clear()  # a video's next frame may need the memory of this one
-        rows = [each for each in self._features if isinstance(each, Features)]
+        rows = [
+            window
+            for each in self._features
+            if isinstance(each, Features)
+            for window in (each, *each.more)
+        ]
         with self._lock:
             if self._dropped:
                 return
@@ -130,8 +137,13 @@ async def _kept(raw: Raw) -> Any:
 def _outcome(features: Features | EmbeddingError, vectors: Iterator[Future[Vector]]) -> Outcome:
     if isinstance(features, EmbeddingError):
         return Outcome(error=features)
+    windows = (features, *features.more)
+    futures = list(islice(vectors, len(windows)))
     try:
-        vector = next(vectors).result(timeout=0)
+        found = [future.result(timeout=0) for future in futures]
     except EmbeddingError as error:
         return Outcome(error=error)
+    vector = found[0]
+    if features.more:
+        vector = join_windows(found, [window.covers for window in windows])
     return Outcome(vector, None, features.tokens, features.truncated)

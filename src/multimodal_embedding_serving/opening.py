@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle
@@ -145,10 +146,20 @@ class Opener:
     """Opens the towers of one model, again if need be."""
 
     def __init__(
-        self, model: Bundle | Unconverted, settings: Settings, media: Media, metrics: Metrics
+        self,
+        model: Bundle | Unconverted,
+        settings: Settings,
+        media: Media,
+        metrics: Metrics,
+        *,
+        static: bool | None = None,
     ) -> None:
+        """`static`: compile static shapes; None: where the device takes no others."""
         self._model, self._settings = model, settings
         self._media, self._metrics = media, metrics
+        if static is None:
+            static = isinstance(model, Bundle) and is_static(settings.device)
+        self._static = static
         self.on_broken: Callable[[], object] = lambda: None
         """Called on a worker's thread when a tower in use has failed its self-test."""
 
@@ -184,18 +195,29 @@ class Opener:
             parity=manifest.parity or None,
         )
 
+    def _shape(self, transform: Mapping[str, Any]) -> StaticShape | None:
+        return choose_shape(transform, self._settings) if self._static else None
+
     def _text_spec(self, transform: Mapping[str, Any]) -> dict[str, Any]:
+        """The transform, its texts cut to what the settings and the graph allow."""
+        if transform.get("fixed_length"):
+            return dict(transform)
         longest = min(transform["max_length"], self._settings.max_length)
+        shape = self._shape(transform)
+        if shape is not None and not self._settings.chunk_long_text:
+            longest = min(longest, shape.length or longest)
         return {**transform, "max_length": longest}
 
     def _tower(self, modality: Modality) -> Tower:
         spec = self._model.manifest.towers[modality].transform
-        settings = self._settings
+        settings, shape = self._settings, self._shape(spec)
         if modality == "text":
             tokenizer = self._model.tokenizer
             if tokenizer is None:
                 raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
-            prepare = prepare_texts(TextTransform(tokenizer, self._text_spec(spec)))
+            longest = None if shape is None else shape.length
+            read = TextTransform(tokenizer, self._text_spec(spec), window=longest)
+            prepare = prepare_texts(read)
             batch, cost, window, chunk = TEXT_BATCH, TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
         else:
             transform = ImageTransform.from_manifest(spec)
@@ -203,7 +225,9 @@ class Opener:
             batch = min(settings.image_batch, IMAGE_BATCH if settings.device == "CPU" else 1024)
             cost, chunk = batch * transform.patches, 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
-        graph = open_graph(self._model, modality, settings)
+        if shape is not None:
+            batch = 1
+        graph = open_graph(self._model, modality, settings, shape)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,

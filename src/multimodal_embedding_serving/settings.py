@@ -120,7 +120,7 @@ class Settings:
     frame_batch: int = env("VIDEO_FRAME_BATCH_SIZE", 0, number(1, 1024, "auto"), "frames in flight")
     decoder_workers: int = env("VIDEO_FRAME_DECODER_WORKERS", 0, number(1, 64, "auto"), "video decode threads")
     frame_queue: int = env("VIDEO_FRAME_QUEUE_SIZE", 0, number(1, 1024, "auto"), "decoded frames waiting")
-    static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: tokens of the static graph")
+    static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: tokens of the static graph, rounded up to 128, 256, 512, 1024, 2048, 4096 or 8192")
     chunk_long_text: bool = env("EMBEDDING_CHUNK_LONG_TEXT", True, boolean, "QwenText on NPU: long text in windows")
     max_length: int = env("EMBEDDING_MAX_LENGTH", 8192, number(8, 32768), "QwenText: tokens a text is cut to")
     media_fetch: str = env("EMBEDDING_MEDIA_FETCH", "public", one_of("off", "public", "allowlist"), "which URLs may be fetched")

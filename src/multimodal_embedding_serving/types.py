@@ -41,6 +41,10 @@ class Features:
     """What `usage` counts: text tokens, or an image's patches."""
     truncated: bool = False
     """The text was longer than the model's limit and was cut."""
+    more: tuple[Features, ...] = ()
+    """The further windows of a text that is longer than its graph."""
+    covers: int = 1
+    """Of a window: tokens that no window before it has."""
 
 
 class Graph(Protocol):

@@ -84,6 +84,15 @@ def test_the_effective_precision_is_told(bundle: Bundle) -> None:
     assert open_graph(bundle, "text", settings()).precision == "f32"
 
 
+@pytest.mark.parametrize("device", ["AUTO", "AUTO:CPU", "HETERO:CPU", "MULTI:CPU", "BATCH:CPU(4)"])
+def test_a_device_that_stands_for_others_gives_their_vectors(bundle: Bundle, device: str) -> None:
+    """AUTO, HETERO and MULTI tell their precision in another way than a device does."""
+    expected = open_graph(bundle, "text", settings())(texts(3, 5))
+    graph = open_graph(bundle, "text", settings(device=device))
+    assert graph.precision == "f32"
+    assert np.allclose(graph(texts(3, 5)), expected, atol=1e-6)
+
+
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:
     with pytest.raises(SettingsError, match=r"EMBEDDING_DEVICE='GPU.7'.*devices: CPU"):
         open_graph(bundle, "text", settings(device="GPU.7"))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from multimodal_embedding_serving.backends.static import StaticShape
 from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Modality
 
 
-def open_graph(model: Bundle | Unconverted, modality: Modality, settings: Settings) -> Graph:
+def open_graph(
+    model: Bundle | Unconverted,
+    modality: Modality,
+    settings: Settings,
+    shape: StaticShape | None = None,
+) -> Graph:
     """Open one tower of a model on the device that the settings name.
 
-    A bundle's graphs are OpenVINO's, and torch runs a checkpoint's plans. Raises SettingsError.
+    A bundle's graphs are OpenVINO's, in a static `shape` for devices that need one, and torch runs
+    a checkpoint's plans. Raises SettingsError.
     """
     match model:
         case Bundle():
             from multimodal_embedding_serving.backends.openvino import compile_graph
 
             transform = model.manifest.towers[modality].transform
-            return compile_graph(model.graph(modality), settings, pad_id=transform.get("pad_id", 0))
+            pad_id = transform.get("pad_id", 0)
+            return compile_graph(model.graph(modality), settings, pad_id=pad_id, shape=shape)
         case Unconverted():
             from multimodal_embedding_serving.backends.torch import open_plan
 

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from multimodal_embedding_serving.backends.static import StaticShape
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
 
+PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISION_HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class OpenVINOGraph:
     """A compiled graph with one infer request for each call that may run at a time."""
 
-    def __init__(self, compiled: ov.CompiledModel, pad_id: int) -> None:
+    def __init__(
+        self, compiled: ov.CompiledModel, pad_id: int, shape: StaticShape | None = None
+    ) -> None:
         self.dimension = int(compiled.output(0).get_partial_shape()[1].get_length())
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-        self._pad_id = pad_id
+        self.precision = inference_precision(compiled)
+        self._pad_id, self._shape = pad_id, shape
         self._names = [port.get_any_name() for port in compiled.inputs]
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.parallel):
             self._requests.put(compiled.create_infer_request())
 
     def __call__(self, rows: Sequence[Row]) -> Vectors:
-        inputs = collate(rows, self._names, self._pad_id)
+        if self._shape is None:
+            return self._run(collate(rows, self._names, self._pad_id))
+        length = self._shape.length
+        return np.concatenate(
+            [self._run(collate([row], self._names, self._pad_id, length)) for row in rows]
+        )
+
+    def _run(self, inputs: Mapping[str, Row]) -> Vectors:
         request = self._requests.get()
         try:
             for name, array in inputs.items():
@@ -53,11 +64,16 @@ class OpenVINOGraph:
             self._requests.get()
 
 
-def collate(rows: Sequence[Row], names: Sequence[str], pad_id: int) -> dict[str, Row]:
-    """Rows as one batch by input name: pictures stacked, ids padded on the right to the longest."""
+def collate(
+    rows: Sequence[Row], names: Sequence[str], pad_id: int, length: int | None = None
+) -> dict[str, Row]:
+    """Rows as one batch by input name: pictures stacked, ids padded on the right to `length`.
+
+    None: to the longest.
+    """
     if rows[0].ndim > 1:
         return {names[0]: np.stack(rows)}
-    longest = max(len(row) for row in rows)
+    longest = length or max(len(row) for row in rows)
     ids = np.full((len(rows), longest), pad_id, np.int32)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = row
@@ -68,13 +84,26 @@ def collate(rows: Sequence[Row], names: Sequence[str], pad_id: int) -> dict[str,
     return batch
 
 
-def compile_graph(path: Path, settings: Settings, *, pad_id: int = 0) -> OpenVINOGraph:
-    """Compile a graph file for the device that the settings name.
+def inference_precision(compiled: ov.CompiledModel) -> str:
+    """What a compiled graph computes in; "f16+f32" where it runs on two devices that differ."""
+    if PRECISION in compiled.get_property("SUPPORTED_PROPERTIES"):
+        return str(compiled.get_property(PRECISION).to_string())
+    # AUTO, HETERO and MULTI answer for each of their devices.
+    devices = compiled.get_property("DEVICE_PROPERTIES").values()
+    return "+".join(sorted({str(each[PRECISION].to_string()) for each in devices}))
+
+
+def compile_graph(
+    path: Path, settings: Settings, *, pad_id: int = 0, shape: StaticShape | None = None
+) -> OpenVINOGraph:
+    """Compile a graph file for the device that the settings name, in `shape` if that is static.
 
     Raises SettingsError naming the devices there are, when the device can't be had.
     """
     core = ov.Core()
     model = core.read_model(path)
+    if shape is not None:
+        shape.fix(model)
     try:
         placed = replace(settings, cache_dir=cache_folder(path, settings))
         compiled = core.compile_model(model, settings.device, compile_options(placed))
@@ -85,7 +114,7 @@ def compile_graph(path: Path, settings: Settings, *, pad_id: int = 0) -> OpenVIN
         raise SettingsError(
             f"EMBEDDING_DEVICE={settings.device!r} can't be used here; devices: {devices}"
         ) from error
-    return OpenVINOGraph(compiled, pad_id)
+    return OpenVINOGraph(compiled, pad_id, shape)
 
 
 def cache_folder(path: Path, settings: Settings) -> Path:
@@ -100,7 +129,7 @@ def compile_options(settings: Settings) -> dict[str, Any]:
     hint = "LATENCY" if settings.performance_mode == "auto" else settings.performance_mode
     options["PERFORMANCE_HINT"] = hint
     if settings.precision in PRECISION_HINTS:
-        options["INFERENCE_PRECISION_HINT"] = PRECISION_HINTS[settings.precision]
+        options[PRECISION] = PRECISION_HINTS[settings.precision]
     numbers = {
         "NUM_STREAMS": settings.num_streams,
         "INFERENCE_NUM_THREADS": settings.num_threads,

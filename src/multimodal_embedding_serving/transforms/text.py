@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers
 
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
+from multimodal_embedding_serving.transforms.windows import cut_windows
 from multimodal_embedding_serving.types import Features
 
 Role = Literal["query", "document"]
@@ -37,12 +38,16 @@ class TextSpec:
 class TextTransform:
     """Prepares texts. Thread-safe; no str makes it fail."""
 
-    def __init__(self, tokenizer: Path | str, spec: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tokenizer: Path | str, spec: Mapping[str, Any], *, window: int | None = None
+    ) -> None:
         """Open a tokenizer.json, or its text; its own truncation and padding are not used.
 
-        Raises BundleError where the manifest's part and the tokenizer contradict each other.
+        A text of more than `window` tokens, but at most max_length, goes in windows of so many;
+        None: the graph takes any length. Raises BundleError where the manifest's part and the
+        tokenizer contradict each other.
         """
-        self.spec = TextSpec(**spec)
+        self.spec, self._window = TextSpec(**spec), window
         if isinstance(tokenizer, str):
             self._tokenizer = Tokenizer.from_str(tokenizer)
         else:
@@ -86,7 +91,12 @@ class TextTransform:
         wrapped = [
             mend_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
         ]
-        return [self._cut(each.ids) for each in self._tokenizer.encode_batch_fast(wrapped)]
+        encoded = self._tokenizer.encode_batch_fast(wrapped)
+        if self._window is None or all(len(each.ids) <= self._window for each in encoded):
+            return [self._cut(each.ids) for each in encoded]
+        before = mend_surrogates(prompt.partition("{text}")[0].format(instruction=instruction))
+        opening = self._tokenizer.encode(before, add_special_tokens=False).ids
+        return [self._in_windows(each.ids, opening, self._window) for each in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that token ids of this tokenizer stand for. Raises InvalidInput."""
@@ -96,15 +106,28 @@ class TextTransform:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.replace(self._suffix, " ").strip() if self._suffix else text
 
-    def _cut(self, ids: list[int]) -> Features:
-        spec, length = self.spec, len(ids)
-        if length > spec.max_length:
+    def _in_windows(self, ids: list[int], prompt: list[int], window: int) -> Features:
+        """A text of any length; one whose prompt takes more than half of a window is cut."""
+        windows = self.spec.eos_kept and len(prompt) <= window // 2
+        longest = self.spec.max_length
+        whole = self._cut(ids, longest if windows else min(longest, window))
+        if whole.cost <= window:
+            return whole
+        first, *others = (
+            Features(np.array(each.ids, np.int32), len(each.ids), len(each.ids), covers=each.covers)
+            for each in cut_windows(whole.row.tolist(), prompt, window)
+        )
+        return replace(first, tokens=whole.tokens, truncated=whole.truncated, more=tuple(others))
+
+    def _cut(self, ids: list[int], longest: int | None = None) -> Features:
+        spec, length, longest = self.spec, len(ids), longest or self.spec.max_length
+        if length > longest:
             kept = ids[-1:] if spec.eos_kept else []
-            ids = ids[: spec.max_length - len(kept)] + kept
+            ids = ids[: longest - len(kept)] + kept
         places = spec.max_length if spec.fixed_length else max(1, len(ids))
         row = np.full(places, spec.pad_id, np.int32)
         row[: len(ids)] = ids
-        return Features(row, places, len(ids), truncated=length > spec.max_length)
+        return Features(row, places, len(ids), truncated=length > longest)
 
 
 def mend_surrogates(text: str) -> str:
