@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -25,12 +24,9 @@ from typing import Any
 from benchmarks.random_checkpoints import write_repository
 from multimodal_embedding_serving.bundle import MANIFEST
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
+from tests.e2e.conversion import CONVERTED
 
 FIGURES = Path(__file__).parent.parent / "docs" / "real_sizes.json"
-CONVERTED = re.compile(
-    r"building took (?P<building_s>[\d.]+) s and (?P<building_mb>\d+) MB of private memory, "
-    r"certifying (?P<certifying_s>[\d.]+) s and (?P<certifying_mb>\d+) MB"
-)
 
 EMBED = """
 import json, sys, time

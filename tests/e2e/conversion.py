@@ -32,7 +32,12 @@ ROW = "CLIP/clip-vit-b-32"
 TEXTS = ["a cat", "two red boats on a lake, seen from above", "x"]
 MMES = [sys.executable, "-m", "multimodal_embedding_serving"]
 SERVE = [*MMES, "serve", "--port", "0"]
-CONVERTED = re.compile(r"converted .* in ([\d.]+) s: (\d+) MB; private memory: (\d+) MB")
+CONVERTED = re.compile(
+    r"converted \S+ to \S+: (?P<bundle_mb>\d+) MB; "
+    r"building took (?P<building_s>[\d.]+) s and (?P<building_mb>\d+) MB of private memory, "
+    r"certifying (?P<certifying_s>[\d.]+) s and (?P<certifying_mb>\d+) MB"
+)
+"""What the log says of a conversion."""
 
 
 @dataclass
