@@ -30,9 +30,10 @@ def place(hub: HubStandIn, tmp_path: Path) -> Place:
     return Place(hub, tmp_path)
 
 
-def test_a_conversion_may_be_killed_at_any_moment(place: Place) -> None:
+@pytest.mark.parametrize("moments", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_conversion_may_be_killed_at_any_moment(place: Place, moments: int) -> None:
     length = length_of_conversion(Place(place.hub, place.folder / "whole"))
-    survive_kills(killed_places(place, 5, same_home=False), length, 5)
+    survive_kills(killed_places(place, moments, same_home=False), length, moments)
 
 
 def test_two_servers_on_one_empty_folder_both_come_up_and_one_converts(place: Place) -> None:
