@@ -23,6 +23,9 @@ ifdef PORT
   ADDRESS += --port $(PORT)
 endif
 
+# Where this is set, every process would compile the packages that it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: serve test test-all check format bench docs clean
 .DELETE_ON_ERROR:
 

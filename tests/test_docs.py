@@ -95,17 +95,35 @@ def test_an_example_is_answered(request_text: str, address: str, web: str, sampl
         return base64.b64encode((samples / found[1]).read_bytes()).decode()
 
     body = json.loads(re.sub(r"<base64 of ([\w.]+)>", encoded, request_text.replace(WEB, web)))
-    path = "/embeddings" if isinstance(body["input"], dict) else "/v1/embeddings"
+    path = "/embeddings" if isinstance(body.get("input"), dict) else "/v1/embeddings"
+    path = path if "input" in body else "/v2/embed"
     reply = httpx2.post(address + path, json=body, timeout=60, trust_env=False)
     assert reply.status_code == 200, reply.text
     answer = reply.json()
-    if path == "/v1/embeddings":
+    if path == "/v2/embed":
+        given = next(body[key] for key in ("texts", "images", "inputs") if key in body)
+        assert len(answer["embeddings"]["float"]) == len(given)
+    elif path == "/v1/embeddings":
         assert len(answer["data"]) == len(body["input"])
     elif body["input"]["type"] == "frames_batch":
         assert len(answer["embedding"]) == 2
         assert [each["frame_number"] for each in answer["skipped"]] == [30]
     else:
         assert len(answer["embedding"]) == expected(body["input"])
+
+
+def test_every_example_of_the_openapi_page_runs_as_it_stands(address: str) -> None:
+    document = httpx2.get(f"{address}/openapi.json", trust_env=False).json()
+    sent = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        name = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+        schema = document["components"]["schemas"].get(name.rpartition("/")[2], {})
+        for example in schema.get("examples", ()):
+            reply = httpx2.post(address + path, json=example, timeout=60, trust_env=False)
+            assert reply.status_code == 200, reply.text
+            sent += 1
+    assert sent >= 10
 
 
 def expected(source: dict[str, Any]) -> int:

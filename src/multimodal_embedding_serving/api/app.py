@@ -16,12 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from multimodal_embedding_serving.api.access import Access
+from multimodal_embedding_serving.api.cohere import cohere_routes
 from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
 from multimodal_embedding_serving.api.native import NativeRoutes
 from multimodal_embedding_serving.api.openai import openai_routes
 from multimodal_embedding_serving.api.playground import playground_routes
-from multimodal_embedding_serving.api.schemas import EmbeddingsRequest, OpenAIRequest
+from multimodal_embedding_serving.api.schemas import (
+    CohereRequest,
+    EmbeddingsRequest,
+    OpenAIRequest,
+)
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
+from multimodal_embedding_serving.api.uploads import FORM, SCHEMA
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.settings import Settings
 
@@ -32,6 +38,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 BODIES: dict[str, type[BaseModel]] = {
     "/embeddings": EmbeddingsRequest,
     "/v1/embeddings": OpenAIRequest,
+    "/v2/embed": CohereRequest,
 }
 """Bodies that the routes read by themselves, so that FastAPI does not know their schemas."""
 
@@ -62,6 +69,7 @@ def create_app(
     app.state.service = service
     app.include_router(NativeRoutes(service).router)
     app.include_router(openai_routes(service))
+    app.include_router(cohere_routes(service))
     app.include_router(playground_routes())
     _add_pages(app, service)
     app.add_middleware(Access, service=service)
@@ -112,6 +120,8 @@ def _documented(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, An
             schema = {"$ref": template.format(model=model.__name__)}
             content = {"application/json": {"schema": schema}}
             document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        forms = document["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]
+        forms[FORM] = {"schema": dict(SCHEMA)}
         return document
 
     return openapi

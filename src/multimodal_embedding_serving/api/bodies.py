@@ -73,7 +73,7 @@ def validate(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error) from None
 
 
 def load_json(body: bytes) -> Any:
@@ -93,10 +93,13 @@ def _mend(match: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if match.group(1) else match.group(0)
 
 
-def _explain(error: ValidationError) -> InvalidInput:
-    """The error that lies deepest: where a union was tried, the branch that came furthest."""
+def explain(error: ValidationError, *start: str) -> InvalidInput:
+    """The error that lies deepest: where a union was tried, the branch that came furthest.
+
+    `start` is where the validated value lies.
+    """
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    paths = [(_path(each["loc"]), each["msg"]) for each in found]
+    paths = [([*start, *_path(each["loc"])], each["msg"]) for each in found]
     path, message = max(paths, key=lambda each: len(each[0]))
     index = next((part for part in path if isinstance(part, int)), None)
     where = ".".join(str(part) for part in path)

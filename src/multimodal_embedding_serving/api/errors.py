@@ -1,6 +1,7 @@
 """The one table from errors to answers, in the native shape and in OpenAI's.
 
 Native: `{"detail": message, "code": code, "index"?: item}` with the status of the error's class.
+On /v2 the shape is Cohere's: `{"message": …}`.
 On /v1 the statuses and the shape are OpenAI's, and `x-should-retry` tells its client what to do.
 """
 
@@ -69,6 +70,8 @@ def answer_error(error: EmbeddingError, path: str) -> Response:
         headers["retry-after"] = "5"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if path.startswith("/v2/"):  # Cohere's shape; its statuses are ours
+        return json_response({"message": str(error), "code": error.code}, error.status, headers)
     if not path.startswith("/v1/"):
         body: dict[str, Any] = {"detail": error.message, "code": error.code}
         if error.index is not None:

@@ -22,6 +22,9 @@ ONE_VECTOR = SegmentConfig(pooling="mean")
 
 KINDS = ("text", "image", "video")
 
+JINA_TASKS = {"retrieval.query": "query", "retrieval.passage": "document"}
+"""Those of Jina's tasks that say which side of a search a text is on."""
+
 REJECTED = (
     "input holds token ids, and nothing says which tokenizer made them. Send text: with "
     "LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False. (A server whose clients "
@@ -41,9 +44,7 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     if len(items) > settings.max_items:
         message = f"input has {len(items):,} items; the limit is {settings.max_items:,}"
         raise TooLarge(message, param="input")
-    role: Role | None = None
-    if request.input_type is not None:
-        role = "query" if request.input_type == "query" else "document"
+    role = read_role(request)
     if isinstance(items[0], list):
         texts = _from_tokens(items, settings.token_ids)
         return [Texts(texts, role, request.instruction, many=len(texts) > 1)]
@@ -57,6 +58,12 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
         _read_item(item, kind, index, texts_like)
         for index, (item, kind) in enumerate(zip(items, kinds, strict=True))
     ]
+
+
+def read_role(request: OpenAIRequest) -> Role | None:
+    """Whether the texts are queries or documents, by `input_type` or by Jina's `task`."""
+    wanted = request.input_type or JINA_TASKS.get(request.task or "")
+    return None if wanted is None else "query" if wanted == "query" else "document"
 
 
 def _listed(given: Any) -> list[Any]:

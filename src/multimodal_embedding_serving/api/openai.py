@@ -24,8 +24,9 @@ from multimodal_embedding_serving.api.schemas import (
     OpenAIRequest,
 )
 from multimodal_embedding_serving.api.service import Service
+from multimodal_embedding_serving.api.truncation import check_truncation
+from multimodal_embedding_serving.api.uploads import FORM, read_form
 from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
-from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.plans import Embeddable
 from multimodal_embedding_serving.settings import Settings
 
@@ -43,12 +44,14 @@ def openai_routes(service: Service) -> APIRouter:
         engine = service.ready_engine()
         settings = service.settings
         decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
-        parse = partial(_parse, settings)
+        content_type = request.headers.get("content-type", "")
+        parse = partial(_parse, settings, content_type)
         wanted, inputs = await parse_body(request, settings, parse, blocking=decodes)
-        _check_model(service, wanted.model)
+        service.require(wanted.model)
         work = engine.aembed(inputs, dimensions=wanted.dimensions)
         answers = await unless_gone(request, work)
-        encoding = wanted.encoding_format or "float"
+        check_truncation(answers, wanted.truncate)
+        encoding = wanted.embedding_type or wanted.encoding_format or "float"
         return await answer_vectors(
             request,
             [answer.vectors for answer in answers],
@@ -67,22 +70,19 @@ def openai_routes(service: Service) -> APIRouter:
     @routes.get("/models/{model:path}", summary="A model", response_model=OpenAIModel)
     async def model(model: str) -> Response:
         service.ready_engine()
-        _check_model(service, model)
+        service.require(model)
         return json_response({**_described(service), "id": model})
 
     return routes
 
 
-def _parse(settings: Settings, body: bytes) -> tuple[OpenAIRequest, list[Embeddable]]:
+def _parse(
+    settings: Settings, content_type: str, body: bytes
+) -> tuple[OpenAIRequest, list[Embeddable]]:
+    if content_type[: len(FORM)].lower() == FORM:
+        return read_form(content_type, body, settings)
     request = validate(OpenAIRequest, body)
     return request, read_items(request, settings)
-
-
-def _check_model(service: Service, model: str | None) -> None:
-    if not service.accepts(model):
-        loaded = service.ready_engine().info.id
-        message = f"The model '{model}' does not exist here; this server has '{loaded}'"
-        raise UnknownModel(message, param="model")
 
 
 def _described(service: Service) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from multimodal_embedding_serving.api.truncation import Truncate
+from multimodal_embedding_serving.api.vectors import Encoding
 from multimodal_embedding_serving.inputs import Input, WireModel
 
 _PICTURE = (
@@ -13,6 +16,12 @@ _PICTURE = (
     "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
 )
 """Two by two pixels."""
+_FILM = (
+    "data:video/mp4;base64,R0lGODlhEAAQAIEAAP8AAAAAAAAAAAAAACH5BAAKAAAALAAAAAAQABAAAAgdAAEIHEiwoMGD"
+    "CBMqXMiwocOHECNKnEixosWBAQEAIfkEAQoAAQAsAAAAABAAEACBAAD/AAAAAAAAAAAACB0AAQgcSLCgwYMIEypcyLChw4cQ"
+    "I0qcSLGixYEBAQA7"
+)
+"""Two frames, red and blue."""
 
 
 class EmbeddingsRequest(WireModel):
@@ -29,12 +38,12 @@ class EmbeddingsRequest(WireModel):
             "examples": [
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
-                {"input": {"type": "image_url", "image_url": "https://example.com/cat.jpg"}},
-                {"input": {"type": "image_base64", "image_base64": _PICTURE}},
+                {"input": {"type": "image_url", "image_url": _PICTURE}},
+                {"input": {"type": "image_base64", "image_base64": [_PICTURE, _PICTURE]}},
                 {
                     "input": {
-                        "type": "video_file",
-                        "video_path": "clip.mp4",
+                        "type": "video_base64",
+                        "video_base64": _FILM,
                         "segment_config": {"num_frames": 8},
                     }
                 },
@@ -56,6 +65,12 @@ class OpenAIRequest(WireModel):
     input_type: Literal["query", "document", "passage"] | None = None
     instruction: str | None = None
     """The task, for models that take one with a query."""
+    task: str | None = None
+    """Jina's: retrieval.query and retrieval.passage are heard, other tasks change nothing."""
+    embedding_type: Encoding | None = None
+    """Jina's: goes before encoding_format, and has the forms of whole numbers too."""
+    truncate: Truncate | None = None
+    """NVIDIA's: NONE refuses a text that is longer than the model reads."""
     modality: str | list[str] | None = None
     """What plain strings are: text (default), image or video; or a list, one for each item."""
 
@@ -63,7 +78,50 @@ class OpenAIRequest(WireModel):
         json_schema_extra={
             "examples": [
                 {"input": "a cat on a sofa"},
-                {"input": ["a cat", {"image": _PICTURE}], "encoding_format": "base64"},
+                {
+                    "input": ["a cat", {"image": _PICTURE}, {"video": _FILM}],
+                    "encoding_format": "base64",
+                },
+            ]
+        }
+    )
+
+
+class CohereInput(WireModel):
+    content: str | list[dict[str, Any]]
+    """Parts: {"type": "text", "text": …}, {"type": "image_url", "image_url": {"url": …}}."""
+
+
+class CohereRequest(WireModel):
+    """POST /v2/embed."""
+
+    model: str | None = None
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    """Data URIs, base64, or URLs."""
+    inputs: list[CohereInput] | None = None
+    input_type: (
+        Literal["search_query", "search_document", "classification", "clustering", "image"] | None
+    ) = None
+    embedding_types: list[Encoding] | None = None
+    output_dimension: int | None = Field(default=None, ge=1, le=2**31)
+    truncate: Truncate | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"texts": ["a cat", "a cup of coffee"], "input_type": "search_document"},
+                {"images": [_PICTURE], "embedding_types": ["float", "int8", "ubinary"]},
+                {
+                    "inputs": [
+                        {
+                            "content": [
+                                {"type": "text", "text": "a cat"},
+                                {"type": "image_url", "image_url": {"url": _PICTURE}},
+                            ]
+                        }
+                    ]
+                },
             ]
         }
     )
@@ -99,6 +157,7 @@ class OpenAIEmbedding(BaseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
+    """Whole numbers where embedding_type asks for them."""
 
 
 class OpenAIAnswer(BaseModel):
@@ -170,3 +229,25 @@ class OpenAIErrorDetail(BaseModel):
 
 class OpenAIErrorAnswer(BaseModel):
     error: OpenAIErrorDetail
+
+
+class CohereEmbeddings(BaseModel):
+    float: list[list[builtins.float]] | None = None
+    base64: list[str] | None = None
+    int8: list[list[int]] | None = None
+    uint8: list[list[int]] | None = None
+    binary: list[list[int]] | None = None
+    ubinary: list[list[int]] | None = None
+
+
+class CohereAnswer(BaseModel):
+    id: str
+    embeddings: CohereEmbeddings
+    texts: list[str]
+    meta: dict[str, Any]
+    response_type: Literal["embeddings_by_type"]
+
+
+class CohereErrorAnswer(BaseModel):
+    message: str
+    code: str

@@ -99,6 +99,13 @@ class Service:
             raise NotReady(reason or "the model is not open yet")
         return self.engine
 
+    def require(self, model: str | None) -> None:
+        """Raises UnknownModel where `model` is no spelling of the loaded model."""
+        if not self.accepts(model):
+            loaded = self.ready_engine().info.id
+            message = f"The model '{model}' does not exist here; this server has '{loaded}'"
+            raise UnknownModel(message, param="model")
+
     def accepts(self, model: str | None) -> bool:
         """Whether `model` is a spelling of the loaded model; None or "" means the loaded one."""
         return not model or model.strip().lower() in self.names

@@ -1,0 +1,108 @@
+"""Cohere's API, version 2, over real sockets and fake graphs."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multimodal_embedding_serving.api.vectors import quantise
+from multimodal_embedding_serving.types import Vector
+from tests.api.fakes import LONGEST, Start, text_row
+from tests.api.test_native import b64, image_vector
+from tests.fakes import vector_of
+from tests.media_files import photo, write_image
+
+PICTURE = write_image("PNG", photo(32, 24))
+URI = f"data:image/png;base64,{b64(PICTURE)}"
+
+
+def ask(http: httpx2.Client, status: int = 200, **body: Any) -> Any:
+    answer = http.post("/v2/embed", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_texts_are_documents_and_the_answer_is_by_type(http: httpx2.Client) -> None:
+    answer = ask(http, texts=["a", "b"], model="clip-vit-b-32", input_type="search_document")
+    expected = [vector_of(text_row(text, "document")) for text in "ab"]
+    assert np.allclose(answer["embeddings"]["float"], expected, atol=1e-6)
+    assert list(answer["embeddings"]) == ["float"]
+    assert answer["response_type"] == "embeddings_by_type"
+    assert answer["texts"] == ["a", "b"]
+    assert answer["meta"]["api_version"]["version"] == "2"
+    assert answer["meta"]["billed_units"] == {"input_tokens": 4}
+
+
+def test_a_search_query_is_a_query(http: httpx2.Client) -> None:
+    answer = ask(http, texts=["a"], input_type="search_query")
+    assert np.allclose(answer["embeddings"]["float"], [vector_of(text_row("a", "query"))])
+
+
+def test_every_type_is_answered_beside_the_others(http: httpx2.Client) -> None:
+    kinds = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
+    found = ask(http, images=[URI], input_type="image", embedding_types=kinds)["embeddings"]
+    assert list(found) == kinds
+    expected = image_vector(PICTURE)
+    assert np.array_equal(np.float32(found["float"][0]), expected)
+    assert np.array_equal(np.frombuffer(base64.b64decode(found["base64"][0]), "<f4"), expected)
+    assert np.array_equal(np.array(found["uint8"][0]) - 128, found["int8"][0])
+    assert np.array_equal(np.unpackbits(np.uint8(found["ubinary"][0])), expected > 0)
+    assert np.array_equal(np.array(found["binary"][0]) + 128, found["ubinary"][0])
+
+
+def test_parts_of_one_input_are_fused(http: httpx2.Client) -> None:
+    text, image = {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": URI}}
+    answer = ask(http, inputs=[{"content": [text, image]}, {"content": [text]}])
+    expected = [vector_of(text_row("a", "document")), image_vector(PICTURE)]
+    mean = np.mean(expected, axis=0)
+    found = np.array(answer["embeddings"]["float"])
+    assert np.allclose(found, [mean / np.linalg.norm(mean), expected[0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 422, "give one of texts, images and inputs"),
+        ({"texts": []}, 422, "give one of texts"),
+        ({"texts": ["a"], "images": [URI]}, 422, "give one of texts"),
+        ({"texts": ["a"], "model": "embed-v4.0"}, 404, "does not exist here"),
+        ({"texts": ["a"], "output_dimension": 3}, 400, "dimensions=3 is not allowed"),
+        ({"texts": ["a"], "truncate": "START"}, 422, "truncate"),
+        ({"inputs": [{"content": []}]}, 422, "item 0: content is empty"),
+        ({"images": [URI, "data:image/png;base64,AAAA"]}, 415, "item 1: "),
+    ],
+)
+def test_a_refusal_has_coheres_shape(
+    http: httpx2.Client, body: dict[str, Any], status: int, said: str
+) -> None:
+    answer = ask(http, status, **body)
+    assert said in answer["message"]
+
+
+def test_a_long_text_is_refused_where_it_must_not_be_cut(http: httpx2.Client) -> None:
+    long = "x" * (LONGEST + 1)
+    assert "truncate=END" in ask(http, 422, texts=["a", long], truncate="NONE")["message"]
+    assert ask(http, texts=["a", long], truncate="END")["embeddings"]
+
+
+def test_a_missing_key_is_told_in_coheres_shape(start: Start) -> None:
+    with httpx2.Client(base_url=start(api_keys=("k",)).url) as http:
+        assert "API key" in ask(http, 401, texts=["a"])["message"]
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=64))
+def test_eight_bits_keep_a_vectors_direction(numbers: list[float]) -> None:
+    vector: Vector = np.array(numbers, np.float32)
+    levels = quantise(vector, "int8").astype(np.float64)
+    if np.abs(vector).max() > 1e-30:
+        step = np.abs(vector).max() / 127
+        assert np.abs(levels * step - vector).max() <= step * 0.51
+    assert np.array_equal(quantise(vector, "uint8").astype(int) - 128, levels)
+    bits = np.unpackbits(quantise(vector, "ubinary"))[: len(vector)]
+    assert np.array_equal(bits.astype(bool), vector > 0)
