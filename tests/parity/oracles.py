@@ -78,6 +78,11 @@ class Oracle:
         return self.model.text_projection(answers[:, 0])
 
 
+def oracle_name(stored: str) -> str:
+    """What the table says of a checkpoint whose file holds this precision."""
+    return f"transformers {transformers.__version__}, {stored}"
+
+
 def widen(array: NDArray[Any]) -> NDArray[Any]:
     """float32 of any stored form; uint16 holds bfloat16's bits."""
     if array.dtype == np.uint16:

@@ -10,11 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.parity.conftest import Note
-from tests.parity.oracles import Oracle
+from tests.parity.oracles import Oracle, oracle_name
 from tests.parity.small import Arrays, model_type, pictures, small_arrays, small_config, texts
 from tests.parity.towers import cosine, open_towers, strip, write_checkpoint
 
 BOUNDS = {"f32": 0.99999, "f16": 0.9999, "int8-weights": 0.99}
+BF16 = {"bf16": 0.999}
+ROUNDED = ("clip-vit-b-16", "cn-clip-vit-b-16", "siglip2-vit-b-16", "blip2_transformers")
+"""Run in bfloat16 too: one of each family."""
 
 FILES = {
     "clip-vit-b-32": "model.safetensors",
@@ -67,8 +70,8 @@ def test_vectors_are_those_of_transformers(model: str, tmp_path: Path, note: Not
     seen = oracle.images(images)
     read = oracle.texts(words, PLACES[kind], towers.plan("text").transform["pad_id"])
     assert np.linalg.matrix_rank(seen) > 1
-    for precision, bound in BOUNDS.items():
+    for precision, bound in (BOUNDS | (BF16 if model in ROUNDED else {})).items():
         graphs = towers.compile(tmp_path, precision)
         least = min(cosine(graphs["image"](images), seen), cosine(graphs["text"](words), read))
-        note(model, "transformers", f"{kind} ({STORED.get(model, 'f32')})", precision, least)
+        note(model, "transformers", oracle_name(STORED.get(model, "f32")), precision, least)
         assert least >= bound, precision

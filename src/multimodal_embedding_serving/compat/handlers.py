@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,6 +92,8 @@ class BaseEmbeddingModel:
         settings = Settings.from_env(
             model=self.model_config["model_id"], models_dir=Path(ov_models_dir)
         )
+        if settings.device.startswith("cuda"):  # torch's, while OpenVINO certifies what it made
+            settings = replace(settings, device="CPU")
         bundle = open_bundle(settings)
         graphs = {each: str(bundle.graph(each)) for each in bundle.manifest.towers}
         return graphs.get("image"), graphs.get("text")
