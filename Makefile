@@ -5,6 +5,7 @@
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types
 #   make bench     start time and rates of the embedded model on this machine
+#   make site      the documentation as pages, in site/
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -26,7 +27,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format bench docs clean
+.PHONY: serve test test-all check format bench docs site clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -53,8 +54,11 @@ bench: $(VENV)/.serve
 docs: $(VENV)/.dev
 	$(BIN)/python scripts/generate_docs.py
 
+site: $(VENV)/.dev
+	$(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: one for the environment, one for each set of dependencies.
