@@ -251,6 +251,13 @@ def test_bundles_are_listed_with_certificate_and_size(shelves: Path) -> None:
     assert facts["folder"] == str(bundle.path)
 
 
+def test_the_embedded_model_is_described_as_any_other(tmp_path: Path) -> None:
+    """Its certificate holds more than cosines."""
+    facts = describe(open_bundle(settings("mini", tmp_path)))
+    assert set(facts["parity"]) == {"image", "text"}
+    assert min(facts["parity"].values()) >= 0.99
+
+
 @pytest.fixture
 def shelf(shelves: Path, tmp_path: Path) -> Path:
     """A shelf with a whole bundle, a broken one, a half-written one, and compiled graphs."""

@@ -151,7 +151,11 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "precision": manifest.precision,
         "megabytes": round(bundle.size / 1e6),
         "fingerprint": manifest.fingerprint,
-        "parity": {name: each["minimum"] for name, each in manifest.parity.items()},
+        "parity": {
+            name: manifest.parity[name]["minimum"]
+            for name in manifest.towers
+            if name in manifest.parity
+        },
         "repository": manifest.source.get("repo"),
         "revision": manifest.source.get("revision"),
         "licence": manifest.licence,

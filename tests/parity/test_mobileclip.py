@@ -30,7 +30,7 @@ from tests.parity.small_mobileclip import (
     small_pictures,
     small_texts,
 )
-from tests.parity.towers import alone_and_together, compile_plan, cosine, write_checkpoint
+from tests.parity.towers import compile_plan, cosine, write_checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mobileclip"
 BOUNDS = {"f32": 0.99999, "f16": 0.9999}
@@ -243,11 +243,3 @@ def test_texts_of_the_causal_tower_may_be_trimmed(apple: Mapping[str, Model]) ->
     graph, rows = small.compile("text"), small_texts()
     trimmed = [row[: np.flatnonzero(row)[-1] + 1] for row in rows]
     assert distance(graph(trimmed), graph(rows)) < RIGHT
-
-
-@pytest.mark.parametrize("model", ["mobileclip_s0", "mobileclip_s2", "mobileclip_b"])
-def test_an_item_does_not_depend_on_its_batch_mates(model: str, apple: Mapping[str, Model]) -> None:
-    small = apple[model]
-    images, texts = small_pictures(model), small_texts()
-    assert alone_and_together(small.compile("image"), images, (2, 0, 3, 1)) >= 0.999999
-    assert alone_and_together(small.compile("text"), texts, (2, 0, 1)) >= 0.999999
