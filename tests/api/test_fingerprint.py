@@ -1,0 +1,94 @@
+"""Every answer that holds vectors says whose they are: all routes, all forms of answer."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from multimodal_embedding_serving.api.app import create_app
+from multimodal_embedding_serving.settings import Settings
+from tests.api.fakes import FakeServing, Start
+from tests.media_files import write_image, write_video
+
+FINGERPRINT = "fa4e-f32"
+"""Of the fake engine."""
+HEADER = "x-embedding-fingerprint"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+IMAGE, VIDEO = b64(write_image("png")), b64(write_video(frames=4))
+FRAMES = [{"type": "image_base64", "image_base64": IMAGE}]
+NATIVE: list[dict[str, Any]] = [
+    {"type": "text", "text": "a"},
+    {"type": "text", "text": ["a", "b"]},
+    {"type": "image_base64", "image_base64": IMAGE},
+    {"type": "video_frames", "video_frames": FRAMES},
+    {"type": "video_base64", "video_base64": VIDEO},
+    {"type": "video_base64", "video_base64": VIDEO, "segment_config": {"pooling": "mean"}},
+]
+BODIES: Mapping[str, list[dict[str, Any]]] = {
+    "/embeddings": [{"input": each} for each in NATIVE],
+    "/v1/embeddings": [{"input": "a"}, {"input": ["a", {"image": IMAGE}, {"video": VIDEO}]}],
+}
+"""What each route that answers vectors is asked for here."""
+FORMS: list[tuple[dict[str, str], dict[str, str]]] = [
+    ({}, {}),
+    ({"encoding_format": "float"}, {}),
+    ({"encoding_format": "base64"}, {}),
+    ({}, {"accept": "application/octet-stream"}),
+    ({}, {"accept": "application/x-npy"}),
+]
+ASKED = [(path, body) for path, bodies in BODIES.items() for body in bodies]
+
+
+def test_no_route_that_takes_inputs_is_left_out() -> None:
+    paths = create_app(Settings()).openapi()["paths"]
+    posts = {path for path, methods in paths.items() if "post" in methods}
+    assert posts == set(BODIES), "give the new route a body here"
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_every_answer_with_vectors_carries_the_fingerprint(
+    http: httpx2.Client, path: str, body: dict[str, Any]
+) -> None:
+    for told, headers in FORMS:
+        answer = http.post(path, json={**body, **told}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers[HEADER] == FINGERPRINT, (told, headers)
+
+
+def test_inputs_on_the_servers_own_disk_carry_it_too(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(write_video(frames=4))
+    frame = '{"frames": [{"frame_number": 1, "timestamp": 0.1, "type": "full_frame"}]'
+    (tmp_path / "manifest.json").write_text(frame + ', "video_path": "clip.mp4"}')
+    url = start(media_roots=(tmp_path,)).url
+    for given in (
+        {"type": "video_file", "video_path": "clip.mp4"},
+        {"type": "frames_batch", "frames_manifest_path": "manifest.json"},
+    ):
+        answer = httpx2.post(f"{url}/embeddings", json={"input": given})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers[HEADER] == FINGERPRINT
+
+
+def test_the_models_pages_name_it(http: httpx2.Client, serving: FakeServing) -> None:
+    assert http.get("/model/current").json()["fingerprint"] == FINGERPRINT
+    listed = http.get("/v1/models").json()["data"]
+    assert [each["fingerprint"] for each in listed] == [FINGERPRINT]
+    one = http.get("/v1/models/clip-vit-b-32").json()
+    assert one["fingerprint"] == FINGERPRINT
+
+
+def test_the_certificate_is_shown_where_the_model_has_one(start: Start) -> None:
+    parity = {"text": {"minimum": 0.99997, "mean": 0.99999, "bound": 0.9999}}
+    url = start(facts={"parity": parity}).url
+    assert httpx2.get(f"{url}/model/current").json()["parity"] == parity
+    assert httpx2.get(f"{url}/v1/models").json()["data"][0]["parity"] == parity
