@@ -193,7 +193,7 @@ def test_publishing_again_replaces_the_old_bundle_as_a_whole(bundle: Bundle) -> 
 
 def test_space_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"needs 2251799\.8 GB, and the disk of the models folder"
+        BundleError, match=r"needs 2,251,799,813\.7 MB, and the disk of the models folder"
     ):
         require_space(1 << 50, "f16", tmp_path / "shelf")
     require_space(0, "f16", tmp_path / "shelf")

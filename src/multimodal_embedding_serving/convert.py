@@ -141,9 +141,13 @@ def require_space(numbers: int, precision: str, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BundleError(
-            f"the bundle needs {needed / 1e9:.1f} GB, and the disk of the models folder "
-            f"has {free / 1e9:.1f} GB free; set EMBEDDING_OV_MODELS_DIR or run mmes models --prune"
+            f"the bundle needs {megabytes(needed)}, and the disk of the models folder has "
+            f"{megabytes(free)} free; set EMBEDDING_OV_MODELS_DIR or run mmes models --prune"
         )
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def _save_towers(
@@ -157,7 +161,13 @@ def _save_towers(
         model = emit_model(plan.inputs, plan.build, FLOAT32 if half else storage)
         name = f"{plan.modality}.xml"
         structure = hash_structure(model)
-        ov.save_model(model, folder / name, compress_to_fp16=half)
+        try:
+            ov.save_model(model, folder / name, compress_to_fp16=half)
+        except RuntimeError as error:  # of its stream: it does not say what is wrong
+            room = megabytes(shutil.disk_usage(folder).free)
+            raise BundleError(
+                f"{name} can't be written, with {room} free on the disk of the models folder"
+            ) from error
         return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
     return each_tower(save, conversion.plans, partial(stage, "building the graphs"))

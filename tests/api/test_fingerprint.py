@@ -37,14 +37,23 @@ NATIVE: list[dict[str, Any]] = [
 BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/embeddings": [{"input": each} for each in NATIVE],
     "/v1/embeddings": [{"input": "a"}, {"input": ["a", {"image": IMAGE}, {"video": VIDEO}]}],
+    "/v2/embed": [
+        {"texts": ["a", "b"], "input_type": "search_query"},
+        {"images": [f"data:image/png;base64,{IMAGE}"], "input_type": "image"},
+    ],
 }
 """What each route that answers vectors is asked for here."""
-FORMS: list[tuple[dict[str, str], dict[str, str]]] = [
+Form = tuple[dict[str, Any], dict[str, str]]
+FORMS: list[Form] = [
     ({}, {}),
     ({"encoding_format": "float"}, {}),
     ({"encoding_format": "base64"}, {}),
     ({}, {"accept": "application/octet-stream"}),
     ({}, {"accept": "application/x-npy"}),
+]
+COHERES: list[Form] = [
+    ({"embedding_types": [kind]}, {})
+    for kind in ("float", "base64", "int8", "uint8", "binary", "ubinary")
 ]
 ASKED = [(path, body) for path, bodies in BODIES.items() for body in bodies]
 
@@ -59,10 +68,17 @@ def test_no_route_that_takes_inputs_is_left_out() -> None:
 def test_every_answer_with_vectors_carries_the_fingerprint(
     http: httpx2.Client, path: str, body: dict[str, Any]
 ) -> None:
-    for told, headers in FORMS:
+    for told, headers in COHERES if path == "/v2/embed" else FORMS:
         answer = http.post(path, json={**body, **told}, headers=headers)
         assert answer.status_code == 200, answer.text
         assert answer.headers[HEADER] == FINGERPRINT, (told, headers)
+
+
+def test_an_answer_to_an_upload_carries_it_too(http: httpx2.Client) -> None:
+    files = {"file": ("a.png", write_image("png"), "image/png")}
+    answer = http.post("/v1/embeddings", files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers[HEADER] == FINGERPRINT
 
 
 def test_inputs_on_the_servers_own_disk_carry_it_too(start: Start, tmp_path: Path) -> None:

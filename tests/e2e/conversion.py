@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,26 +116,29 @@ def kill_while_converting(place: Place, after: float) -> bool:
     return status == -signal.SIGKILL
 
 
-def survive_kills(places: Iterator[Place], length: float, moments: int) -> None:
-    """At every moment: what is visible is whole, and the next start gives the right vectors."""
-    rng = random.Random()
-    expected: tuple[str, Vectors] | None = None
-    killed = 0
+def survive_kills(whole: Place, places: Iterator[Place], length: float) -> None:
+    """At every moment: what is visible is whole, and the next start gives the right vectors.
+
+    The right ones are those of the place whose conversion was left in peace.
+    """
+    with whole.reopen() as engine:
+        right = engine.info.fingerprint, engine.embed(texts=TEXTS)
     for place in places:
-        killed += kill_while_converting(place, rng.uniform(0, length))
+        after = random.uniform(0, length)
+        while not kill_while_converting(place, after):  # it was quicker than the first
+            shutil.rmtree(place.models)
+            after /= 2
         for bundle in list_bundles(place.models):
             bundle.verify()
         with place.reopen() as engine:
-            found = engine.info.fingerprint, engine.embed(texts=TEXTS)
-        expected = expected or found
-        assert found[0] == expected[0]
-        assert np.array_equal(found[1], expected[1])
+            assert engine.info.fingerprint == right[0], f"killed after {after:.2f} s"
+            assert np.array_equal(engine.embed(texts=TEXTS), right[1])
         assert not list(place.models.glob(f"*/*/{TEMPORARY}*"))
-    assert killed >= moments // 2
 
 
-def length_of_conversion(place: Place) -> float:
-    process = place.start("convert", ROW)
+def length_of_conversion(place: Place, *options: str) -> float:
+    """Seconds from the first word of `mmes convert` to its end."""
+    process = place.start("convert", ROW, *options)
     assert process.stderr is not None
     assert "licence" in process.stderr.readline()
     started = time.monotonic()
@@ -145,12 +149,25 @@ def length_of_conversion(place: Place) -> float:
     return time.monotonic() - started
 
 
-def killed_places(place: Place, moments: int, *, same_home: bool) -> Iterator[Place]:
+def several(place: Place, moments: int) -> Iterator[Place]:
+    """As many models folders of one machine: the download is shared."""
     for moment in range(moments):
         folder = place.folder / f"moment-{moment}"
-        home = {"HF_HOME": str(place.folder / "home")} if same_home else {}
-        one = Place(place.hub, folder, {**place.changes, **home})
-        if same_home:
-            folder.mkdir()
-            (folder / "home").symlink_to(place.folder / "home")
-        yield one
+        folder.mkdir()
+        (folder / "home").symlink_to(place.folder / "home")
+        yield Place(place.hub, folder, place.changes)
+
+
+def follow_until_ready(running: Running) -> list[tuple[str, int]]:
+    """(stage, percentage) as /ready tells them until it is 200; the server lives meanwhile."""
+    told: list[tuple[str, int]] = []
+    with httpx2.Client(base_url=running.url, timeout=PATIENCE, trust_env=False) as http:
+        for _ in range(int(PATIENCE * 50)):
+            answer = http.get("/ready")
+            if answer.status_code == 200:
+                return told
+            assert answer.status_code == 503, answer.text
+            assert http.get("/live").status_code == 200
+            told.append((answer.json()["stage"], answer.json()["percent"]))
+            time.sleep(0.02)
+    raise AssertionError(f"never ready: {told[-3:]}")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
-from PIL import Image
 from tokenizers import Tokenizer
 
+from multimodal_embedding_serving.certificate import probe_rows, run_float32, run_layer_by_layer
+from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
+from multimodal_embedding_serving.memory import MemoryPeak, private_memory
+from multimodal_embedding_serving.transforms.image import ImageTransform
+from multimodal_embedding_serving.wire import encoded, lossless
+from tests.conftest import Figure
 from tests.e2e.conversion import (
     CONVERTED,
     LAION,
@@ -25,15 +28,17 @@ from tests.e2e.conversion import (
     Place,
     embed,
     embed_texts,
-    killed_places,
+    follow_until_ready,
     length_of_conversion,
+    several,
     survive_kills,
 )
 from tests.hub_standin import HubStandIn
+from tests.media_files import photo
 from tests.parity.oracles import Oracle
 from tests.parity.small import Arrays, draw, read_layout
-from tests.parity.towers import cosine, strip, write_checkpoint
-from tests.serving import PATIENCE, Running, serving
+from tests.parity.towers import cosine, open_towers, strip, write_checkpoint
+from tests.serving import serving
 from tests.small_clip import repository, write_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -68,55 +73,70 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def test_vit_b_32_of_true_size_goes_from_the_hub_to_vectors_over_http(
-    hub: HubStandIn, whole: Whole, tmp_path: Path, figure: Callable[[str], None]
+    hub: HubStandIn, whole: Whole, tmp_path: Path, figure: Figure
 ) -> None:
     hub.add(LAION, repository(whole.folder))
     place = Place(hub, tmp_path)
+    pictures = [photo(640, 480, seed=1), photo(97, 300, seed=2), photo(224, 224, seed=3)]
     with serving(SERVE, environ=place.environ, wait=False) as running:
-        stages = follow_until_ready(running)
-        vectors = embed_texts(running)
-        picture = np.random.RandomState(0).randint(0, 256, (224, 224, 3)).astype(np.uint8)
-        Image.fromarray(picture).save(tmp_path / "noise.png")
-        coded = (tmp_path / "noise.png").read_bytes()
-        image = embed(running, image_source(coded)).json()["embedding"]
-    named = [stage for stage, _ in stages]
-    assert any("downloading" in stage for stage in named)
-    assert any("building the graphs" in stage or "certifying" in stage for stage in named)
+        told = follow_until_ready(running)
+        read = embed_texts(running)
+        coded = [encoded(lossless(picture)) for picture in pictures]
+        seen = embed(running, {"type": "image_base64", "image_base64": coded}).json()["embedding"]
+    check_stages(told)
     found = CONVERTED.search("".join(running.log))
     assert found
-    figure(
-        f"ViT-B/32 of true size: built in {found['building_s']} s and certified in "
-        f"{found['certifying_s']} s, {found['bundle_mb']} MB, {found['building_mb']} MB of private "
-        "memory while building"
-    )
+    figure(f"ViT-B/32 of true size, beside a test that watches: {found[0]}")
     assert int(found["building_mb"]) < 2 * int(found["bundle_mb"])
     oracle = Oracle(whole.config, whole.arrays)
     tokenizer = Tokenizer.from_file(str(whole.folder / "tokenizer.json"))
     rows = [np.array(tokenizer.encode(text).ids, np.int32) for text in TEXTS]
-    assert cosine(vectors, oracle.texts(rows, 77, 49407)) >= 0.9999
-    assert cosine(np.array([image], np.float32), oracle.images([picture])) >= 0.9999
+    to_size = ImageTransform(224, "short_side", "bicubic", 49)
+    expected = oracle.images([to_size(picture) for picture in pictures])
+    assert cosine(read, oracle.texts(rows, 77, 49407)) >= 0.9999
+    assert cosine(np.array(seen, np.float32), expected) >= 0.9999
+    # The check has teeth: what belongs to another item is far off.
+    assert cosine(np.array(seen, np.float32)[[1, 2, 0]], expected) < 0.9
+    assert cosine(read[[1, 2, 0]], oracle.texts(rows, 77, 49407)) < 0.9
 
 
-def image_source(coded: bytes) -> dict[str, str]:
-    return {"type": "image_base64", "image_base64": base64.b64encode(coded).decode()}
+def check_stages(told: list[tuple[str, int]]) -> None:
+    """The stages come one after the other, and within each the percentage never falls."""
+    stages = [stage for stage, _ in groupby(told, key=lambda each: each[0])]
+    assert len(stages) == len(set(stages)), stages
+    assert {"downloading the checkpoint", "certifying the vectors"} <= set(stages)
+    for stage, told_of_it in groupby(told, key=lambda each: each[0]):
+        shares = [percent for _, percent in told_of_it]
+        assert shares == sorted(shares), stage
+        if stage == "downloading the checkpoint":
+            assert len(set(shares)) > 2, shares
 
 
-def follow_until_ready(running: Running) -> list[tuple[str, float]]:
-    """What /ready tells until it is 200: (stage, percentage), and the server answers meanwhile."""
-    stages: list[tuple[str, float]] = []
-    with httpx2.Client(base_url=running.url, timeout=PATIENCE, trust_env=False) as http:
-        for _ in range(int(PATIENCE * 50)):
-            answer = http.get("/ready")
-            if answer.status_code == 200:
-                return stages
-            assert answer.status_code == 503
-            assert http.get("/live").status_code == 200
-            told = answer.json()["detail"]
-            stage = re.search(r"not open yet: (.+), (\d+)%", told)
-            assert stage, told
-            stages.append((stage[1], float(stage[2])))
-            time.sleep(0.02)
-    raise AssertionError(f"never ready: {stages[-3:]}")
+def test_the_conversion_of_vit_b_32_is_timed(
+    whole: Whole, tmp_path: Path, hub: HubStandIn, figure: Figure
+) -> None:
+    """By `mmes convert`, from its checkpoint in a folder, the certificate included."""
+    hub.add(LAION, repository(whole.folder))
+    place = Place(hub, tmp_path)
+    length_of_conversion(place)  # downloads
+    lengths = [length_of_conversion(place, "--force") for _ in range(3)]
+    figure(
+        f"mmes convert of ViT-B/32, from reading the checkpoint to the bundle: "
+        f"{min(lengths):.1f} s at least, {median(lengths):.1f} s in the middle of {len(lengths)}"
+    )
+
+
+def test_the_reference_layer_by_layer_takes_little_memory(whole: Whole) -> None:
+    towers = open_towers([whole.folder / "model.safetensors"], whole.config)
+    plan = towers.plan("image")
+    rows = probe_rows(plan, None)
+    before = private_memory()
+    with MemoryPeak() as layers:
+        found = run_layer_by_layer(plan, rows)
+    with MemoryPeak() as graph:
+        expected = run_float32(plan, emit_model(plan.inputs, plan.build, FLOAT32), rows)
+    assert (found * expected).sum(1).min() >= 0.999999
+    assert layers.bytes - before < (graph.bytes - before) / 3
 
 
 def test_a_conversion_of_true_size_may_be_killed_at_any_moment(
@@ -125,7 +145,5 @@ def test_a_conversion_of_true_size_may_be_killed_at_any_moment(
     hub.add(LAION, repository(whole.folder))
     place = Place(hub, tmp_path)
     length_of_conversion(place)  # downloads
-    length = length_of_conversion(
-        Place(hub, tmp_path / "again", {"HF_HOME": str(tmp_path / "home")})
-    )
-    survive_kills(killed_places(place, 5, same_home=True), length, 5)
+    length = length_of_conversion(place, "--force")
+    survive_kills(place, several(place, 5), length)
