@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from multimodal_embedding_serving.backends import open_graph
-from multimodal_embedding_serving.backends.openvino import collate, compile_options
+from multimodal_embedding_serving.backends.openvino import (
+    collate,
+    compile_options,
+    heeded,
+    inference_precision,
+)
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.convert import build_bundle
 from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row
 from tests.small_model import SIDE, small_conversion
@@ -91,6 +98,36 @@ def test_a_device_that_stands_for_others_gives_their_vectors(bundle: Bundle, dev
     graph = open_graph(bundle, "text", settings(device=device))
     assert graph.precision == "f32"
     assert np.allclose(graph(texts(3, 5)), expected, atol=1e-6)
+
+
+class Compiled:
+    """What a compiled graph says of itself, as OpenVINO's documentation has it for a device."""
+
+    def __init__(self, **told: object) -> None:
+        self._told = told | {"SUPPORTED_PROPERTIES": dict.fromkeys(told, "RO")}
+
+    def get_property(self, name: str) -> Any:
+        if name not in self._told:
+            raise RuntimeError(f"NotFound: {name}")
+        return self._told[name]
+
+
+def test_an_npu_which_tells_no_precision_computes_in_f16() -> None:
+    f32 = {"INFERENCE_PRECISION_HINT": ov.Type.f32}
+    assert inference_precision(Compiled(PERFORMANCE_HINT="LATENCY")) == "f16"
+    assert inference_precision(Compiled(DEVICE_PROPERTIES={"NPU": {}})) == "f16"
+    assert inference_precision(Compiled(DEVICE_PROPERTIES={"NPU": {}, "CPU": f32})) == "f16+f32"
+    assert inference_precision(Compiled(**f32)) == "f32"
+
+
+def test_a_device_is_told_only_of_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
+    """An NPU refuses the number of threads, and refused the whole graph with it."""
+    chosen = Settings(precision="f32", num_threads=2, performance_mode="THROUGHPUT")
+    npu = ["PERFORMANCE_HINT", "PERFORMANCE_HINT_NUM_REQUESTS", "NUM_STREAMS"]
+    assert heeded(compile_options(chosen), npu).keys() == {"PERFORMANCE_HINT", "CACHE_DIR"}
+    assert "INFERENCE_NUM_THREADS" in caplog.text
+    cpu = ov.Core().get_property("CPU", "SUPPORTED_PROPERTIES")
+    assert heeded(compile_options(chosen), cpu) == compile_options(chosen)
 
 
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import queue
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
 
-PRECISION = "INFERENCE_PRECISION_HINT"
+log = logging.getLogger(__name__)
+
+_VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")
+"""They take any option and give each device those that it has."""
+
+PRECISION, DEVICES = "INFERENCE_PRECISION_HINT", "DEVICE_PROPERTIES"
+UNTOLD = "f16"
+"""What an NPU computes in (OpenVINO's "NPU Device"); its graphs have no property that says so."""
 PRECISION_HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
@@ -86,11 +95,14 @@ def collate(
 
 def inference_precision(compiled: ov.CompiledModel) -> str:
     """What a compiled graph computes in; "f16+f32" where it runs on two devices that differ."""
-    if PRECISION in compiled.get_property("SUPPORTED_PROPERTIES"):
+    try:  # BATCH answers for its device, but does not list that among its properties
         return str(compiled.get_property(PRECISION).to_string())
-    # AUTO, HETERO and MULTI answer for each of their devices.
-    devices = compiled.get_property("DEVICE_PROPERTIES").values()
-    return "+".join(sorted({str(each[PRECISION].to_string()) for each in devices}))
+    except RuntimeError:
+        told = compiled.get_property("SUPPORTED_PROPERTIES")
+    # AUTO, HETERO and MULTI answer for each of their devices, an NPU not at all.
+    devices = compiled.get_property(DEVICES).values() if DEVICES in told else [{}]
+    found = {each[PRECISION].to_string() if PRECISION in each else UNTOLD for each in devices}
+    return "+".join(sorted(map(str, found)))
 
 
 def compile_graph(
@@ -104,9 +116,11 @@ def compile_graph(
     model = core.read_model(path)
     if shape is not None:
         shape.fix(model)
+    options = compile_options(replace(settings, cache_dir=cache_folder(path, settings)))
     try:
-        placed = replace(settings, cache_dir=cache_folder(path, settings))
-        compiled = core.compile_model(model, settings.device, compile_options(placed))
+        if not _VIRTUAL.match(settings.device):
+            options = heeded(options, core.get_property(settings.device, "SUPPORTED_PROPERTIES"))
+        compiled = core.compile_model(model, settings.device, options)
     except RuntimeError as error:
         devices = ", ".join(core.available_devices)
         if settings.device.upper() in core.available_devices:
@@ -115,6 +129,14 @@ def compile_graph(
             f"EMBEDDING_DEVICE={settings.device!r} can't be used here; devices: {devices}"
         ) from error
     return OpenVINOGraph(compiled, pad_id, shape)
+
+
+def heeded(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
+    """What a device has a property for: it would refuse the others (an NPU has no threads)."""
+    ignored = sorted(options.keys() - {*supported, "CACHE_DIR"})
+    if ignored:
+        log.warning("the device has no %s: what the settings say of it is ignored", ignored)
+    return {name: value for name, value in options.items() if name not in ignored}
 
 
 def cache_folder(path: Path, settings: Settings) -> Path:
