@@ -6,6 +6,7 @@ the pages are current.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -97,20 +98,50 @@ def errors_table() -> str:
     return table(["status", "code", "class", "when"], rows)
 
 
-PAGES: dict[str, Callable[[], str]] = {
-    "configuration.md": settings_table,
-    "models.md": models_table,
-    "errors.md": errors_table,
+def sizes_table() -> str:
+    """What benchmarks/real_sizes.py measured."""
+    rows = (
+        [
+            code(each["model"]),
+            f"{each['layout']}, {code(each['file'])}",
+            each["precision"],
+            f"{each['checkpoint_mb']:.0f}",
+            f"{each['bundle_mb']:.0f}",
+            f"{each['building_mb']:.0f}",
+            f"{each['certifying_mb']:.0f}",
+            f"{each['convert_cpu_s']:.0f}",
+            ", ".join(f"{name} {value:.7f}" for name, value in sorted(each["cosine"].items())),
+            f"{each['first_open_cpu_s']:.1f} / {each['open_cpu_s']:.1f}",
+            f"{each['memory_mb']:.0f}",
+            f"{each['text_cpu_s']:.3f}",
+            f"{each['image_cpu_s']:.2f}" if "image_cpu_s" in each else "",
+        ]
+        for each in json.loads((DOCS / "real_sizes.json").read_text("utf-8"))
+    )
+    return table(SIZES.split(" | "), rows)
+
+
+SIZES = (
+    "id | layout, file | stored as | checkpoint, MB | bundle, MB | private memory to build, MB | "
+    "to certify, MB | CPU s to convert | least cosine | CPU s to open, first / again | "
+    "private memory open, MB | CPU s a text | CPU s a picture"
+)
+
+PAGES: dict[str, tuple[Callable[[], str], ...]] = {
+    "configuration.md": (settings_table,),
+    "models.md": (models_table, sizes_table),
+    "errors.md": (errors_table,),
 }
 
 
 def renewed(name: str) -> str:
-    """A page with its table made anew."""
+    """A page with its tables made anew."""
     page = (DOCS / name).read_text("utf-8")
     marked = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    if len(marked.findall(page)) != 1:
-        raise SystemExit(f"docs/{name}: one pair of marks is needed")
-    return marked.sub(lambda _: BEGIN + PAGES[name]() + END, page)
+    if len(marked.findall(page)) != len(PAGES[name]):
+        raise SystemExit(f"docs/{name}: a pair of marks is needed for each table")
+    tables = iter(PAGES[name])
+    return marked.sub(lambda _: BEGIN + next(tables)() + END, page)
 
 
 def main() -> None:

@@ -1,0 +1,34 @@
+"""Qwen3-Embedding-0.6B at its true size: what converting it takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.random_checkpoints import write_repository
+from multimodal_embedding_serving.catalog import resolve
+from tests.e2e.conversion import CONVERTED, MMES
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_decoder_of_true_size_is_streamed(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    spec = resolve("qwen3-embedding-0.6b")
+    write_repository(spec, tmp_path / "hub")
+    environ = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    environ |= {"EMBEDDING_OV_MODELS_DIR": str(tmp_path / "models")}
+    command = [*MMES, "convert", spec.id]
+    done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
+    found = CONVERTED.search(done.stderr)
+    assert found, done.stderr
+    told = {name: float(value) for name, value in found.groupdict().items()}
+    figure(
+        f"{spec.id} of true size: {told['bundle_mb']:.0f} MB; private memory while building "
+        f"{told['building_mb']:.0f} MB, while certifying {told['certifying_mb']:.0f} MB"
+    )
+    assert told["bundle_mb"] > 500
+    assert told["building_mb"] < 2 * told["bundle_mb"]
