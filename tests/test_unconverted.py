@@ -25,7 +25,8 @@ from multimodal_embedding_serving.opening import ModelInfo
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 from tests.hub_standin import HubStandIn
-from tests.repositories import FAMILIES, write_repository
+from tests.parity.towers import write_checkpoint
+from tests.repositories import FAMILIES, file_name, small_checkpoint, write_repository
 from tests.small_clip import repository, write_clip
 from tests.test_library import LAION, ROW
 
@@ -150,13 +151,33 @@ def test_a_row_is_downloaded_and_its_licence_told_first(
     assert "comes under the licence mit" in caplog.records[0].getMessage()
 
 
-def test_other_weights_have_another_fingerprint(checkpoint: Path, tmp_path: Path) -> None:
-    other = write_clip(tmp_path / "other", seed=1)
-    marks = {
-        open_model(settings(folder, tmp_path)).manifest.fingerprint
-        for folder in (checkpoint, checkpoint, other)
-    }
-    assert len(marks) == 2
+@pytest.mark.parametrize("model", FAMILIES)
+def test_one_other_number_anywhere_is_another_fingerprint(model: str, tmp_path: Path) -> None:
+    folder = write_repository(tmp_path / model, model)
+
+    def mark() -> str:
+        return open_model(settings(folder, tmp_path)).manifest.fingerprint
+
+    first = mark()
+    assert mark() == first
+    arrays, _ = small_checkpoint(model)
+    wide = [name for name, array in arrays.items() if array.ndim > 1 and "itm_head" not in name]
+    for name in (wide[0], wide[-1]):
+        changed = arrays[name].copy()
+        changed.flat[-1] += 1  # of bfloat16, which is held as its bits, the last of them
+        write_checkpoint(folder / file_name(model), {**arrays, name: changed})
+        assert mark() != first, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAMILIES)
+def test_every_family_is_certified_when_it_is_converted(model: str, tmp_path: Path) -> None:
+    folder = write_repository(tmp_path / model, model)
+    manifest = open_bundle(settings(folder, tmp_path, use_openvino=True, precision="auto")).manifest
+    assert manifest.precision == ("int8-weights" if model.startswith("qwen") else "f16")
+    assert set(manifest.parity) == set(manifest.towers)
+    for each in manifest.parity.values():
+        assert each["minimum"] >= each["bound"] >= 0.99
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,8 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
     pixels = _table(config, "preprocess_cfg")
     if "mean" in pixels and "std" in pixels:
         full |= {"image_mean": pixels["mean"], "image_std": pixels["std"]}
+    if "padding_side" in config:
+        full["padding_side"] = config["padding_side"]
     return full
 
 

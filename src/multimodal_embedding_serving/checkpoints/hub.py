@@ -24,6 +24,7 @@ from multimodal_embedding_serving.errors import CheckpointError
 
 HUB_PREFIX = "hf:"
 PREPROCESSOR = "preprocessor_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_CONFIG = 4 << 20
 NUMBER = {int, float}
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
@@ -53,7 +54,7 @@ class CheckpointFiles:
     """Whose tensor names to expect: a hint from the files' names."""
     config: Mapping[str, Any] | None
     """config.json or open_clip_config.json, parsed; None where there is neither. image_mean and
-    image_std of preprocessor_config.json are added."""
+    image_std of preprocessor_config.json are added, and padding_side of tokenizer_config.json."""
     tokenizer: Mapping[str, Path]
     """tokenizer.json and its settings, or the vocabulary to build it from; by base name."""
     repo: str | None
@@ -211,6 +212,9 @@ def _describe(paths: Mapping[str, Path], config: str, pixels: Sequence[str]) -> 
                 ):
                     raise CheckpointError(f"{name}: {key} is no list of three numbers")
                 told.setdefault(key, value)
+    if TOKENIZER_CONFIG in paths:
+        side = read_config(paths[TOKENIZER_CONFIG]).get("padding_side")
+        told |= {"padding_side": side} if side in ("left", "right") else {}
     return told
 
 

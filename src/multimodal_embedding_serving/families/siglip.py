@@ -49,14 +49,15 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
             "text",
             {"input_ids": None},
             lambda ops, x: embed_text(ops, w, read, x["input_ids"]),
-            text_transform(text),
+            text_transform(text) | {"padding_side": config.get("padding_side", "file")},
             dimension,
         ),
     )
 
 
 def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Lower case, and always padded on the right to all places."""
+    """Lower case, and always padded to all places: on the right, as the model was trained, unless
+    the tokenizer's own files say otherwise."""
     return {
         "max_length": text["max_position_embeddings"],
         "pad_id": 1 if text["vocab_size"] == FIRST_VOCABULARY else 0,

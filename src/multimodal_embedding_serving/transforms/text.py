@@ -25,7 +25,9 @@ class TextSpec:
     """Tokens that a text is cut to, special tokens included."""
     pad_id: int
     fixed_length: bool = False
-    """Every row is padded on the right to max_length: the graph attends to all places."""
+    """Every row is padded to max_length: the graph attends to all places."""
+    padding_side: Literal["right", "left", "file"] = "right"
+    """Of rows of a fixed length; file: as tokenizer.json says, right where it says nothing."""
     lowercase: bool = False
     """Lower-case the text before the tokenizer's own normalisation, character by character."""
     eos_kept: bool = True
@@ -52,6 +54,9 @@ class TextTransform:
             self._tokenizer = Tokenizer.from_str(tokenizer)
         else:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        told = (self._tokenizer.padding or {}).get("direction", "right")
+        side = told if self.spec.padding_side == "file" else self.spec.padding_side
+        self._padded_left = side == "left"
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._suffix = getattr(self._tokenizer.model, "end_of_word_suffix", None)
@@ -126,7 +131,8 @@ class TextTransform:
             ids = ids[: longest - len(kept)] + kept
         places = spec.max_length if spec.fixed_length else max(1, len(ids))
         row = np.full(places, spec.pad_id, np.int32)
-        row[: len(ids)] = ids
+        start = places - len(ids) if self._padded_left else 0
+        row[start : start + len(ids)] = ids
         return Features(row, places, len(ids), truncated=length > longest)
 
 
