@@ -6,7 +6,7 @@ import base64
 import hashlib
 import inspect
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +61,8 @@ class FakeEngine:
             return vectors_of(given["texts"])
         if "images" in given:
             images = given["images"]
+            if isinstance(images[0], np.ndarray) and images[0].ndim == 2:
+                raise errors.InvalidInput("an array of two axes is no picture")
             return vectors_of(
                 [names(e) for e in (images if isinstance(images, list) else [images])]
             )
@@ -110,18 +112,55 @@ def as_base64(shade: int = 0) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_the_signatures_are_the_sdks() -> None:
-    expected = ["model_id", "device", "ov_models_dir", "use_openvino"]
-    assert list(inspect.signature(mme.get_model_handler).parameters) == expected
-    assert list(inspect.signature(mme.ModelFactory.create_model).parameters) == expected
-    assert list(inspect.signature(mme.register_model_handler).parameters) == [
-        "name",
-        "handler_class",
-    ]
-    for method in ("url", "base64", "file"):
-        video = getattr(mme.EmbeddingModel, f"get_video_embedding_from_{method}")
-        assert list(inspect.signature(video).parameters)[2] == "segment_config"
-        assert inspect.iscoroutinefunction(video) == (method != "base64")
+MAKING = ["model_id", "device", "ov_models_dir", "use_openvino"]
+HANDLER = {
+    "load_model": [],
+    "encode_text": ["texts"],
+    "encode_image": ["images", "metrics_out"],
+    "get_embedding_dim": [],
+    "get_max_text_tokens": [],
+    "convert_to_openvino": ["ov_models_dir"],
+    "prepare_query": ["text"],
+    "prepare_documents": ["texts"],
+    **{f"supports_{kind}": [] for kind in ("text", "image", "video")},
+}
+MODEL = {
+    "embed_query": ["text"],
+    "embed_documents": ["texts"],
+    "get_embedding_length": [],
+    "get_image_embedding_from_base64": ["image_base64"],
+    "get_image_embedding_from_url": ["image_url"],
+    "get_video_embeddings": ["frames_batch"],
+    "get_video_embedding_from_base64": ["video_base64", "segment_config"],
+    "get_video_embedding_from_url": ["video_url", "segment_config"],
+    "get_video_embedding_from_file": ["video_path", "segment_config"],
+    "get_video_embedding_from_frames_manifest": ["manifest_path"],
+    "check_health": [],
+    "get_supported_modalities": [],
+    **{f"supports_{kind}": [] for kind in ("text", "image", "video")},
+}
+AWAITED = ("from_url", "from_file", "from_frames_manifest")
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [(mme.BaseEmbeddingModel, HANDLER), (mme.EmbeddingModel, MODEL)]
+)
+def test_the_methods_are_the_sdks(kind: type, names: dict[str, list[str]]) -> None:
+    assert {name: parameters(getattr(kind, name)) for name in names} == names
+    for name in names:
+        awaited = inspect.iscoroutinefunction(getattr(kind, name))
+        assert awaited == name.endswith(AWAITED), name
+
+
+def test_the_functions_are_the_sdks() -> None:
+    assert parameters(mme.get_model_handler) == MAKING
+    assert parameters(mme.ModelFactory.create_model) == MAKING
+    assert parameters(mme.register_model_handler) == ["name", "handler_class"]
+    assert parameters(mme.list_available_models) == []
 
 
 def test_a_handler_is_not_loaded_until_it_is_told(handler: mme.BaseEmbeddingModel) -> None:
@@ -134,15 +173,25 @@ def test_a_handler_is_not_loaded_until_it_is_told(handler: mme.BaseEmbeddingMode
         "model": "CLIP/clip-vit-b-16",
         "device": "GPU",
         "models_dir": Path("/m"),
-        "use_openvino": None,
+        "use_openvino": True,
     }
 
 
 def test_without_a_name_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_MODEL_NAME", "SigLIP/siglip2-vit-b-16")
     assert mme.get_model_handler().model_config["model_id"] == "SigLIP/siglip2-vit-b-16"
+    monkeypatch.setenv("EMBEDDING_DEVICE", "GPU.1")
+    monkeypatch.setenv("EMBEDDING_USE_OV", "false")
+    monkeypatch.setenv("EMBEDDING_OV_MODELS_DIR", "/volume")
+    handler = mme.get_model_handler()
+    assert (handler.device, handler.use_openvino) == ("GPU.1", False)
+    assert handler.ov_models_dir == "/volume"
+    assert not mme.EmbeddingModel(handler).use_openvino
+    assert mme.get_model_handler(use_openvino=True).use_openvino
     monkeypatch.delenv("EMBEDDING_MODEL_NAME")
     assert mme.get_model_handler().model_config["model_id"] == mme.ModelFactory.get_default()
+    with pytest.raises(errors.SettingsError, match="device"):
+        mme.get_model_handler(device="no such device")
 
 
 def test_modalities_are_known_before_loading() -> None:
@@ -162,7 +211,9 @@ def test_vectors_behave_like_torch_tensors(handler: mme.BaseEmbeddingModel) -> N
     assert type(rows.numpy()) is np.ndarray
     assert rows[0].detach().cpu().numpy().tolist() == rows.tolist()[0]
     unit = rows / rows.norm(dim=-1, keepdim=True)
-    assert np.allclose(unit.detach().cpu().numpy(), rows.numpy())
+    assert np.allclose(unit.detach().cpu().float().numpy(), rows.numpy())
+    assert np.allclose(rows.norm(2, dim=1), 1)
+    assert rows.to("cpu").norm() == pytest.approx(2**0.5)
     assert handler.encode_text("a").shape == (1, DIMENSION)
 
 
@@ -234,6 +285,8 @@ def test_what_fails_is_a_runtime_error(model: mme.EmbeddingModel) -> None:
         model.get_video_embedding_from_base64(base64.b64encode(b"broken").decode())
     with pytest.raises(RuntimeError):
         model.get_image_embedding_from_base64("%%%")
+    with pytest.raises(RuntimeError, match="no picture"):
+        model.get_video_embeddings([[np.zeros((2, 2), np.uint8)]])
     assert not mme.EmbeddingModel(mme.get_model_handler("clip-vit-b-16")).check_health()
 
 

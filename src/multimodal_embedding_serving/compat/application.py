@@ -31,7 +31,7 @@ class EmbeddingModel:
         self.handler = model_handler
         self.model_config = model_handler.model_config
         self.device = model_handler.device
-        self.use_openvino = self.model_config.get("use_openvino")
+        self.use_openvino = model_handler.use_openvino
 
     @property
     def supported_modalities(self) -> set[str]:
@@ -56,7 +56,10 @@ class EmbeddingModel:
     def get_video_embeddings(self, frames_batch: list[list[Picture]]) -> list[list[float]]:
         """One vector per frame, the videos one after the other."""
         frames = [frame for frames in frames_batch for frame in frames]
-        return _listed(self.handler.encode_image(frames)) if frames else []
+        if not frames:
+            return []
+        with _as_before():
+            return _listed(self.handler.encode_image(frames))
 
     def get_video_embedding_from_base64(
         self, video_base64: str, segment_config: Segment | None = None

@@ -38,8 +38,16 @@ class Rows(np.ndarray[Any, np.dtype[np.float32]]):
     def detach(self) -> Self:
         return self
 
-    def norm(self, dim: int | None = None, keepdim: bool = False) -> Any:
-        return np.linalg.norm(self, axis=dim, keepdims=keepdim)
+    def float(self) -> Self:
+        return self
+
+    def to(self, *_: object, **__: object) -> Self:
+        return self
+
+    def norm(self, p: int = 2, dim: int | None = None, keepdim: bool = False) -> Any:
+        """Without `dim` that of all numbers together, as torch has it."""
+        rows = self.numpy() if dim is not None else self.numpy().reshape(-1)
+        return np.linalg.norm(rows, p, axis=-1 if dim is None else dim, keepdims=keepdim)
 
 
 class BaseEmbeddingModel:
@@ -48,6 +56,7 @@ class BaseEmbeddingModel:
     def __init__(self, model_config: Mapping[str, Any]) -> None:
         self.model_config = dict(model_config)
         self.device: str = self.model_config.get("device") or "CPU"
+        self.use_openvino: bool = self.model_config.get("use_openvino", True)
         self.ov_models_dir: str | None = self.model_config.get("ov_models_dir")
         self.supported_modalities = set(self.model_config.get("modalities") or ("text", "image"))
         self.model: Engine | None = None
@@ -131,19 +140,26 @@ class ModelFactory:
         ov_models_dir: str | None = None,
         use_openvino: bool | None = None,
     ) -> BaseEmbeddingModel:
-        """A handler, not loaded. Raises ValueError for a name that means no model."""
+        """A handler, not loaded. Raises ValueError for a name that means no model.
+
+        What is None comes from the environment, as for the server.
+        """
         spec = _spec(model_id)
         names = [model_id] if spec is None else [model_id, spec.id, spec.name, spec.family]
         found = [cls.handlers[each.lower()] for each in names if each.lower() in cls.handlers]
         if spec is None and not found and not _beyond_the_catalog(model_id):
             raise ValueError(f"no model is named {model_id!r}; see list_available_models()")
+        settings = Settings.from_env(
+            device=device, models_dir=ov_models_dir, use_openvino=use_openvino
+        )
         config: dict[str, Any] = {
             "model_id": model_id if spec is None else spec.id,
+            "model_name": model_id if spec is None else spec.name,
             "family": None if spec is None else spec.family,
             "modalities": None if spec is None else spec.modalities,
-            "device": device,
-            "ov_models_dir": ov_models_dir,
-            "use_openvino": use_openvino,
+            "device": settings.device,
+            "ov_models_dir": str(settings.models_dir),
+            "use_openvino": settings.use_openvino,
         }
         return (found or [BaseEmbeddingModel])[0](config)
 
