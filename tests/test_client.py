@@ -1,15 +1,14 @@
-"""The HTTP client against a small real server on the loopback interface."""
+"""The HTTP client against a small real server."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import io
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,81 +19,9 @@ from PIL import Image
 
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.client import AsyncClient, Client
-from multimodal_embedding_serving.types import Vector, Vectors
+from multimodal_embedding_serving.types import Vectors
 from multimodal_embedding_serving.wire import ImageLike, Wire
-
-DIMENSION = 4
-Reply = tuple[int, dict[str, str], dict[str, Any]]
-
-
-def vector_of(content: str) -> Vector:
-    """What the small server answers for a text, a URL, or a picture's base64."""
-    seed = int.from_bytes(hashlib.sha256(content.encode("utf-8", "replace")).digest()[:4], "little")
-    vector = np.random.default_rng(seed).standard_normal(DIMENSION).astype("<f4")
-    unit: Vector = vector / np.linalg.norm(vector)
-    return unit
-
-
-def on_wire(content: str) -> str:
-    return base64.b64encode(vector_of(content).tobytes()).decode()
-
-
-class SmallServer(ThreadingHTTPServer):
-    """Remembers what it was asked; `refusals` are answered first, one per request."""
-
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Exchange)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.keys: list[str | None] = []
-        self.refusals: list[Reply] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Exchange(BaseHTTPRequestHandler):
-    server: SmallServer
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        answers: dict[str, dict[str, Any]] = {
-            "/models": {"current_model": "M", "available_models": {"F": ["m"]}, "total_models": 1},
-            "/model/current": {"model": "F/m", "dimension": DIMENSION},
-            "/model/capabilities": {"model": "F/m", "modalities": ["text"]},
-        }
-        self.answer(200, {}, answers[self.path])
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append((self.path, body))
-        self.server.keys.append(self.headers["authorization"])
-        if self.server.refusals:
-            self.answer(*self.server.refusals.pop(0))
-        elif self.path == "/v1/embeddings":
-            data = [{"index": i, "embedding": on_wire(t)} for i, t in enumerate(body["input"])]
-            self.answer(200, {}, {"object": "list", "data": data[::-1]})
-        else:
-            self.answer(200, {}, native(body["input"]))
-
-    def answer(self, status: int, headers: dict[str, str], body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Quiet: the tests look at `asked`."""
-
-
-def native(source: dict[str, Any]) -> dict[str, Any]:
-    if source["type"] == "video_frames":
-        return {"embedding": [on_wire(each[each["type"]]) for each in source["video_frames"]]}
-    if source["type"].startswith("video"):
-        frames = [{"index": 0, "timestamp": 0.0}, {"index": 12, "timestamp": 0.5}]
-        return {"embedding": [on_wire("0"), on_wire("12")], "frames": frames}
-    return {"embedding": [on_wire(each) for each in source[source["type"]]]}
+from tests.server_standin import DIMENSION, Reply, SmallServer, on_wire, vector_of
 
 
 @pytest.fixture
@@ -109,7 +36,8 @@ def server() -> Iterator[SmallServer]:
 
 @pytest.fixture
 def client(server: SmallServer) -> Iterator[Client]:
-    with Client(server.url, batch=3) as client:
+    """One request after the other: the tests look at the order in which the server was asked."""
+    with Client(server.url, batch=3, parallel=1) as client:
         yield client
 
 
@@ -147,6 +75,30 @@ def test_a_string_is_a_query_and_a_list_holds_documents(
     assert [body["input_type"] for _, body in server.asked] == ["query", "document", "query"]
     assert server.asked[2][1]["instruction"] == "find"
     assert server.asked[2][1]["dimensions"] == 2
+
+
+def test_a_large_input_is_in_flight_several_times_at_once(server: SmallServer) -> None:
+    """Four requests wait for each other: none is answered before the fourth has come."""
+    server.meeting = threading.Barrier(4, timeout=20)
+    texts = [f"text {n}" for n in range(8)]
+    with Client(server.url, batch=2, parallel=4) as client:
+        assert same(client.embed_texts(texts), texts)
+
+
+def test_the_first_failure_stops_the_rest(server: SmallServer) -> None:
+    server.refusals = [(422, {}, {"detail": "broken", "code": "invalid_input", "index": 0})]
+    sent: list[int] = []
+
+    def pictures() -> Iterator[bytes]:
+        for shade in range(200):
+            sent.append(shade)
+            yield png(shade)
+
+    with Client(server.url, batch=1, parallel=2) as client:
+        with pytest.raises(errors.InvalidInput, match="broken"):
+            client.embed_images(pictures())
+        assert len(sent) < 10
+        assert same(client.embed_texts("on it goes"), ["on it goes"])
 
 
 def test_nothing_asked_is_nothing_answered(server: SmallServer, client: Client) -> None:
@@ -242,8 +194,25 @@ def test_a_busy_server_is_asked_again_after_the_pause_it_names(
     server.refusals = [(429, {"retry-after": "0"}, {}), (503, {"retry-after": "0"}, {})]
     assert same(client.embed_texts("one"), ["one"])
     assert len(server.asked) == 3
-    busy = httpx2.Response(429, headers={"retry-after": "7"})
-    assert Wire(None, 1, retries=4).pause(busy, 0) == 7
+
+
+@pytest.mark.parametrize(
+    ("named", "least", "most"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("100000", 60, 60),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60, 60),
+        ("Thu, 01 Jan 2015 00:00:00 GMT", 0, 0),
+        ("soon", 0.25, 0.4),
+        ("\u00b2", 0.25, 0.4),
+    ],
+)
+def test_a_pause_is_named_by_seconds_or_by_a_date(named: str, least: float, most: float) -> None:
+    busy = httpx2.Response(429, headers=[(b"retry-after", named.encode("latin-1"))])
+    pause = Wire(None, 1, retries=4).pause(busy, 0)
+    assert pause is not None
+    assert least <= pause <= most
 
 
 def test_without_a_named_pause_each_pause_is_longer() -> None:

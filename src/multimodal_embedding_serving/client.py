@@ -1,15 +1,18 @@
 """The HTTP client, sync and async: `Client("http://host:9777").embed_texts(["a cat"])`.
 
-A large input is sent in several requests. Where the server is busy or away, a request is sent
-again after the pause that the server names. What the server refuses is raised as the class of
-`errors` that the server itself raised; a server that can't be reached is RemoteFailed.
+A large input is sent in several requests, up to `parallel` of them at a time. Where the server is
+busy or away, a request is sent again after the pause that the server names. What the server
+refuses is raised as the class of `errors` that the server itself raised; a server that can't be
+reached is RemoteFailed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, Self
 
 import httpx2
@@ -31,7 +34,8 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 class Client:
     """A server's models as functions from media to float32 vectors of unit length.
 
-    `batch` items at most go into one request; `retries` says how often one is sent again.
+    `batch` items at most go into one request; `retries` says how often one is sent again. A client
+    may be used by several threads.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class Client:
         timeout: float = 300,
         retries: int = 4,
         batch: int = 64,
+        parallel: int = 4,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._wire = Wire(model, batch, retries)
+        self._parallel = parallel
         self._http = httpx2.Client(**_options(url, api_key, timeout), transport=transport)
 
     def embed_texts(
@@ -92,7 +98,22 @@ class Client:
         self.close()
 
     def _vectors(self, calls: Iterator[Call]) -> Vectors:
-        return wire.joined([wire.rows(self._answer(call)) for call in calls])
+        """Reads and encodes while others are answered; the first failure stops the rest."""
+        parts: list[Vectors] = []
+        waiting: deque[Future[Vectors]] = deque()
+        with ThreadPoolExecutor(self._parallel) as pool:
+            try:
+                for call in calls:
+                    if len(waiting) == self._parallel:
+                        parts.append(waiting.popleft().result())
+                    waiting.append(pool.submit(self._rows, call))
+                parts.extend(each.result() for each in waiting)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        return wire.joined(parts)
+
+    def _rows(self, call: Call) -> Vectors:
+        return wire.rows(self._answer(call))
 
     def _answer(self, call: Call, attempt: int = 0) -> Any:
         reply: wire.Reply
@@ -108,7 +129,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same functions, awaited; up to `parallel` requests of one large input are in flight."""
+    """The same functions, awaited."""
 
     def __init__(
         self,

@@ -9,8 +9,10 @@ import base64
 import json
 import random
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,8 +139,18 @@ class Wire:
             return doubling if isinstance(reply, LOST) else None
         if reply.status_code not in BUSY or reply.headers.get("x-should-retry") == "false":
             return None
-        named = reply.headers.get("retry-after", "")
-        return min(60.0, float(named)) if named.replace(".", "", 1).isdigit() else doubling
+        named = named_pause(reply.headers.get("retry-after", ""))
+        return doubling if named is None else min(60.0, named)
+
+
+def named_pause(value: str) -> float | None:
+    """The seconds that Retry-After names, by number or by date (RFC 9110, 10.2.3)."""
+    if value.replace(".", "", 1).isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def answer(call: Call, reply: Reply) -> Any:
