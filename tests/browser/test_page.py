@@ -38,25 +38,6 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def test_a_broken_picture_is_named_and_costs_its_neighbours_nothing(
-    quick: Playground, tmp_path: Path
-) -> None:
-    pictures = write_pictures(tmp_path, 5)
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(pictures[0].read_bytes()[:45])
-    words = tmp_path / "words.jpg"
-    words.write_text("these are words")
-    quick.add(*pictures[:3], cut, words, *pictures[3:])
-    assert quick.ranked == [path.name for path in pictures]
-    alert = quick.page.get_by_role("alert")
-    lines = alert.get_by_role("listitem").all_inner_texts()
-    assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]
-    assert "(422)" in sorted(lines)[0]
-    assert "this is not an image" in sorted(lines)[1]
-    alert.get_by_role("button", name="Dismiss").click()
-    assert alert.inner_text() == ""
-
-
 def test_many_errors_are_summed_up(quick: Playground, tmp_path: Path) -> None:
     broken = [tmp_path / f"{number}.jpg" for number in range(40)]
     for path in broken:

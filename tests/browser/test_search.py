@@ -18,21 +18,6 @@ BOLD = "cells => cells.findIndex(cell => cell.classList.contains('best'))"
 PHOTOS = ("astronaut.jpg", "cat.jpg", "clock.jpg", "coffee.jpg", "coins.jpg", "rocket.jpg")
 
 
-@pytest.mark.parametrize(
-    ("description", "photo"), [("a cup of coffee", "coffee.jpg"), ("a cat", "cat.jpg")]
-)
-def test_the_described_photo_is_ranked_first(
-    playground: Playground, samples: Path, description: str, photo: str
-) -> None:
-    playground.add(*(samples / name for name in PHOTOS))
-    assert playground.ranked == list(PHOTOS)  # as they were added: nothing is asked yet
-    playground.describe(description)
-    assert playground.ranked[0] == photo
-    assert sorted(playground.ranked) == list(PHOTOS)
-    assert playground.scores == sorted(playground.scores, reverse=True)
-    playground.status(f"Most similar: {photo}")
-
-
 def test_the_samples_are_one_click_away(playground: Playground) -> None:
     playground.try_samples()
     assert playground.ranked[0] == "coffee.jpg"

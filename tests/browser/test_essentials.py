@@ -1,0 +1,65 @@
+"""What the playground is for, in a real browser: upload, search, a video's plot, what goes wrong.
+
+The other tests of this folder run in `make test-all`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.playground import Playground
+from tests.browser.test_page import write_pictures
+from tests.browser.test_search import PHOTOS
+from tests.browser.test_video import FRAMES
+
+# The sample film: two seconds of coffee, two of a cat, two of a rocket.
+SCENES = {"a cup of coffee": (0, 2), "a cat": (2, 4), "a rocket": (4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("description", "photo"), [("a cup of coffee", "coffee.jpg"), ("a cat", "cat.jpg")]
+)
+def test_the_described_photo_is_ranked_first(
+    playground: Playground, samples: Path, description: str, photo: str
+) -> None:
+    playground.add(*(samples / name for name in PHOTOS))
+    assert playground.ranked == list(PHOTOS)  # as they were added: nothing is asked yet
+    playground.describe(description)
+    assert playground.ranked[0] == photo
+    assert sorted(playground.ranked) == list(PHOTOS)
+    assert playground.scores == sorted(playground.scores, reverse=True)
+    playground.status(f"Most similar: {photo}")
+
+
+def test_the_plot_shows_where_each_description_fits(playground: Playground, samples: Path) -> None:
+    playground.add(samples / "film.mp4")
+    film = playground.show("Video")
+    for description, (start, end) in SCENES.items():
+        playground.describe(description)
+        film.get_by_text(f"How well “{description}” fits").wait_for()
+        assert film.locator("svg .dot").count() == FRAMES
+        best = film.locator(".strip .best").get_attribute("aria-label")
+        assert best is not None
+        minutes, seconds = best.split(",")[0].split(":")
+        assert start <= int(minutes) * 60 + float(seconds) <= end, best
+
+
+def test_a_broken_picture_is_named_and_costs_its_neighbours_nothing(
+    quick: Playground, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path, 5)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(pictures[0].read_bytes()[:45])
+    words = tmp_path / "words.jpg"
+    words.write_text("these are words")
+    quick.add(*pictures[:3], cut, words, *pictures[3:])
+    assert quick.ranked == [path.name for path in pictures]
+    alert = quick.page.get_by_role("alert")
+    lines = alert.get_by_role("listitem").all_inner_texts()
+    assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]
+    assert "(422)" in sorted(lines)[0]
+    assert "this is not an image" in sorted(lines)[1]
+    alert.get_by_role("button", name="Dismiss").click()
+    assert alert.inner_text() == ""
