@@ -22,8 +22,8 @@ ONE_VECTOR = SegmentConfig(pooling="mean")
 
 KINDS = ("text", "image", "video")
 
-JINA_TASKS = {"retrieval.query": "query", "retrieval.passage": "document"}
-"""Those of Jina's tasks that say which side of a search a text is on."""
+JINA_SIDES = ("query", "passage")
+"""How those of Jina's tasks end that say which side of a search a text is on."""
 
 REJECTED = (
     "input holds token ids, and nothing says which tokenizer made them. Send text: with "
@@ -62,7 +62,8 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
 
 def read_role(request: OpenAIRequest) -> Role | None:
     """Whether the texts are queries or documents, by `input_type` or by Jina's `task`."""
-    wanted = request.input_type or JINA_TASKS.get(request.task or "")
+    task, _, side = (request.task or "").rpartition(".")
+    wanted = request.input_type or (side if task and side in JINA_SIDES else None)
     return None if wanted is None else "query" if wanted == "query" else "document"
 
 

@@ -66,11 +66,11 @@ class OpenAIRequest(WireModel):
     instruction: str | None = None
     """The task, for models that take one with a query."""
     task: str | None = None
-    """Jina's: retrieval.query and retrieval.passage are heard, other tasks change nothing."""
+    """Jina's: `….query` and `….passage` say what texts are, other tasks change nothing."""
     embedding_type: Encoding | None = None
     """Jina's: goes before encoding_format, and has the forms of whole numbers too."""
-    truncate: Truncate | None = None
-    """NVIDIA's: NONE refuses a text that is longer than the model reads."""
+    truncate: Truncate | bool | None = None
+    """NVIDIA's NONE, Jina's false: refuse a text that is longer than the model reads."""
     modality: str | list[str] | None = None
     """What plain strings are: text (default), image or video; or a list, one for each item."""
 

@@ -1,4 +1,4 @@
-"""What Cohere's and NVIDIA's `truncate` asks for, where a text is longer than the model's limit."""
+"""What `truncate` asks for where a text is longer than the model's limit: words, or booleans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Truncate = Literal["NONE", "END"]
 """END, which is what happens by itself: the text's end is left out. NONE: the request fails."""
 
 
-def check_truncation(answers: Sequence[Embedded], truncate: Truncate | None) -> None:
+def check_truncation(answers: Sequence[Embedded], truncate: Truncate | bool | None) -> None:
     """Raises InvalidInput naming the input, where a text was cut and must not be."""
-    if truncate != "NONE":
+    if truncate not in ("NONE", False):
         return
     for index, answer in enumerate(answers):
         if answer.truncated:

@@ -1,0 +1,120 @@
+"""What clients of Jina's and NVIDIA's embeddings send to /v1/embeddings, by plain HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.types import Vector
+from tests.api.fakes import LONGEST, text_row
+from tests.api.test_native import b64, image_vector
+from tests.fakes import vector_of
+from tests.media_files import write_image, write_video
+
+PICTURE = write_image("png")
+URI = f"data:image/png;base64,{b64(PICTURE)}"
+FILM = f"data:video/mp4;base64,{b64(write_video(frames=4))}"
+LONG = "x" * (LONGEST + 1)
+
+
+def ask(http: httpx2.Client, status: int = 200, **body: Any) -> Any:
+    answer = http.post("/v1/embeddings", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def vectors(http: httpx2.Client, **body: Any) -> list[Any]:
+    return [each["embedding"] for each in ask(http, **body)["data"]]
+
+
+def test_jinas_documented_request_is_answered(http: httpx2.Client) -> None:
+    """Texts and images side by side, with every field that Jina documents."""
+    found = vectors(
+        http,
+        model="clip-vit-b-32",
+        input=[{"text": "a cat"}, {"image": URI}, {"image": b64(PICTURE)}],
+        task="retrieval.passage",
+        normalized=True,
+        embedding_type="float",
+        late_chunking=False,
+        truncate=True,
+        dimensions=8,
+    )
+    expected = [vector_of(text_row("a cat", "document")), *[image_vector(PICTURE)] * 2]
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "role"),
+    [
+        ("retrieval.query", "query"),
+        ("retrieval.passage", "document"),
+        ("code.query", "query"),
+        ("text-matching", None),
+        ("query", None),
+        ("", None),
+    ],
+)
+def test_jinas_task_says_what_a_text_is(http: httpx2.Client, task: str, role: str | None) -> None:
+    assert np.allclose(vectors(http, input=["a"], task=task), vector_of(text_row("a", role)))
+
+
+def test_input_type_goes_before_the_task(http: httpx2.Client) -> None:
+    found = vectors(http, input=["a"], task="retrieval.passage", input_type="query")
+    assert np.allclose(found, vector_of(text_row("a", "query")))
+
+
+def test_jinas_embedding_types_go_before_the_encoding_format(http: httpx2.Client) -> None:
+    expected: Vector = image_vector(PICTURE)
+    asked = {"input": [{"image": URI}], "encoding_format": "float"}
+    (bits,) = vectors(http, **asked, embedding_type="ubinary")
+    assert bits == np.packbits(expected > 0).tolist()
+    (levels,) = vectors(http, **asked, embedding_type="int8")
+    assert np.abs(levels).max() == 127
+    assert np.dot(levels, expected) / np.linalg.norm(levels) > 0.999
+    (text,) = vectors(http, **asked, embedding_type="base64")
+    assert text == b64(expected.astype("<f4").tobytes())
+
+
+@pytest.mark.parametrize("truncate", ["END", True, None])
+def test_a_long_text_is_cut_where_it_may_be(http: httpx2.Client, truncate: object) -> None:
+    answer = ask(http, input=["a", LONG], truncate=truncate)
+    assert answer["usage"]["truncated"] is True
+
+
+@pytest.mark.parametrize("truncate", ["NONE", False])
+def test_a_long_text_is_refused_where_it_must_not_be_cut(
+    http: httpx2.Client, truncate: object
+) -> None:
+    error = ask(http, 400, input=["a", LONG], truncate=truncate)["error"]
+    assert error["param"] == "truncate"
+    assert ask(http, input=["a"], truncate=truncate)["data"]
+
+
+def test_nvidias_documented_request_is_answered(http: httpx2.Client) -> None:
+    """Data URIs as plain strings, and what each of them is."""
+    found = vectors(
+        http,
+        model="clip-vit-b-32",
+        input=["a cat", URI, FILM],
+        modality=["text", "image", "video"],
+        input_type="passage",
+        encoding_format="float",
+        truncate="NONE",
+    )
+    expected = [vector_of(text_row("a cat", "document")), image_vector(PICTURE)]
+    assert np.allclose(found[:2], expected, atol=1e-6)
+    assert np.isclose(np.linalg.norm(found[2]), 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("truncate", "START"), ("embedding_type", "hex"), ("input_type", "poem"), ("task", 5)],
+)
+def test_a_value_that_is_not_known_is_named(http: httpx2.Client, field: str, value: object) -> None:
+    error = ask(http, 400, input=["a"], **{field: value})["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(field)
