@@ -183,7 +183,9 @@ def run_served(
 def run_float32(plan: TowerPlan, model: ov.Model, rows: Sequence[Row]) -> Vectors:
     """The vectors of a model of float32 weights in float32 inference."""
     exact = Settings(precision="f32", model_cache=False)
-    compiled = ov.Core().compile_model(model, "CPU", compile_options(exact))
+    # To fuse small operations takes longer than a few calls gain by it.
+    options = {**compile_options(exact), "SNIPPETS_MODE": "DISABLE"}
+    compiled = ov.Core().compile_model(model, "CPU", options)
     return by_length(OpenVINOGraph(compiled, pad_id(plan)), rows)
 
 
