@@ -58,6 +58,14 @@ class Playground:
         self.page.evaluate(DROP, ["#intake", files])
         self.wait_until_embedded()
 
+    def drop_folder(self, folder: Path) -> None:
+        """Drop a folder of this machine on the page, as its file manager does."""
+        session = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            place = {"type": kind, "x": 300, "y": 300, "data": data}
+            session.send("Input.dispatchDragEvent", place)
+
     def try_samples(self) -> None:
         self.page.get_by_role("button", name="Try the samples").click()
         self.card("film.mp4").wait_for()

@@ -107,6 +107,23 @@ def test_a_thousand_pictures_are_ranked_page_by_page(quick: Playground, tmp_path
     assert page.evaluate("document.querySelectorAll('*').length") < 2000
 
 
+def test_a_dropped_folder_is_read_to_its_last_file(quick: Playground, tmp_path: Path) -> None:
+    """A browser tells a hundred files of a folder at a time."""
+    deepest = tmp_path / "photos" / "below" / "deeper"
+    deepest.mkdir(parents=True)
+    write_pictures(deepest, 130)
+    (tmp_path / "photos" / "first.png").write_bytes((deepest / "0000.png").read_bytes())
+    (deepest.parent / "notes.txt").write_text("no picture")
+    quick.page.locator("#facts").get_by_text("fa4e").wait_for()
+    quick.drop_folder(tmp_path / "photos")
+    quick.status("Embedded 131 items")
+    quick.status("Left out: 1 file is neither picture nor video.")
+    quick.page.get_by_text("1–24 of 131").wait_for()
+    names = quick.page.locator(".card .name").evaluate_all("all => all.map(each => each.title)")
+    below = [f"photos/below/deeper/{number:04}.png" for number in range(PAGE_OF_RESULTS)]
+    assert names == [*below, "photos/first.png"][:PAGE_OF_RESULTS]
+
+
 def test_work_is_shown_as_it_goes_and_can_be_stopped(
     visit: Open, fake: FakeServing, tmp_path: Path
 ) -> None:

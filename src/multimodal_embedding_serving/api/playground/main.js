@@ -22,6 +22,7 @@ class Playground {
   pictures = new Pictures();
   speeds = new Map();
   model = null;
+  left = ""; // which files were not taken, until it is said with what was embedded
   #captured = Promise.resolve();
   #scheduled = false;
 
@@ -101,7 +102,8 @@ class Playground {
       known ? `${count(known, "file is", "files are")} here already` : "",
       others ? `${count(others, "file is", "files are")} neither picture nor video` : "",
     ].filter(Boolean).join("; ");
-    note(left && `Left out: ${left}.`);
+    this.left = left && ` Left out: ${left}.`;
+    note(this.left.trim());
     this.embedding.add(added);
   }
 
@@ -165,7 +167,9 @@ class Playground {
     if (frames) this.speeds.set("film", `${rough(frames)} video frames/s`);
     this.#drawFacts();
     const seconds = rough((performance.now() - queue.started) / 1000);
-    note(stopped ? "Stopped." : `Embedded ${count(queue.done, "item")} in ${seconds} s.`);
+    const told = stopped ? "Stopped." : `Embedded ${count(queue.done, "item")} in ${seconds} s.`;
+    note(told + this.left);
+    this.left = "";
     for (const item of this.collection.films) this.#capture(item);
   }
 
