@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.errors import SettingsError
@@ -213,6 +213,8 @@ def test_a_whole_number_is_taken_as_it_is_or_refused_with_the_bounds(name: str, 
 
 
 @given(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=300))
+@example("EMBEDDING_MEDIA_ROOTS", "/tmp:~no-such-user")
+@example("OV_CACHE_DIR", "~no-such-user/cache")
 def test_no_value_ends_in_anything_but_settings_or_a_settings_error(name: str, raw: str) -> None:
     settings, refusal = read(name, raw)
     assert (settings is None) == bool(refusal)

@@ -78,11 +78,14 @@ def device_string(raw: str) -> str:
 
 
 def folders(raw: str) -> tuple[Path, ...]:
-    return tuple(Path(part).expanduser() for part in raw.split(os.pathsep) if part)
+    return tuple(folder(part) for part in raw.split(os.pathsep) if part)
 
 
 def folder(raw: str) -> Path:
-    return Path(raw).expanduser()
+    try:
+        return Path(raw).expanduser()
+    except RuntimeError:  # ~name of no user here
+        raise ValueError("a path; ~name for a user of this machine only") from None
 
 
 def env(names: str, default: Any, parse: Parse, meaning: str) -> Any:
