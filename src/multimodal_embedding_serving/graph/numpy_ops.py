@@ -30,10 +30,13 @@ class NumpyOps:
         return float32(value)
 
     def linear(self, x: Value, weight: Array, bias: Array | None = None) -> Value:
+        flat = x.reshape(-1, x.shape[-1])  # as one matrix: numpy would multiply item by item
         parts = [
-            x @ float32(rows(weight, slice(k, k + ROWS))).T for k in range(0, weight.shape[0], ROWS)
+            flat @ float32(rows(weight, slice(k, k + ROWS))).T
+            for k in range(0, weight.shape[0], ROWS)
         ]
         y = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+        y = y.reshape(*x.shape[:-1], -1)
         return y if bias is None else y + float32(bias)
 
     def project(self, x: Value, matrix: Array) -> Value:
