@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from multimodal_embedding_serving.bundle import TEMPORARY
 from tests.e2e.conversion import (
     CONVERTED,
     LAION,
@@ -110,6 +112,21 @@ def test_a_terminal_shows_a_bar_for_each_stage(place: Place) -> None:
         assert stage in last
     assert last.count("100%") >= 3
     assert CONVERTED.search(shown.decode())
+
+
+def test_the_listing_shows_certificates_and_prunes_what_a_kill_has_left(place: Place) -> None:
+    with place.reopen() as engine:
+        parity = engine.info.parity
+    assert parity is not None
+    left = place.models / "CLIP" / "clip-vit-b-32" / f"{TEMPORARY}f16-1"
+    left.mkdir()
+    listed = run(place, *MMES, "models", "--long", "--prune", "--json")
+    assert f"removed {left}" in listed.stderr
+    assert not left.exists()
+    (facts,) = json.loads(listed.stdout)
+    assert facts["model"] == ROW
+    assert facts["parity"] == {name: each["minimum"] for name, each in parity.items()}
+    assert min(facts["parity"].values()) >= 0.9999
 
 
 ON_A_SMALL_DISK = """
