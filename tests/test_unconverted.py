@@ -30,6 +30,8 @@ from tests.repositories import FAMILIES, file_name, small_checkpoint, write_repo
 from tests.small_clip import repository, write_clip
 from tests.test_library import LAION, ROW
 
+QUICK = ("cn-clip-vit-b-16", "qwen3-embedding-0.6b")
+"""Two towers in float32, and one whose file holds bfloat16."""
 LEAST = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999}
 
 
@@ -75,7 +77,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("checkpoints") / "tiny-clip")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("f16", marks=pytest.mark.slow)])
 def test_sixteen_bits_are_measured_once_and_the_figure_is_shown(
     precision: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,10 +106,9 @@ def test_a_certificate_that_cant_be_read_is_measured_again(
     chosen = settings(checkpoint, tmp_path, precision="bf16")
     first = open_model(chosen).manifest.parity
     (kept,) = tmp_path.rglob("torch-bf16.json")
-    for damage in ("[", '{"of": [], "parity": {}}'):
-        kept.write_text(damage)
-        assert open_model(chosen).manifest.parity == first
-        assert json.loads(kept.read_text())["parity"] == first
+    kept.write_text("[")
+    assert open_model(chosen).manifest.parity == first
+    assert json.loads(kept.read_text())["parity"] == first
 
 
 def test_a_models_folder_that_cant_be_written_costs_only_the_certificate(
@@ -151,7 +152,10 @@ def test_a_row_is_downloaded_and_its_licence_told_first(
     assert "comes under the licence mit" in caplog.records[0].getMessage()
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in FAMILIES],
+)
 def test_one_other_number_anywhere_is_another_fingerprint(model: str, tmp_path: Path) -> None:
     folder = write_repository(tmp_path / model, model)
 

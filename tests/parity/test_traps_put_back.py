@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+from tests.parity.traps import FAMILY_TRAPS, KNOWN, Trap
 
 pytestmark = pytest.mark.slow
 
@@ -22,19 +23,8 @@ PACKAGE = "multimodal_embedding_serving"
 ROOT = Path(__file__).parent.parent.parent
 
 
-@dataclass(frozen=True)
-class Trap:
-    file: str
-    right: str
-    """As the code has it, once."""
-    wrong: str
-    caught_by: str
-    """The test that fails while the wrong is there."""
-
-
 PIXELS = "tests/transforms/test_image.py"
 PICTURES = "tests/media/test_image.py"
-KNOWN = "tests/parity/test_traps.py"
 VIT_B_32 = (
     "tests/parity/test_transformers.py::test_vectors_are_those_of_transformers[clip-vit-b-32]"
 )
@@ -218,6 +208,7 @@ TRAPS = {
         "bert.heads, None, bert.eps",
         f"{KNOWN}::test_padding_is_masked_where_attention_goes_both_ways[cn-clip-vit-b-16]",
     ),
+    **FAMILY_TRAPS,
 }
 
 
