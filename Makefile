@@ -36,7 +36,7 @@ serve: $(VENV)/.serve
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: test
+test-all: test $(VENV)/.dev-all
 	$(BIN)/pytest -m "slow or hub"
 
 check: $(VENV)/.dev
@@ -79,3 +79,8 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.made
 	@echo "Installing the runtime and what the tests need"
 	@$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.serve
+
+$(VENV)/.dev-all: pyproject.toml $(VENV)/.dev
+	@echo "Installing what the slow tests need besides"
+	@$(PIP) --editable ".[dev,dev-all]"
+	@touch $@

@@ -6,13 +6,8 @@ import json
 import socket
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
-from multimodal_embedding_serving.cli.embedding import kind_of
-from multimodal_embedding_serving.errors import InvalidInput
 
 
 def mmes(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -58,15 +53,3 @@ def test_a_model_that_nobody_knows_is_a_message_and_status_1() -> None:
     assert refused.returncode == 1
     assert "no-such-model" in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_files_are_told_by_their_names_and_the_rest_is_text(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.WEBP", "c.mp4", "d.mkv", "e.txt"):
-        (tmp_path / name).touch()
-    names = ["a.jpg", "b.WEBP", "c.mp4", "d.mkv"]
-    kinds = [kind_of(str(tmp_path / name)) for name in names]
-    assert kinds == ["image", "image", "video", "video"]
-    assert kind_of("a cat") == kind_of("x" * 5000) == kind_of("no\0file") == kind_of("") == "text"
-    assert kind_of(str(tmp_path)) == "text"
-    with pytest.raises(InvalidInput, match=r"e\.txt"):
-        kind_of(str(tmp_path / "e.txt"))

@@ -132,7 +132,7 @@ def test_the_engine_and_the_sdk_work_as_shown(started: Running) -> None:
 def test_the_command_line_works_as_shown(started: Running) -> None:
     shown = run(find("mmes embed"), started)
     assert "Builtin/mini (default)" in shown
-    assert shown.count('"embedding"') == 2
+    assert shown.count('"vector"') == 2
 
 
 def test_every_block_of_code_is_run_here() -> None:

@@ -1,7 +1,8 @@
 """The command `mmes`: one function a command, each in the module that its noun names.
 
-Exit status: 0 done, 1 refused or failed (the reason is on stderr), 2 wrong usage or settings;
-3 from `compare` where the two are not comparable.
+Exit status: 0 done; 1 refused or failed (the reason is on stderr); 2 wrong usage or settings;
+3 from `compare` where the two are not comparable; 4 from `embed` where some inputs failed and
+others did not; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -34,3 +35,7 @@ def main() -> None:
     except EmbeddingError as error:
         typer.echo(f"mmes: {error}", err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"mmes: {error.strerror}{where}", err=True)
+        sys.exit(1)

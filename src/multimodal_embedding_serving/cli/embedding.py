@@ -2,78 +2,223 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import mimetypes
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multimodal_embedding_serving.cli.options import Device, Model
-from multimodal_embedding_serving.errors import InvalidInput
-from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import show_stages
+from multimodal_embedding_serving.cli.options import (
+    ApiKey,
+    Device,
+    Frames,
+    FramesPerSecond,
+    Json,
+    Kinds,
+    Model,
+    Server,
+    ask,
+)
+from multimodal_embedding_serving.terminal import Work, set_up_logging, show_work
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.bulk import models
+    from multimodal_embedding_serving.bulk.job import Options, Tally
+    from multimodal_embedding_serving.bulk.listing import Listing
+    from multimodal_embedding_serving.bulk.output import Output
+
+SOME_FAILED = 4
+"""The exit status where some inputs could not be embedded and others were."""
+
+
+class Precision(StrEnum):
+    """Of stored numbers."""
+
+    f32 = "f32"
+    f16 = "f16"
+
+
+class Change(StrEnum):
+    """What tells that a file has changed."""
+
+    date = "date"
+    content = "content"
+
+
+class Store(StrEnum):
+    """A vector store."""
+
+    lancedb = "lancedb"
+    qdrant = "qdrant"
+
+
+Items = Annotated[
+    list[str] | None,
+    typer.Argument(help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv); - is stdin."),
+]
+Text = Annotated[list[str] | None, typer.Option(help="A text, whatever it looks like.")]
+Out = Annotated[
+    str | None,
+    typer.Option(help="A file: .parquet (extra bulk), .npy or .jsonl. A second run goes on."),
+]
+To = Annotated[Store | None, typer.Option(help="--out is such a store's folder or URL.")]
+Table = Annotated[str, typer.Option(help="The store's table or collection.")]
+Only = Annotated[list[Kinds] | None, typer.Option("--kind", help="Take only these from folders.")]
+Numbers = Annotated[Precision, typer.Option("--dtype", help="Of stored numbers.")]
+Changed = Annotated[Change, typer.Option(help="Changed files: by size and date, or by content.")]
+Drop = Annotated[bool, typer.Option("--drop-removed", help="Drop the rows of files that are gone.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, overwriting --out.")]
+Every = Annotated[int, typer.Option(min=1, help="Vectors that a killed job may have to repeat.")]
 
 
 def embed(
-    items: Annotated[list[str], typer.Argument(help="Texts, and paths of images and videos.")],
+    items: Items = None,
+    text: Text = None,
+    out: Out = None,
+    to: To = None,
+    table: Table = "vectors",
+    kind: Only = None,
+    dtype: Numbers = Precision.f32,
+    changed: Changed = Change.date,
+    drop_removed: Drop = False,
+    retry: Retry = False,
+    fresh: Fresh = False,
+    publish_every: Every = 2048,
+    frames: Frames = None,
+    fps: FramesPerSecond = None,
     model: Model = None,
     device: Device = None,
-    server: Annotated[str | None, typer.Option(help="Ask this server instead.")] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
 ) -> None:
-    """Embed texts, images and videos: a JSON object per vector on stdout, in order."""
-    settings = Settings.from_env(model=model, device=device)
-    for line in _embedded_by_server(items, server) if server else _embedded(items, settings):
-        typer.echo(json.dumps(line))
+    """Embed texts, images and videos: a JSON object per vector on stdout, in order, or --out."""
+    from multimodal_embedding_serving.bulk.job import Options
+
+    listing = _listing(items or [], text or [], kind, by_content=changed is Change.content)
+    asked = ask(model, device, server, api_key, frames, fps)
+    if out is None:
+        if to is not None:
+            raise typer.BadParameter("--to needs --out, the store's folder or URL")
+        failed, done = asyncio.run(_print(listing, asked.open()))
+        raise typer.Exit(0 if not failed else SOME_FAILED if done else 1)
+    options = Options(
+        dtype=dtype.value,
+        retry=retry,
+        removed="drop" if drop_removed else "keep",
+        part_rows=publish_every,
+        recipe=asked.recipe,
+    )
+    output = _output(out, to, table)
+    set_up_logging()
+    tally = _write(listing, asked.open, output, options, fresh=fresh)
+    _report(tally, out, as_json)
 
 
-def kind_of(item: str) -> str:
-    """text, image or video: a file that exists is what its name says, all else is text.
+def _listing(
+    items: list[str], texts: list[str], only: list[Kinds] | None, *, by_content: bool
+) -> Listing:
+    from multimodal_embedding_serving.bulk.items import KINDS, mark_by_content, mark_by_date
+    from multimodal_embedding_serving.bulk.listing import Listing
 
-    Raises InvalidInput for a file of another kind.
-    """
-    if len(item) > 1000 or "\0" in item or not Path(item).is_file():
-        return "text"
-    kind = (mimetypes.guess_type(item)[0] or "").partition("/")[0]
-    if kind not in ("image", "video"):
-        raise InvalidInput(f"{item} is neither an image nor a video by its name")
-    return kind
-
-
-def _embedded(items: Sequence[str], settings: Settings) -> Iterator[dict[str, Any]]:
-    from multimodal_embedding_serving.engine import Engine
-
-    kinds = [kind_of(item) for item in items]
-    with show_stages() as show:
-        opened = Engine.open(settings=settings, progress=show)
-    with opened as engine:
-        for item, kind in zip(items, kinds, strict=True):
-            if kind == "text":
-                yield _line(item, kind, engine.embed(texts=[item])[0])
-            elif kind == "image":
-                yield _line(item, kind, engine.embed(images=Path(item))[0])
-            else:
-                for number, vector in enumerate(engine.embed(video=Path(item))):
-                    yield _line(item, kind, vector, vector_number=number)
+    if not items and not texts:
+        raise typer.BadParameter("name something to embed")
+    return Listing(
+        tuple(items),
+        tuple(texts),
+        kinds=tuple(each.value for each in only) if only else KINDS,
+        mark=mark_by_content if by_content else mark_by_date,
+        stdin=sys.stdin,
+    )
 
 
-def _embedded_by_server(items: Sequence[str], server: str) -> Iterator[dict[str, Any]]:
-    from multimodal_embedding_serving.client import Client
+def _output(out: str, to: Store | None, table: str) -> Output:
+    if to is None:
+        from multimodal_embedding_serving.bulk.output import FileOutput
 
-    kinds = [kind_of(item) for item in items]
-    with Client(server) as client:
-        for item, kind in zip(items, kinds, strict=True):
-            if kind == "text":
-                yield _line(item, kind, client.embed_texts([item])[0])
-            elif kind == "image":
-                yield _line(item, kind, client.embed_images(Path(item))[0])
-            else:
-                answer = client.embed_video(Path(item))
-                for frame, vector in zip(answer.frames, answer.vectors, strict=True):
-                    where = {"frame": frame.index, "timestamp": frame.timestamp}
-                    yield _line(item, kind, vector, **where)
+        return FileOutput(Path(out))
+    from multimodal_embedding_serving.bulk.stores import open_store
+
+    return open_store(to.value, out, table)
 
 
-def _line(item: str, kind: str, vector: Any, **where: float) -> dict[str, Any]:
-    return {"input": item, "kind": kind, **where, "embedding": vector.tolist()}
+async def _print(
+    listing: Listing, open_model: Callable[[], Awaitable[models.Model]]
+) -> tuple[int, int]:
+    """Vectors as lines on stdout, what failed on stderr -> how many items failed and did not."""
+    from multimodal_embedding_serving.bulk.formats import json_lines
+    from multimodal_embedding_serving.bulk.schema import Layout, Rows
+    from multimodal_embedding_serving.bulk.stream import Answer, Refusal
+    from multimodal_embedding_serving.bulk.stream import embed as embedded
+
+    model = await open_model()
+    layout = Layout.of(model.identity)
+    failed = done = 0
+    try:
+        async with aclosing(embedded(listing, model)) as results:
+            async for result in results:
+                if isinstance(result, Answer):
+                    rows, item = Rows(), result.item
+                    rows.add(item.key, item.kind, result.vectors, result.frames)
+                    sys.stdout.buffer.writelines(json_lines(rows, layout))
+                    sys.stdout.buffer.flush()
+                    done += 1
+                    continue
+                failed += 1
+                key = result.item.key if isinstance(result, Refusal) else result.key
+                typer.echo(f"mmes: {key}: {result.error.message}", err=True)
+    finally:
+        await model.aclose()
+    return failed, done
+
+
+def _write(
+    listing: Listing,
+    open_model: Callable[[], Callable[[], Awaitable[models.Model]]],
+    output: Output,
+    options: Options,
+    *,
+    fresh: bool,
+) -> Tally:
+    from multimodal_embedding_serving.bulk.counting import Count
+    from multimodal_embedding_serving.bulk.job import run
+
+    opened = open_model()
+
+    async def work(show: Callable[[Work], None], count: Count) -> Tally:
+        def watch(tally: Tally) -> None:
+            done = tally.embedded + tally.failed + tally.unchanged
+            note = f"{tally.failed:,} failed" if tally.failed else ""
+            show(Work(done, count.total, note))
+
+        model = await opened()
+        try:
+            return await run(listing, model, output, options, fresh=fresh, watch=watch)
+        finally:
+            await model.aclose()
+
+    with show_work("embedding") as show, Count(listing) as count:
+        try:
+            return asyncio.run(work(show, count))
+        except KeyboardInterrupt:
+            typer.echo("mmes: interrupted; the same command goes on from here", err=True)
+            raise
+
+
+def _report(tally: Tally, out: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": out, **tally.facts()}))
+    else:
+        typer.echo(
+            f"{out}: {tally.rows:,} vectors; {tally.embedded:,} inputs embedded, "
+            f"{tally.unchanged:,} unchanged, {tally.removed:,} removed, "
+            f"{tally.failed:,} failed ({tally.errors:,} in all)"
+        )
+    if tally.errors:
+        raise typer.Exit(SOME_FAILED if tally.rows else 1)

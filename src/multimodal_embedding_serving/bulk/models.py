@@ -1,0 +1,147 @@
+"""Who embeds: a model in this process, or a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from multimodal_embedding_serving.answers import Embedded
+from multimodal_embedding_serving.bulk.items import KINDS, Kind
+from multimodal_embedding_serving.client import AsyncClient
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.inputs import read_segment
+from multimodal_embedding_serving.lanes import Lane
+from multimodal_embedding_serving.media.sampling import Segment
+from multimodal_embedding_serving.plans import Embeddable, FrameInfo, Images, Texts, Video
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Vector, Vectors
+
+PATIENCE = 24 * 3600.0
+"""Seconds for one item in this process: nobody waits for it."""
+PER_CORE, LEAST, MOST = 32, 64, 512
+"""Pictures on their way: enough for full batches while others are decoded."""
+PARALLEL = 32
+"""Requests to a server at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the vectors are of."""
+
+    model: str
+    fingerprint: str
+    """Empty where a server tells none."""
+    dimension: int
+    kinds: tuple[Kind, ...]
+
+
+class Film(NamedTuple):
+    vectors: Vectors
+    frames: Sequence[FrameInfo]
+
+
+class Model(Protocol):
+    """Embeds single items; many calls at once are the point. All raise EmbeddingError."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def parallel(self) -> int:
+        """Items that keep it busy."""
+        ...
+
+    async def texts(self, texts: Sequence[str]) -> Vectors: ...
+
+    async def image(self, source: Path | str) -> Vector: ...
+
+    async def video(self, source: Path | str) -> Film: ...
+
+    async def aclose(self) -> None: ...
+
+
+def kinds_of(modalities: Sequence[str]) -> tuple[Kind, ...]:
+    """The kinds that a model of these modalities embeds: video follows image."""
+    needed = {"text": "text", "image": "image", "video": "image"}
+    return tuple(kind for kind in KINDS if needed[kind] in modalities)
+
+
+class LocalModel:
+    """An engine of this process; it is closed with this."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, segment: Mapping[str, Any] | None = None
+    ) -> None:
+        """`segment` as segment_config. Raises InvalidInput."""
+        self._engine = engine
+        defaults = Segment(
+            start_offset=settings.start_offset,
+            clip_duration=settings.clip_duration,
+            num_frames=settings.num_frames,
+        )
+        self._segment = read_segment(segment, defaults)
+        info = engine.info
+        kinds = kinds_of(info.modalities)
+        self.identity = Identity(info.id, info.fingerprint, info.dimension, kinds)
+        self.parallel = min(MOST, max(LEAST, PER_CORE * settings.worker_count))
+
+    async def texts(self, texts: Sequence[str]) -> Vectors:
+        return (await self._embed(Texts(list(texts), "document"))).vectors
+
+    async def image(self, source: Path | str) -> Vector:
+        vector: Vector = (await self._embed(Images([source]))).vectors[0]
+        return vector
+
+    async def video(self, source: Path | str) -> Film:
+        answer = await self._embed(Video(source, self._segment))
+        return Film(answer.vectors, answer.frames or ())
+
+    async def _embed(self, source: Embeddable) -> Embedded:
+        deadline = time.monotonic() + PATIENCE
+        return (await self._engine.aembed([source], lane=Lane.BULK, deadline=deadline))[0]
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
+class RemoteModel:
+    """A server, ours or one that speaks as ours does. Made by `connect`."""
+
+    def __init__(
+        self, client: AsyncClient, identity: Identity, segment: Mapping[str, Any] | None
+    ) -> None:
+        self._client, self.identity, self._segment = client, identity, segment
+        self.parallel = PARALLEL
+
+    @classmethod
+    async def connect(
+        cls, url: str, api_key: str | None = None, segment: Mapping[str, Any] | None = None
+    ) -> RemoteModel:
+        """Ask a server what it embeds. Raises RemoteFailed, Unauthorized, NotReady."""
+        client = AsyncClient(url, api_key=api_key)
+        current = await client.current()
+        kinds = kinds_of((await client.capabilities())["modalities"])
+        dimension = current.get("dimension")
+        if dimension is None:  # MME's do not tell
+            dimension = (await client.embed_texts(["a"])).shape[1]
+        mark = current.get("fingerprint") or ""
+        return cls(client, Identity(str(current["model"]), mark, dimension, kinds), segment)
+
+    async def texts(self, texts: Sequence[str]) -> Vectors:
+        return await self._client.embed_texts(list(texts))
+
+    async def image(self, source: Path | str) -> Vector:
+        vector: Vector = (await self._client.embed_images(source))[0]
+        return vector
+
+    async def video(self, source: Path | str) -> Film:
+        answer = await self._client.embed_video(source, segment=self._segment)
+        return Film(
+            answer.vectors, [FrameInfo(each.index, each.timestamp) for each in answer.frames]
+        )
+
+    async def aclose(self) -> None:
+        await self._client.close()

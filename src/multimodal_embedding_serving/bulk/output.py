@@ -1,0 +1,161 @@
+"""A job's file: parts beside it while the job runs, merged into it at the end.
+
+Beside `vectors.parquet` lies the folder `vectors.parquet.state`: the ledger, and the parts of a
+job that has not come to its end. It is kept, so that a second run knows what is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from multimodal_embedding_serving.bulk.formats import Format, Piece, files_at, find_format, flush
+from multimodal_embedding_serving.bulk.ledger import Ledger
+from multimodal_embedding_serving.bulk.schema import Layout, Rows
+from multimodal_embedding_serving.errors import InvalidInput
+
+log = logging.getLogger(__name__)
+
+STATE = ".state"
+LEDGER = "ledger.sqlite"
+LOCK = "lock"
+
+
+class Output(Protocol):
+    """Where rows go. What `write` wrote counts once the ledger has published it."""
+
+    state: Path
+    """The folder of the ledger."""
+
+    def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
+        """Finish what a killed job left, or `fresh`: replace what there is.
+
+        Raises InvalidInput where it was altered.
+        """
+        ...
+
+    def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
+        """All rows of these items, instead of those they had. Durable on return."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None: ...
+
+    def finish(self, ledger: Ledger) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FileOutput:
+    """Rows in one file, or a `.npy` and its JSONL."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InvalidInput for a name that no format has, MissingExtra."""
+        self._format_class: type[Format] = find_format(path)
+        self.path = path
+        self.state = path.with_name(path.name + STATE)
+
+    def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
+        self._format = self._format_class(layout)
+        if fresh:
+            ledger.note({"stamp": self._stamp()})
+            return
+        facts = ledger.facts()
+        if "pending" in facts:
+            self._replace(ledger)
+            return
+        stamp, found = facts.get("stamp"), self._stamp()
+        if found == stamp:
+            return
+        if found is None:
+            log.warning("%s is gone: what was in it is embedded again", self.path.name)
+            ledger.lose_output()
+            ledger.note({"stamp": None, "rows": None})
+        else:
+            why = "was changed since" if stamp else "is there and is not of this job"
+            raise InvalidInput(f"{self.path.name} {why}; --fresh overwrites it")
+
+    def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
+        self._format.write(self._part(part), rows)
+        flush(self.state)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Nothing: rows that the ledger no longer names are left out of the next merge."""
+
+    def finish(self, ledger: Ledger) -> None:
+        """One file of all live rows, if it is not that already; then the file of errors."""
+        rows, outside = ledger.count()
+        if outside or ledger.facts().get("rows") != str(rows):
+            self._format.merge(self.state / "merged", self._pieces(ledger), rows)
+            flush(self.state)
+            # From here on the merged file is the output, whatever its name still is.
+            ledger.merged({"pending": "1", "rows": str(rows)})
+            self._replace(ledger)
+        write_errors(self.path.with_suffix(".errors.jsonl"), ledger.errors())
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def _files(self) -> list[Path]:
+        return files_at(self.path.with_suffix(""), self._format_class.suffixes)
+
+    def _part(self, number: int) -> Path:
+        return self.state / f"part-{number:06}" if number else self.path.with_suffix("")
+
+    def _pieces(self, ledger: Ledger) -> Iterator[Piece]:
+        return (Piece(self._part(part), first, rows) for part, first, rows in ledger.live())
+
+    def _replace(self, ledger: Ledger) -> None:
+        """Give the merged files their names; a job that was killed at this goes on with it."""
+        merged = files_at(self.state / "merged", self._format_class.suffixes)
+        for source, target in zip(merged, self._files(), strict=True):
+            if source.exists():
+                source.replace(target)
+        flush(self.path.parent)
+        ledger.note({"pending": None, "stamp": self._stamp()})
+        for part in self.state.glob("part-*"):
+            part.unlink()
+
+    def _stamp(self) -> str | None:
+        """Sizes and times of the output's files; None where one is missing."""
+        try:
+            stats = [path.stat() for path in self._files()]
+        except FileNotFoundError:
+            return None
+        return json.dumps([(each.st_size, each.st_mtime_ns) for each in stats])
+
+
+def write_errors(path: Path, errors: Iterable[tuple[str, str, str]]) -> None:
+    """A line for each item that could not be embedded; no file where there is none."""
+    new, count = path.with_name(path.name + ".new"), 0
+    with new.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for count, (key, code, message) in enumerate(errors, 1):  # noqa: B007
+            line = {"path": key, "code": code, "message": message}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if count:
+        new.replace(path)
+    else:
+        new.unlink()
+        path.unlink(missing_ok=True)
+
+
+def forget(state: Path) -> None:
+    """Remove the ledger and all parts, but not the lock that is held."""
+    for path in state.iterdir():
+        if path.name != LOCK:
+            path.unlink()
+
+
+def lock(state: Path) -> FileLock:
+    """Held by the one job that may work on an output. Raises InvalidInput if another does."""
+    state.mkdir(parents=True, exist_ok=True)
+    held = FileLock(state / LOCK)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise InvalidInput(f"another job writes to {state.name.removesuffix(STATE)}") from None
+    return held
