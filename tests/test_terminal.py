@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 
 import pytest
 
-from multimodal_embedding_serving.terminal import TerminalLog, show_stages
+from multimodal_embedding_serving.terminal import TerminalLog, Work, show_stages, show_work
+from tests.fakes import FakeClock
 
 
 class Screen(io.StringIO):
@@ -43,6 +45,52 @@ def test_nothing_is_shown_where_there_is_no_terminal(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stderr", screen)
     work()
     assert screen.getvalue() == ""
+
+
+def test_work_has_one_bar_with_a_rate_and_how_much_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen(terminal=True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with show_work("embedding") as show:
+        show(Work(1))
+        show(Work(30, 120, "2 failed"))
+    last = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue()).rpartition("embedding")[2]
+    assert re.search(r"30 of 120 .*2 failed .*left", last)
+
+
+def test_where_there_is_no_terminal_work_is_logged_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Screen(terminal=False))
+    caplog.set_level(logging.INFO)
+    clock = FakeClock()
+    with show_work("embedding", clock) as show:
+        for done in range(0, 3000, 100):
+            clock.now += 1
+            show(Work(done, 10_000 if done > 1500 else None, "1 failed" if done > 2500 else ""))
+    assert caplog.messages == [
+        "embedding: 900, 90.0/s",
+        "embedding: 1,900 of 10,000, 95.0/s, 0:01:25 left",
+        "embedding: 2,900 of 10,000, 96.7/s, 0:01:13 left; 1 failed",
+    ]
+
+
+def test_where_there_is_no_terminal_a_stage_is_logged_when_it_starts_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Screen(terminal=False))
+    caplog.set_level(logging.INFO)
+    clock = FakeClock()
+    with show_stages(clock) as show:
+        for share in range(15):
+            clock.now += 1
+            show("downloading", share / 20)
+        show("building", 0.0)
+        show("building", 1.0)
+    assert caplog.messages == ["downloading", "downloading: 50%", "building"]
 
 
 def test_the_log_follows_whoever_replaces_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def show_stages(clock: Clock = time.monotonic) -> Iterator[Stages]:
     if not sys.stderr.isatty():
         yield _logged_stages(clock)
         return
-    with _bars("{task.percentage:>3.0f} %") as bars:
+    with _bars("{task.percentage:>3.0f}%") as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, share: float) -> None:
@@ -89,7 +89,7 @@ def _logged_stages(clock: Clock) -> Stages:
         if stage not in told:
             log.info("%s", stage)
         elif share < 1 and clock() - told[stage] >= EVERY:
-            log.info("%s: %.0f %%", stage, 100 * share)
+            log.info("%s: %.0f%%", stage, 100 * share)
         else:
             return
         told[stage] = clock()

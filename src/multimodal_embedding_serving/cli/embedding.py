@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -104,10 +104,7 @@ def embed(
     listing = _listing(items or [], text or [], kind, by_content=changed is Change.content)
     asked = ask(model, device, server, api_key, frames, fps)
     if out is None:
-        if to is not None:
-            raise typer.BadParameter("--to needs --out, the store's folder or URL")
-        failed, done = asyncio.run(_print(listing, asked.open()))
-        raise typer.Exit(0 if not failed else SOME_FAILED if done else 1)
+        _print(listing, asked.open, to)
     options = Options(
         dtype=dtype.value,
         retry=retry,
@@ -148,7 +145,18 @@ def _output(out: str, to: Store | None, table: str) -> Output:
     return open_store(to.value, out, table)
 
 
-async def _print(
+def _print(
+    listing: Listing,
+    open_model: Callable[[], Callable[[], Awaitable[models.Model]]],
+    to: Store | None,
+) -> NoReturn:
+    if to is not None:
+        raise typer.BadParameter("--to needs --out, the store's folder or URL")
+    failed, done = asyncio.run(_lines(listing, open_model()))
+    raise typer.Exit(0 if not failed else SOME_FAILED if done else 1)
+
+
+async def _lines(
     listing: Listing, open_model: Callable[[], Awaitable[models.Model]]
 ) -> tuple[int, int]:
     """Vectors as lines on stdout, what failed on stderr -> how many items failed and did not."""
@@ -215,10 +223,11 @@ def _report(tally: Tally, out: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"out": out, **tally.facts()}))
     else:
+        also = f" ({tally.errors:,} in all)" if tally.errors > tally.failed else ""
         typer.echo(
             f"{out}: {tally.rows:,} vectors; {tally.embedded:,} inputs embedded, "
             f"{tally.unchanged:,} unchanged, {tally.removed:,} removed, "
-            f"{tally.failed:,} failed ({tally.errors:,} in all)"
+            f"{tally.failed:,} failed{also}"
         )
     if tally.errors:
         raise typer.Exit(SOME_FAILED if tally.rows else 1)
