@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -77,7 +77,7 @@ class Demand:
         self._shares: list[float] = []
         self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> Demand:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

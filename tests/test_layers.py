@@ -33,7 +33,7 @@ LAYERS: dict[str, int] = {
             "engine",
             "api client compat",
             "bulk",
-            "scale compare",
+            "scale compare search",
             "cli __init__",
             "__main__",
         ]

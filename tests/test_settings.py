@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_DEVICE": "CPU",
     "EMBEDDING_USE_OV": True,
     "EMBEDDING_OV_MODELS_DIR": Path("~/.cache/mmes/models").expanduser(),
+    "EMBEDDING_SEARCH_DIR": Path("~/.cache/mmes/search").expanduser(),
     "EMBEDDING_OV_CACHE_DIR": None,
     "OV_CACHE_DIR": None,
     "OV_ENABLE_MODEL_CACHE": True,

@@ -22,6 +22,7 @@ Parse = Callable[[str], Any]
 PRECISIONS = "auto f32 bf16 f16 int8-weights int4-weights int8".split()
 PERFORMANCE_MODES = "auto LATENCY THROUGHPUT CUMULATIVE_THROUGHPUT".split()
 IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS QOI AVIF HEIF".split()
+CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
 _DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
@@ -104,6 +105,7 @@ class Settings:
     device: str = env("EMBEDDING_DEVICE", "CPU", device_string, "any OpenVINO device string, or cpu / cuda / cuda:n with the torch backend")
     use_openvino: bool = env("EMBEDDING_USE_OV", True, boolean, "false = the torch backend (extra `torch`)")
     models_dir: Path = env("EMBEDDING_OV_MODELS_DIR", Path("~/.cache/mmes/models"), folder, "bundles: graphs, tokenizer, manifest")
+    search_dir: Path = env("EMBEDDING_SEARCH_DIR", Path("~/.cache/mmes/search"), folder, "vectors of the folders that `mmes search` has searched")
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, folder, "compiled-blob cache; beside the bundle when unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, boolean, "keep compiled blobs")
     precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
@@ -149,7 +151,8 @@ class Settings:
     # fmt: on
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "models_dir", self.models_dir.expanduser())
+        for name in CACHES:
+            object.__setattr__(self, name, getattr(self, name).expanduser())
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -166,7 +169,8 @@ class Settings:
             for name, raw in reversed([item for item in raws.items() if item[1]]):
                 values[each.name] = _parsed(name, raw, each.metadata["parse"])
         if environ.get("XDG_CACHE_HOME"):
-            values.setdefault("models_dir", Path(environ["XDG_CACHE_HOME"], "mmes", "models"))
+            for name, below in CACHES.items():
+                values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", below))
         return cls(**values)
 
     @property

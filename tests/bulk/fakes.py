@@ -54,6 +54,9 @@ class FakeModel:
             raise next(self.raises[text] for text in texts if text in self.raises)
         return np.stack([vector(text.encode("utf-8", "surrogatepass")) for text in texts])
 
+    async def query(self, text: str) -> Vector:
+        return vector(text.encode())
+
     async def image(self, source: Path | str) -> Vector:
         return vector(await self._read(source))
 

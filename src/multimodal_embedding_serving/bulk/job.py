@@ -178,9 +178,10 @@ async def run(
     options: Options,
     *,
     fresh: bool = False,
+    wait: bool = False,
     watch: Watch = lambda tally: None,
 ) -> Tally:
-    """Do what is left to do of a listing.
+    """Do what is left to do of a listing; `wait` for another job on the same output.
 
     Raises InvalidInput where the output holds vectors of another model or form, or another job
     writes to it; what ends a job (see `stream`); OSError.
@@ -188,7 +189,7 @@ async def run(
     layout = Layout.of(model.identity, options.dtype)
     with ExitStack() as open_:
         open_.callback(output.close)
-        open_.enter_context(lock(output.state))
+        open_.enter_context(lock(output.state, wait=wait))
         if fresh:
             forget(output.state)
         ledger = open_.enter_context(Ledger(output.state / LEDGER))

@@ -56,6 +56,10 @@ class Model(Protocol):
 
     async def texts(self, texts: Sequence[str]) -> Vectors: ...
 
+    async def query(self, text: str) -> Vector:
+        """A description that is searched for."""
+        ...
+
     async def image(self, source: Path | str) -> Vector: ...
 
     async def video(self, source: Path | str) -> Film: ...
@@ -90,6 +94,10 @@ class LocalModel:
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
         return (await self._embed(Texts(list(texts), "document"))).vectors
+
+    async def query(self, text: str) -> Vector:
+        vector: Vector = (await self._embed(Texts([text], "query"))).vectors[0]
+        return vector
 
     async def image(self, source: Path | str) -> Vector:
         vector: Vector = (await self._embed(Images([source]))).vectors[0]
@@ -132,6 +140,10 @@ class RemoteModel:
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
         return await self._client.embed_texts(list(texts))
+
+    async def query(self, text: str) -> Vector:
+        vector: Vector = (await self._client.embed_texts(text))[0]
+        return vector
 
     async def image(self, source: Path | str) -> Vector:
         vector: Vector = (await self._client.embed_images(source))[0]

@@ -150,12 +150,12 @@ def forget(state: Path) -> None:
             path.unlink()
 
 
-def lock(state: Path) -> FileLock:
+def lock(state: Path, *, wait: bool = False) -> FileLock:
     """Held by the one job that may work on an output. Raises InvalidInput if another does."""
     state.mkdir(parents=True, exist_ok=True)
     held = FileLock(state / LOCK)
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InvalidInput(f"another job writes to {state.name.removesuffix(STATE)}") from None
     return held

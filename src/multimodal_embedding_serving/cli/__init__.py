@@ -15,6 +15,7 @@ from multimodal_embedding_serving.cli.comparison import compare
 from multimodal_embedding_serving.cli.conversion import convert
 from multimodal_embedding_serving.cli.embedding import embed
 from multimodal_embedding_serving.cli.listing import models
+from multimodal_embedding_serving.cli.searching import search
 from multimodal_embedding_serving.cli.serving import serve
 from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, embed, models, convert, compare):
+for command in (serve, embed, search, models, convert, compare):
     app.command()(command)
 
 

@@ -1,0 +1,138 @@
+"""Finding files of a folder by a description: an index of vectors, kept up to date, and a look-up.
+
+The index of a folder, a model and a choice of frames is the output of a bulk job in the search
+folder. A second search embeds only what is new or has changed, and the description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.bulk.items import Kind, absolute
+from multimodal_embedding_serving.bulk.job import Options, Tally, Watch, run
+from multimodal_embedding_serving.bulk.listing import Listing
+from multimodal_embedding_serving.bulk.models import Model
+from multimodal_embedding_serving.bulk.output import FileOutput
+from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
+from multimodal_embedding_serving.types import Vector
+
+BLOCK = 1 << 16
+"""Rows that are compared at a time: at 512 numbers, 128 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A file, and for a video its best frame."""
+
+    path: str
+    kind: Kind
+    similarity: float
+    """Cosine with the description."""
+    frame: int | None
+    timestamp: float | None
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    matches: Sequence[Match]
+    """The best first, each file once."""
+    tally: Tally
+    """What became of the index."""
+
+
+class Index:
+    """The vectors of one folder."""
+
+    def __init__(self, folder: Path, search_dir: Path, model: Model, recipe: str) -> None:
+        """Raises InvalidInput for no folder, ModalityNotSupported for a model of no text."""
+        if not folder.is_dir():
+            raise InvalidInput(f"{folder} is no folder")
+        identity = model.identity
+        if "text" not in identity.kinds:
+            raise ModalityNotSupported(f"{identity.model} embeds no text, so no description")
+        pictures: tuple[Kind, ...] = ("image", "video")
+        self._kinds: Collection[Kind] = (
+            pictures if "image" in identity.kinds else ("text",)
+        )  # texts are nearer to a text than any picture is
+        self._folder, self._model, self._recipe = folder, model, recipe
+        what = [absolute(folder), identity.model, identity.fingerprint, recipe]
+        name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
+        self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
+
+    async def renew(self, watch: Watch = lambda tally: None) -> Tally:
+        """Embed what is new or has changed, forget what is gone. Raises as `bulk.job.run`."""
+        listing = Listing((str(self._folder),), kinds=self._kinds)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        options = Options(dtype="f16", removed="drop", recipe=self._recipe)
+        return await run(
+            listing, self._model, FileOutput(self._file), options, wait=True, watch=watch
+        )
+
+    def best(self, query: Vector, top: int) -> list[Match]:
+        """The nearest files, at most `top`."""
+        matrix = np.load(self._file, mmap_mode="r")
+        cosines = np.concatenate(
+            [np.empty(0, np.float32)]
+            + [
+                matrix[start : start + BLOCK].astype(np.float32) @ query
+                for start in range(0, len(matrix), BLOCK)
+            ]
+        )
+        order = np.argsort(-cosines, kind="stable")
+        count = 4 * top
+        while True:
+            matches = self._matches(order[:count], cosines)
+            if len(matches) >= top or count >= len(order):
+                return matches[:top]
+            count *= 8  # they are frames of few videos
+
+    def _matches(self, rows: NDArray[np.intp], cosines: NDArray[np.float32]) -> list[Match]:
+        """The files of these rows, in order, each with its first row."""
+        facts = dict(self._facts(rows))
+        found: dict[str, Match] = {}
+        for row in rows.tolist():
+            told = facts[row]
+            place = (told["frame"], told["timestamp"])
+            match = Match(told["path"], told["kind"], float(cosines[row]), *place)
+            found.setdefault(match.path, match)
+        return list(found.values())
+
+    def _facts(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Row -> what it is, from the lines beside the matrix."""
+        with self._file.with_suffix(".rows.jsonl").open("rb") as lines:
+            place = 0
+            for row in np.sort(rows).tolist():
+                line = next(islice(lines, row - place, None))
+                yield row, json.loads(line)
+                place = row + 1
+
+
+async def search(
+    description: str,
+    folder: Path,
+    model: Model,
+    search_dir: Path,
+    *,
+    top: int,
+    recipe: str = "",
+    watch: Watch = lambda tally: None,
+) -> Found:
+    """The files of a folder that are most like a description; what is not embedded yet, is.
+
+    Raises as `Index` and `bulk.job.run`.
+    """
+    index = Index(folder, search_dir, model, recipe)
+    tally = await index.renew(watch)
+    return Found(index.best(await model.query(description), top), tally)
