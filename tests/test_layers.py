@@ -33,7 +33,7 @@ LAYERS: dict[str, int] = {
             "engine",
             "api client compat",
             "bulk",
-            "scale compare search",
+            "scale compare search doctor",
             "cli __init__",
             "__main__",
         ]

@@ -70,18 +70,26 @@ def open_bundle(
     `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
     RemoteFailed, BundleError.
     """
+    found = find_bundle(settings, anew=anew)
+    if found is not None:
+        return found
+    wanted = look_up(settings)
+    with converting(wanted.shelf, stage):
+        found = None if anew else find_converted(wanted, settings)
+        return found or convert(wanted, settings, stage, access)
+
+
+def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
+    """What the settings name, if it is here: shipped, a bundle's folder, or converted (unless
+    `anew`). Raises UnknownModel, CheckpointError, BundleError.
+    """
     given = Path(settings.model).expanduser()
     if (given / MANIFEST).is_file():
         return Bundle.open(given)
     wanted = look_up(settings)
     if wanted.spec is not None and wanted.spec.family == "Builtin":
         return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
-    found = None if anew else find_converted(wanted, settings)
-    if found is not None:
-        return found
-    with converting(wanted.shelf, stage):
-        found = None if anew else find_converted(wanted, settings)
-        return found or convert(wanted, settings, stage, access)
+    return None if anew else find_converted(wanted, settings)
 
 
 def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:

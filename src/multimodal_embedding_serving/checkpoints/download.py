@@ -143,8 +143,9 @@ class Repository:
         total = sum(self.files[name].size for name in names)
         paths = {name: path for name in names if (path := self._find_cached(name)) is not None}
         fresh = [name for name in names if name not in paths]
-        self._check_space(sum(self.files[name].size for name in fresh))
-        done = total - sum(self.files[name].size for name in fresh)
+        needed = sum(self.files[name].size for name in fresh)
+        self._check_space(needed)
+        done = total - needed
         progress(DOWNLOAD, done, total)
         for name in fresh:
             paths[name] = self._download(name, done, total, progress)
@@ -153,6 +154,9 @@ class Repository:
         self._verify({name: paths[name] for name in fresh}, progress)
         self._remember()
         return {name: paths[name] for name in names}
+
+    def missing(self, names: Sequence[str]) -> int:
+        return sum(self.files[name].size for name in names if self._find_cached(name) is None)
 
     def _find_cached(self, name: str) -> Path | None:
         path = self._folder / "snapshots" / self.revision / name

@@ -84,6 +84,10 @@ class Source(Protocol):
         """The files on this disk. Raises CheckpointError or RemoteFailed naming source and file."""
         ...
 
+    def missing(self, names: Sequence[str]) -> int:
+        """Bytes of these files that are not on this disk."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -104,6 +108,9 @@ class Folder:
     def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
         return {name: self.path / name for name in names}
 
+    def missing(self, names: Sequence[str]) -> int:
+        return 0
+
 
 def find_checkpoint(
     source: str | Path,
@@ -119,31 +126,61 @@ def find_checkpoint(
     (nothing fits: lists what was found; a wrong hash) or RemoteFailed (the hub said no or nothing).
     """
     opened = open_source(source, revision=revision, access=access)
+    choice = choose_files(opened)
+    paths = opened.fetch(choice.names, progress)
+    return CheckpointFiles(
+        weights=tuple(paths[name] for name in choice.weights),
+        layout=choice.layout,
+        config=_describe(paths, choice.config, choice.pixels) if choice.config else None,
+        tokenizer=MappingProxyType({name: paths[name] for name in choice.tokenizer}),
+        repo=opened.repo,
+        revision=opened.revision,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of a source's files make its checkpoint, by name."""
+
+    layout: Layout
+    weights: Sequence[str]
+    config: str | None
+    tokenizer: Sequence[str]
+    pixels: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        config = [self.config] if self.config else []
+        return [*self.weights, *self.tokenizer, *config, *self.pixels]
+
+
+def choose_files(opened: Source) -> Choice:
+    """Of weights in several files the index is fetched, to learn which they are.
+
+    Raises CheckpointError or RemoteFailed, as `find_checkpoint`.
+    """
     names = opened.names
     selection = select_weights(names, opened.label)
     config = select_config(names, selection.layout)
-    tokenizer = select_tokenizer(names)
     weights = list(selection.weights)
     if weights[0].endswith(INDEX_SUFFIX):
         index = opened.fetch(weights, ignore)[weights[0]]
         weights += sorted(set(read_index(index).values()))
     pixels = [PREPROCESSOR] if config and PREPROCESSOR in names else []
-    wanted = [*weights, *tokenizer, *([config] if config else []), *pixels]
-    absent = [name for name in wanted if name not in names]
+    choice = Choice(selection.layout, weights, config, select_tokenizer(names), pixels)
+    absent = [name for name in choice.names if name not in names]
     if absent:
         raise CheckpointError(
             f"{opened.label} lacks {describe_names(absent)}, which its index lists; "
             f"found {describe_names(names)}"
         )
-    paths = opened.fetch(wanted, progress)
-    return CheckpointFiles(
-        weights=tuple(paths[name] for name in weights),
-        layout=selection.layout,
-        config=_describe(paths, config, pixels) if config else None,
-        tokenizer=MappingProxyType({name: paths[name] for name in tokenizer}),
-        repo=opened.repo,
-        revision=opened.revision,
-    )
+    return choice
+
+
+def missing_bytes(source: str | Path, *, access: HubAccess | None = None) -> int:
+    """What `find_checkpoint` would download, in bytes. Raises as it does."""
+    opened = open_source(source, access=access)
+    return opened.missing(choose_files(opened).names)
 
 
 def find_tokenizer(

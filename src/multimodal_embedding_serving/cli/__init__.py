@@ -14,6 +14,7 @@ import typer
 from multimodal_embedding_serving.cli.comparison import compare
 from multimodal_embedding_serving.cli.conversion import convert
 from multimodal_embedding_serving.cli.embedding import embed
+from multimodal_embedding_serving.cli.examination import doctor
 from multimodal_embedding_serving.cli.listing import models
 from multimodal_embedding_serving.cli.searching import search
 from multimodal_embedding_serving.cli.serving import serve
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, embed, search, models, convert, compare):
+for command in (serve, embed, search, models, convert, compare, doctor):
     app.command()(command)
 
 
