@@ -226,5 +226,6 @@ class Batcher:
 
 def _identity(row: Row) -> bytes:
     """What equal rows share. 224 x 224 pixels take 0.1 ms, against 10 ms or more in the graph."""
-    content = row.tobytes()
-    return content if len(content) <= SHORT else hashlib.sha256(content).digest()
+    if row.nbytes <= SHORT:
+        return row.tobytes()
+    return hashlib.sha256(np.ascontiguousarray(row).data).digest()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,7 +32,7 @@ def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
     """One vector as JSON: numbers, or base64 of little-endian float32."""
     row: NDArray[Any] = np.ascontiguousarray(vector, "<f4")
     if encoding == "base64":
-        return orjson.Fragment(b'"' + binascii.b2a_base64(row.data, newline=False) + b'"')
+        return orjson.Fragment(b'"' + pybase64.b64encode(row.data) + b'"')
     if encoding != "float":
         row = quantise(vector, encoding)
     return orjson.Fragment(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))

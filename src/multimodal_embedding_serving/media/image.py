@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
+import pybase64
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -160,7 +161,7 @@ def decode_base64(data: str) -> bytes:
     if "%" in data:
         data = unquote_to_bytes(data).decode("ascii", "replace")
     try:
-        return binascii.a2b_base64(data, strict_mode=True)
+        return pybase64.b64decode(data, validate=True)  # 20 times as fast as binascii
     except ValueError:
         pass
     try:
