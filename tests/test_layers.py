@@ -25,7 +25,7 @@ LAYERS: dict[str, int] = {
             "graph batcher sources",
             "bundle families chunk",
             "blueprint",
-            "plans tower convert backends",
+            "plans tower cache convert backends",
             "inputs answers certificate",
             "unconverted",
             "library",

@@ -20,8 +20,6 @@ from multimodal_embedding_serving.types import Features, Vector
 
 Raw = Any
 """Whatever `Prepare` takes, or a promise of it: a function to be awaited."""
-Prepare = Callable[[Sequence[Any]], list[Features | EmbeddingError]]
-"""Runs on a thread. A bad item is an error in the list, not an exception."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,12 @@ class Outcome:
     error: EmbeddingError | None = None
     tokens: int = 0
     truncated: bool = False
+
+
+Ready = Features | Outcome | EmbeddingError
+"""A prepared item, one whose vector is known already, or a bad one."""
+Prepare = Callable[[Sequence[Any]], Sequence[Ready]]
+"""Runs on a thread. A bad item is an error in the list, not an exception."""
 
 
 class Chunk:
@@ -47,7 +51,7 @@ class Chunk:
         self._lock = threading.Lock()
         self._left = 1  # the preparation, then one for each vector
         self._dropped = False
-        self._features: list[Features | EmbeddingError] = []
+        self._features: list[Ready] = []
         self._vectors: list[Future[Vector]] = []
         self._failure: BaseException | None = None
 
@@ -134,9 +138,11 @@ async def _kept(raw: Raw) -> Any:
         return error
 
 
-def _outcome(features: Features | EmbeddingError, vectors: Iterator[Future[Vector]]) -> Outcome:
+def _outcome(features: Ready, vectors: Iterator[Future[Vector]]) -> Outcome:
     if isinstance(features, EmbeddingError):
         return Outcome(error=features)
+    if isinstance(features, Outcome):
+        return features
     windows = (features, *features.more)
     futures = list(islice(vectors, len(windows)))
     try:
@@ -146,4 +152,6 @@ def _outcome(features: Features | EmbeddingError, vectors: Iterator[Future[Vecto
     vector = found[0]
     if features.more:
         vector = join_windows(found, [window.covers for window in windows])
+    if features.on_vector:
+        features.on_vector(vector)
     return Outcome(vector, None, features.tokens, features.truncated)

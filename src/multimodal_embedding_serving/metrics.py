@@ -42,6 +42,9 @@ class Metrics:
         self._queue = Gauge(
             "mmes_queue_items", "Items waiting for the graph", ["tower"], registry=own
         )
+        self._lookups = Counter(
+            "mmes_cache_lookups", "Items looked up in the cache", ["tower", "result"], registry=own
+        )
         self._media = Counter("mmes_media_bytes", "Encoded media received", ["kind"], registry=own)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -68,6 +71,16 @@ class Metrics:
     def watch_queue(self, tower: str, waiting: Callable[[], int]) -> None:
         """Read a queue's depth whenever someone asks for the metrics."""
         self._queue.labels(tower).set_function(waiting)
+
+    def cache_lookups(self, tower: str) -> Callable[[bool], None]:
+        """What hears of every lookup in the cache: whether it was a hit."""
+        hits, misses = (self._lookups.labels(tower, result) for result in ("hit", "miss"))
+        return lambda hit: (hits if hit else misses).inc()
+
+    def watch_cache(self, size: Callable[[], int]) -> None:
+        """Read the cache's bytes whenever someone asks for the metrics."""
+        gauge = Gauge("mmes_cache_bytes", "Memory of the cached vectors", registry=self.registry)
+        gauge.set_function(size)
 
     def render(self) -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type."""

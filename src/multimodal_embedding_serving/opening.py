@@ -16,6 +16,8 @@ from multimodal_embedding_serving.backends.static import StaticShape, choose_sha
 from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.cache import Recall, VectorCache
+from multimodal_embedding_serving.chunk import Ready
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.lanes import step_back
 from multimodal_embedding_serving.media.image import open_rgb
@@ -75,7 +77,7 @@ class ModelInfo:
     parity: Mapping[str, Any] | None = None
 
 
-def prepare_texts(transform: TextTransform) -> Prepare:
+def prepare_texts(transform: TextTransform, recall: Recall | None = None) -> Prepare:
     """What the text tower does to `Words` before its graph."""
 
     def read(words: Words) -> str | EmbeddingError:
@@ -84,8 +86,8 @@ def prepare_texts(transform: TextTransform) -> Prepare:
         except EmbeddingError as error:
             return error
 
-    def prepare(raws: Sequence[Words]) -> list[Features | EmbeddingError]:
-        ready: list[Features | EmbeddingError] = []
+    def prepare(raws: Sequence[Words]) -> list[Ready]:
+        ready: list[Ready] = []
         for (role, instruction), words in groupby(raws, lambda each: (each.role, each.instruction)):
             texts = [read(each) for each in words]
             good = [text for text in texts if isinstance(text, str)]
@@ -93,22 +95,47 @@ def prepare_texts(transform: TextTransform) -> Prepare:
             ready += [next(done) if isinstance(text, str) else text for text in texts]
         return ready
 
-    return prepare
+    return prepare if recall is None else recall_texts(recall, prepare)
 
 
-def prepare_images(transform: ImageTransform, media: Media) -> Prepare:
+def recall_texts(recall: Recall, prepare: Prepare) -> Prepare:
+    """Prepare only those `Words` whose vectors are not known."""
+
+    def key(words: Words) -> bytes:
+        told, kind = words.text, type(words.text).__name__
+        told = told if isinstance(told, str) else repr(told)
+        return recall.key(kind, words.role, words.instruction, told)
+
+    def recalled(raws: Sequence[Words]) -> list[Ready]:
+        keys = [key(words) for words in raws]
+        known = [recall.find(key) for key in keys]
+        fresh = iter(prepare([raw for raw, hit in zip(raws, known, strict=True) if hit is None]))
+        return [
+            hit or recall.keeping(next(fresh), key) for key, hit in zip(keys, known, strict=True)
+        ]
+
+    return recalled
+
+
+def prepare_images(
+    transform: ImageTransform, media: Media, recall: Recall | None = None
+) -> Prepare:
     """What the image tower does to encoded images and frames before its graph."""
 
-    def prepare_one(raw: Any) -> Features | EmbeddingError:
+    def prepare_one(raw: Any) -> Ready:
         try:
             source = media.image_source(raw)
+            key = recall.key(source) if recall and isinstance(source, bytes) else None
+            if recall and key and (known := recall.find(key)):
+                return known
             with media.budget.share() as reserve:
                 image = open_rgb(source, media.images, at_least=transform.at_least, reserve=reserve)
                 row = transform(image)
                 del image  # before its share is free
         except EmbeddingError as error:
             return error
-        return Features(row, transform.patches, transform.patches)
+        features = Features(row, transform.patches, transform.patches)
+        return recall.keeping(features, key) if recall and key else features
 
     return lambda raws: [prepare_one(raw) for raw in raws]
 
@@ -132,7 +159,8 @@ def self_test(graph: Graph, prepare: Prepare, modality: Modality) -> None:
     for features in prepare(probes(modality)):
         if isinstance(features, EmbeddingError):
             raise SelfTestFailed(f"{modality}: a probe can't be prepared: {features.message}")
-        rows.append(features.row)
+        if isinstance(features, Features):
+            rows.append(features.row)
     vectors = graph(rows)
     if not np.isfinite(vectors).all():
         raise SelfTestFailed(f"{modality}: the model's vectors are not finite numbers")
@@ -160,6 +188,10 @@ class Opener:
         if static is None:
             static = isinstance(model, Bundle) and is_static(settings.device)
         self._static = static
+        self._cache: VectorCache | None = None
+        if settings.cache_mb:
+            self._cache = cache = VectorCache(settings.cache_mb << 20)
+            metrics.watch_cache(lambda: cache.size)
         self.on_broken: Callable[[], object] = lambda: None
         """Called on a worker's thread when a tower in use has failed its self-test."""
 
@@ -217,17 +249,17 @@ class Opener:
                 raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
             longest = None if shape is None else shape.length
             read = TextTransform(tokenizer, self._text_spec(spec), window=longest)
-            prepare = prepare_texts(read)
+            make = partial(prepare_texts, read)
             batch, cost, window, chunk = TEXT_BATCH, TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
         else:
             transform = ImageTransform.from_manifest(spec)
-            prepare = prepare_images(transform, self._media)
+            make = partial(prepare_images, transform, self._media)
             batch = min(settings.image_batch, IMAGE_BATCH if settings.device == "CPU" else 1024)
             cost, chunk = batch * transform.patches, 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph = open_graph(self._model, modality, settings, shape)
+        graph, prepare = open_graph(self._model, modality, settings, shape), make()
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -241,12 +273,18 @@ class Opener:
         return Tower(
             modality,
             graph,
-            prepare,
+            make(self._recall(modality)),
             pool=self._media.workers,
             batcher=batcher,
             window=window,
             chunk=chunk,
         )
+
+    def _recall(self, modality: Modality) -> Recall | None:
+        if self._cache is None:
+            return None
+        mark = f"{self._model.manifest.fingerprint} {modality}"
+        return Recall(self._cache, mark, self._metrics.cache_lookups(modality))
 
     def _examine(self, graph: Graph, prepare: Prepare, modality: Modality) -> None:
         """The self-test of a tower in use; the failure is told before it is raised."""

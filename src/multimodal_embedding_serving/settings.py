@@ -142,6 +142,7 @@ class Settings:
     max_frames: int = env("EMBEDDING_MAX_FRAMES", 4096, number(1), "sampled frames of one video")
     max_items: int = env("EMBEDDING_MAX_ITEMS", 2048, number(1), "items of one request")
     max_text_chars: int = env("EMBEDDING_MAX_TEXT_CHARS", 400_000, number(1), "characters of one text")
+    cache_mb: int = env("EMBEDDING_CACHE_MB", 0, number(0), "memory for the vectors of items that come again; 0 = no cache")
     queue_limit: int = env("EMBEDDING_QUEUE_LIMIT", 8192, number(1), "items admitted and not yet answered, then 429")
     request_timeout: float = env("EMBEDDING_REQUEST_TIMEOUT_SEC", 300.0, number(0.001, unit="seconds"), "deadline of a request")
     drain: float = env("EMBEDDING_DRAIN_SEC", 25.0, number(0, unit="seconds"), "graceful stop")

@@ -45,6 +45,8 @@ class Features:
     """The further windows of a text that is longer than its graph."""
     covers: int = 1
     """Of a window: tokens that no window before it has."""
+    on_vector: Callable[[Vector], None] | None = None
+    """Hears the item's vector before its request does."""
 
 
 class Graph(Protocol):
