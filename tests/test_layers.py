@@ -26,7 +26,7 @@ LAYERS: dict[str, int] = {
             "bundle families chunk",
             "blueprint",
             "plans tower cache convert backends",
-            "inputs answers certificate",
+            "inputs answers certificate tune",
             "unconverted",
             "library",
             "opening",

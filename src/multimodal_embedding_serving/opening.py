@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.tower import Prepare, Tower
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.tune import find_way
 from multimodal_embedding_serving.types import Features, Graph, Modality
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 """(stage, share from 0 to 1)"""
@@ -243,23 +247,22 @@ class Opener:
     def _tower(self, modality: Modality) -> Tower:
         spec = self._model.manifest.towers[modality].transform
         settings, shape = self._settings, self._shape(spec)
+        way = None if shape else find_way(self._model, modality, settings)
+        if way:
+            settings = way.applied(settings)
+            log.info("%s: %s", modality, way)
+        make = self._preparation(modality, spec, shape)
         if modality == "text":
-            tokenizer = self._model.tokenizer
-            if tokenizer is None:
-                raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
-            longest = None if shape is None else shape.length
-            read = TextTransform(tokenizer, self._text_spec(spec), window=longest)
-            make = partial(prepare_texts, read)
-            batch, cost, window, chunk = TEXT_BATCH, TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
+            batch = way.batch if way else TEXT_BATCH
+            cost, window, chunk = TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
         else:
-            transform = ImageTransform.from_manifest(spec)
-            make = partial(prepare_images, transform, self._media)
-            batch = min(settings.image_batch, IMAGE_BATCH if settings.device == "CPU" else 1024)
-            cost, chunk = batch * transform.patches, 1
+            best = IMAGE_BATCH if settings.device == "CPU" else settings.image_batch
+            batch = min(settings.image_batch, way.batch if way else best)
+            cost, chunk = batch * spec["patches"], 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph, prepare = open_graph(self._model, modality, settings, shape), make()
+        graph, prepare = open_graph(self._model, modality, settings, shape), make(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -279,6 +282,20 @@ class Opener:
             window=window,
             chunk=chunk,
         )
+
+    def _preparation(
+        self, modality: Modality, spec: Mapping[str, Any], shape: StaticShape | None
+    ) -> Callable[[Recall | None], Prepare]:
+        """How a tower prepares items, with the cache or without."""
+        if modality == "image":
+            transform = ImageTransform.from_manifest(spec)
+            return partial(prepare_images, transform, self._media)
+        tokenizer = self._model.tokenizer
+        if tokenizer is None:
+            raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
+        longest = None if shape is None else shape.length
+        read = TextTransform(tokenizer, self._text_spec(spec), window=longest)
+        return partial(prepare_texts, read)
 
     def _recall(self, modality: Modality) -> Recall | None:
         if self._cache is None:

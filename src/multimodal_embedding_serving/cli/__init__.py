@@ -18,6 +18,7 @@ from multimodal_embedding_serving.cli.examination import doctor
 from multimodal_embedding_serving.cli.listing import models
 from multimodal_embedding_serving.cli.searching import search
 from multimodal_embedding_serving.cli.serving import serve
+from multimodal_embedding_serving.cli.tuning import tune
 from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, embed, search, models, convert, compare, doctor):
+for command in (serve, embed, search, models, convert, compare, tune, doctor):
     app.command()(command)
 
 

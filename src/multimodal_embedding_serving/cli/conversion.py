@@ -19,10 +19,13 @@ def convert(
 ) -> None:
     """Download a model and convert it, so that the server starts at once."""
     from multimodal_embedding_serving.library import describe, open_bundle
+    from multimodal_embedding_serving.tune import QUICK, can_tune, find_way, tune
 
     settings = Settings.from_env(model=model, precision=precision)
     set_up_logging()
     with show_stages() as show:
         bundle = open_bundle(settings, show, anew=force)
+        if can_tune(settings) and not find_way(bundle, "text", settings):
+            tune(bundle, settings, seconds=QUICK, stage=show)
     for name, value in describe(bundle).items():
         typer.echo(f"{name}: {value}")
