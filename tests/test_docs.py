@@ -17,6 +17,8 @@ from typing import Any, get_args
 import httpx2
 import pytest
 
+from multimodal_embedding_serving.catalog import MODELS, resolve
+from multimodal_embedding_serving.certificate import BOUNDS
 from multimodal_embedding_serving.inputs import Input
 from scripts.generate_docs import DOCS, PAGES, renewed
 from tests.serving import serving
@@ -29,6 +31,16 @@ WEB = "https://example.com"
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_current(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == renewed(name), "run `make docs`"
+
+
+def test_every_row_was_measured_at_its_true_size() -> None:
+    """In full, and within what a conversion promises: twice its result, and its bound."""
+    measured = {each["model"]: each for each in json.loads((DOCS / "real_sizes.json").read_text())}
+    assert list(measured) == [spec.id for spec in MODELS if spec.repos]
+    for model, each in measured.items():
+        assert each["precision"] == resolve(model).precision
+        assert each["building_mb"] < 2 * each["bundle_mb"], model
+        assert min(each["cosine"].values()) >= (BOUNDS[each["precision"]] or 0), model
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:
