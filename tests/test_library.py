@@ -270,6 +270,7 @@ def shelf(shelves: Path, tmp_path: Path) -> Path:
         (place / "int8-weights" / path.name).write_bytes(path.read_bytes()[:-1])
     (place / f"{TEMPORARY}f32-123" / "text.bin").write_bytes(b"half")
     (place / "compiled" / "1.blob").write_bytes(b"blob")
+    (place / f"{LOCK}.lock").touch()
     return place
 
 
@@ -297,6 +298,18 @@ def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(shelf: Path) -> N
         assert prune(shelf.parent.parent) == {}
     assert names(shelf) == before
     assert (shelf / f"{LOCK}.lock").exists()
+
+
+def test_prune_leaves_alone_what_no_conversion_has_made(shelf: Path) -> None:
+    """EMBEDDING_OV_MODELS_DIR may be somebody's home."""
+    models = shelf.parent.parent
+    kept = [models / "photos" / "2026" / "july" / "cat.jpg", shelf / "notes" / "read.me"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    prune(models)
+    assert all(path.read_text() == "mine" for path in kept)
+    assert not (models / "photos" / "2026" / f"{LOCK}.lock").exists()
 
 
 def test_prune_of_no_folder_removes_nothing(tmp_path: Path) -> None:

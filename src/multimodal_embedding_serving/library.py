@@ -176,10 +176,11 @@ def prune(models: Path) -> Mapping[Path, int]:
     """Remove what nothing uses -> the removed folders and their sizes in bytes.
 
     That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
-    bundle is gone. A shelf on which a conversion is running is left alone.
+    bundle is gone. A shelf on which a conversion is running is left alone, and so is every folder
+    that no conversion has made: the setting may name a folder that holds other things too.
     """
     removed: dict[Path, int] = {}
-    for shelf in sorted(path for path in models.glob("*/*/") if path.is_dir()):
+    for shelf in sorted(lock.parent for lock in models.glob(f"*/*/{LOCK}.lock")):
         try:
             with locked(shelf / LOCK).acquire(timeout=0):
                 for folder in _unused(shelf):
@@ -196,7 +197,7 @@ def _unused(shelf: Path) -> list[Path]:
         try:
             if folder.name.startswith(TEMPORARY):
                 unused.append(folder)
-            elif folder.name != COMPILED and Bundle.open(folder):
+            elif folder.name in STORED and Bundle.open(folder):
                 kept += 1
         except BundleError:
             unused.append(folder)
