@@ -1,0 +1,114 @@
+"""`source setup.sh`: what it fills in, what it refuses, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from multimodal_embedding_serving.catalog import MODELS
+from multimodal_embedding_serving.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "setup.sh"
+SHELLS = ["bash", pytest.param("zsh", marks=pytest.mark.skipif(
+    shutil.which("zsh") is None, reason="zsh is not installed"))]  # fmt: skip
+NO_ENGINE = {"PATH": "/usr/bin:/bin"}
+
+
+def source(
+    shell: str = "bash", path: str | None = None, **exports: str
+) -> tuple[int, dict[str, str], str]:
+    """(status, the environment afterwards, what was said) of sourcing the file."""
+    environ = {"HOME": "/nowhere", "PATH": path or "/usr/bin:/bin", **exports}
+    command = f". {SCRIPT}; status=$?; echo ----; env; set | grep -c ^_mmes; exit $status"
+    done = subprocess.run([shell, "-uc", command], env=environ, capture_output=True, text=True)
+    said, _, after = done.stdout.partition("----\n")
+    variables = dict(line.split("=", 1) for line in after.splitlines() if "=" in line)
+    assert after.rstrip().endswith("\n0"), "variables or functions were left behind"
+    return done.returncode, variables, said + done.stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_everything_has_a_default_that_the_service_takes(shell: str) -> None:
+    status, variables, said = source(shell)
+    assert status == 0, said
+    settings = Settings.from_env(variables)
+    assert settings.model == "Builtin/mini"
+    assert (settings.device, settings.use_openvino, settings.image_batch) == ("CPU", True, 16)
+    assert (settings.num_frames, settings.clip_duration, settings.port) == (64, -1, 9777)
+    for line in ("EMBEDDING_MODEL_NAME=Builtin/mini", "EMBEDDING_DEVICE=CPU"):
+        assert line in said.splitlines()
+
+
+@pytest.mark.parametrize(("device", "batch"), [("GPU", 32), ("GPU.1", 32), ("NPU", 16)])
+def test_accelerators_get_their_batch_and_hint(device: str, batch: int) -> None:
+    status, variables, _ = source(EMBEDDING_DEVICE=device)
+    settings = Settings.from_env(variables)
+    assert status == 0
+    assert (settings.image_batch, settings.performance_mode) == (batch, "THROUGHPUT")
+
+
+def test_what_is_set_stays() -> None:
+    _, variables, _ = source(EMBEDDING_DEVICE="GPU", INFER_BATCH_SIZE="3", DEFAULT_NUM_FRAMES="9")
+    assert (variables["INFER_BATCH_SIZE"], variables["DEFAULT_NUM_FRAMES"]) == ("3", "9")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EMBEDDING_MODEL_NAME", "clip-vit-b-33"),
+        ("EMBEDDING_MODEL_NAME", ".*"),
+        ("EMBEDDING_DEVICE", "TPU"),
+        ("EMBEDDING_USE_OV", "maybe"),
+        ("EMBEDDING_SERVER_PORT", "70000"),
+        ("INFER_BATCH_SIZE", "0"),
+        ("OV_PERFORMANCE_MODE", "FAST"),
+        ("EMBEDDING_PRECISION", "f8"),
+    ],
+)
+def test_a_wrong_value_is_named_and_nothing_is_exported(name: str, value: str) -> None:
+    status, variables, said = source(**{name: value})
+    assert status == 1
+    assert f"{name}='{value}' is not allowed; allowed: " in said
+    assert "APP_NAME" not in variables
+
+
+@pytest.mark.parametrize("name", ["hf:org/name", "./folder", "/a/folder", "CLIP-VIT-B-32", "blip2"])
+def test_every_kind_of_name_is_taken(name: str) -> None:
+    assert source(EMBEDDING_MODEL_NAME=name)[0] == 0
+
+
+def test_it_knows_the_models_of_the_catalog() -> None:
+    listed = re.search(r'_mmes_models="\n(.*?)"', SCRIPT.read_text(), re.DOTALL)
+    assert listed
+    named = set(listed[1].split())
+    expected = {spec.id for spec in MODELS}
+    expected |= {f"{spec.family}/{alias}" for spec in MODELS for alias in spec.aliases}
+    assert named == expected
+
+
+def test_the_volumes_are_made_where_an_engine_answers(tmp_path: Path) -> None:
+    """A stand-in for docker that knows one volume and notes what it is asked."""
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n'
+        'case "$*" in "volume inspect data-prep") exit 1;; esac\n'
+    )
+    docker.chmod(0o755)
+    status, _, said = source(path=f"{tmp_path}:/usr/bin:/bin")
+    assert status == 0, said
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert "volume create data-prep" in asked
+    assert "volume create ov-models" not in asked
+
+
+def test_a_shell_that_stops_at_errors_goes_on() -> None:
+    environ = {"PATH": os.environ["PATH"]}
+    command = f"set -eu; . {SCRIPT} >/dev/null; echo reached"
+    done = subprocess.run(["bash", "-c", command], env=environ, capture_output=True, text=True)
+    assert done.stdout == "reached\n", done.stderr
