@@ -33,7 +33,7 @@ LAYERS: dict[str, int] = {
             "engine",
             "api client compat",
             "bulk",
-            "scale compare search doctor",
+            "scale compare search doctor rates",
             "cli __init__",
             "__main__",
         ]
