@@ -134,6 +134,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded & {"numpy", "openvino", "torch", "fastapi", "PIL", "av", "httpx2"}
 
 
+def test_the_command_line_starts_without_what_only_its_commands_need() -> None:
+    code = f"import {PACKAGE}.cli, sys; print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in runs(code).split()}
+    assert not loaded & {"numpy", "openvino", "torch", "fastapi", "PIL", "av", "httpx2", "pyarrow"}
+
+
 def test_importing_every_module_has_no_effect() -> None:
     """No logging set-up, no thread, no network, no file written, no change of the environment."""
     modules = [

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from multimodal_embedding_serving.terminal import TerminalLog, Work, show_stages, show_work
+from multimodal_embedding_serving.types import Portion
 from tests.fakes import FakeClock
 
 
@@ -20,6 +21,11 @@ class Screen(io.StringIO):
 
     def isatty(self) -> bool:
         return self.terminal
+
+
+def plain(screen: Screen) -> str:
+    """What is shown, without colours and movements."""
+    return re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
 
 
 def work() -> None:
@@ -47,6 +53,18 @@ def test_nothing_is_shown_where_there_is_no_terminal(monkeypatch: pytest.MonkeyP
     assert screen.getvalue() == ""
 
 
+def test_a_download_has_its_size_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, clock = Screen(terminal=True), FakeClock()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with show_stages(clock) as show:
+        show("downloading", Portion(0, 500_000_000))
+        clock.now += 4
+        show("downloading", Portion(100_000_000, 500_000_000))
+    assert " 20% of 500.0 MB, 25.0 MB/s " in plain(screen)
+
+
 def test_work_has_one_bar_with_a_rate_and_how_much_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -57,7 +75,7 @@ def test_work_has_one_bar_with_a_rate_and_how_much_is_left(
     with show_work("embedding") as show:
         show(Work(1))
         show(Work(30, 120, "2 failed"))
-    last = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue()).rpartition("embedding")[2]
+    last = plain(screen).rpartition("embedding")[2]
     assert re.search(r"30 of 120 .*2 failed .*left", last)
 
 
@@ -88,9 +106,18 @@ def test_where_there_is_no_terminal_a_stage_is_logged_when_it_starts_and_now_and
         for share in range(15):
             clock.now += 1
             show("downloading", share / 20)
+        show("fetching", Portion(200_000_000, 1_000_000_000))
+        clock.now += 10
+        show("fetching", Portion(500_000_000, 1_000_000_000))
         show("building", 0.0)
         show("building", 1.0)
-    assert caplog.messages == ["downloading", "downloading: 50%", "building"]
+    assert caplog.messages == [
+        "downloading",
+        "downloading: 50%",
+        "fetching",
+        "fetching: 50% of 1,000.0 MB, 30.0 MB/s",
+        "building",
+    ]
 
 
 def test_the_log_follows_whoever_replaces_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

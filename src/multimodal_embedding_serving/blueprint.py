@@ -34,7 +34,7 @@ from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed, U
 from multimodal_embedding_serving.families import TowerPlan, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Stage, ignore_stage
+from multimodal_embedding_serving.types import Modality, Portion, Stage, ignore_stage
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _in_stages(stage: Stage) -> Progress:
     """Bytes done of a download as shares of its stages."""
 
     def tell(what: str, done: int, total: int) -> None:
-        stage(STAGES.get(what, what), done / total if total else 1.0)
+        stage(STAGES.get(what, what), Portion(done, total))
 
     return tell
 

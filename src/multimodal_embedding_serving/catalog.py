@@ -7,9 +7,12 @@ and the table in docs/models.md. `resolve()` turns any accepted spelling into a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from multimodal_embedding_serving.errors import UnknownModel
-from multimodal_embedding_serving.types import Modality
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.types import Modality
 
 DEFAULT = "Builtin/mini"
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
@@ -30,21 +32,41 @@ class Work:
     note: str = ""
 
 
+class Pace:
+    """How fast bytes come, since the first word of their stage."""
+
+    def __init__(self, share: float, clock: Clock) -> None:
+        self._first, self._clock, self._since = share, clock, clock()
+
+    def told(self, share: float) -> str:
+        """The size and the rate; empty where there is none."""
+        from multimodal_embedding_serving.types import Portion  # with numpy: not for `--help`
+
+        if not isinstance(share, Portion) or not share.size:
+            return ""
+        size = f"of {share.size / 1e6:,.1f} MB"
+        passed = self._clock() - self._since
+        if not passed or share <= self._first:
+            return size
+        return f"{size}, {(share - self._first) * share.size / passed / 1e6:,.1f} MB/s"
+
+
 @contextmanager
 def show_stages(clock: Clock = time.monotonic) -> Iterator[Stages]:
     """A bar for each stage on standard error if that is a terminal, else log lines."""
     if not sys.stderr.isatty():
         yield _logged_stages(clock)
         return
-    with _bars("{task.percentage:>3.0f}%") as bars:
-        tasks: dict[str, Any] = {}
+    with _bars("{task.percentage:>3.0f}%", "{task.fields[pace]}") as bars:
+        tasks: dict[str, tuple[Any, Pace]] = {}
 
         def show(stage: str, share: float) -> None:
             if stage not in tasks:
-                for ended in tasks.values():
+                for ended, _ in tasks.values():
                     bars.update(ended, completed=1.0)
-                tasks[stage] = bars.add_task(stage, total=1.0)
-            bars.update(tasks[stage], completed=share)
+                tasks[stage] = bars.add_task(stage, total=1.0, pace=""), Pace(share, clock)
+            task, pace = tasks[stage]
+            bars.update(task, completed=share, pace=pace.told(share))
 
         yield show
 
@@ -83,16 +105,17 @@ def _bars(*texts: str) -> Any:
 
 
 def _logged_stages(clock: Clock) -> Stages:
-    told: dict[str, float] = {}
+    told: dict[str, tuple[float, Pace]] = {}
 
     def tell(stage: str, share: float) -> None:
         if stage not in told:
+            told[stage] = clock(), Pace(share, clock)
             log.info("%s", stage)
-        elif share < 1 and clock() - told[stage] >= EVERY:
-            log.info("%s: %.0f%%", stage, 100 * share)
-        else:
             return
-        told[stage] = clock()
+        last, pace = told[stage]
+        if share < 1 and clock() - last >= EVERY:
+            told[stage] = clock(), pace
+            log.info("%s", f"{stage}: {share:.0%} {pace.told(share)}".rstrip())
 
     return tell
 
@@ -138,10 +161,25 @@ class TerminalLog(logging.StreamHandler[TextIO]):
         """Not kept: whoever replaces sys.stderr is followed anyway."""
 
 
-def set_up_logging() -> None:
+class JsonLines(logging.Formatter):
+    """A log record as a line of JSON, for those who collect logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def set_up_logging(*, as_json: bool = False) -> None:
     """Log lines on stderr: what uvicorn says of its address, and what the service says."""
-    form = "%(asctime)s %(levelname)-7s %(message)s"
-    logging.basicConfig(
-        level=logging.INFO, format=form, datefmt="%H:%M:%S", handlers=[TerminalLog()]
-    )
+    handler = TerminalLog()
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonLines() if as_json else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs the URLs that it fetches

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Modality = Literal["text", "image"]
 """The two towers. Video is frames, and its modality is image."""
+
+
+class Portion(float):
+    """A share from 0 to 1 of bytes that are counted, such as a download's."""
+
+    size: int
+    """All of the bytes; 0 where nobody knows."""
+
+    def __new__(cls, done: int, size: int) -> Self:
+        portion = super().__new__(cls, done / size if size else 1.0)
+        portion.size = size
+        return portion
+
 
 Stage = Callable[[str, float], None]
 """Hears (what is being done, which share of that is done: from 0 to 1)."""
