@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/: settings, models, errors. `make docs` runs it.
+"""Write the generated tables of docs/: settings, models, errors, commands. `make docs` runs it.
 
 Each table stands between two marks in a page that is otherwise written by hand; a test checks that
 the pages are current.
@@ -14,8 +14,11 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.catalog import MODELS
+from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.settings import Settings
 
@@ -128,10 +131,39 @@ SIZES = (
     "CPU s to open, first / again | private memory open, MB | CPU s a text | CPU s a picture"
 )
 
+
+def commands_table() -> str:
+    """Every command of `mmes` with its arguments and options, from the program itself."""
+    commands = vars(typer.main.get_command(app))["commands"]
+    return "\n".join(_command(name, each) for name, each in commands.items())
+
+
+def _command(name: str, command: Any) -> str:
+    rows = (
+        [
+            ", ".join(map(code, each.opts)) if hasattr(each, "prompt") else code(each.name.upper()),
+            _standard(each),
+            each.help or "",
+        ]
+        for each in command.params
+    )
+    head = [f"`mmes {name}`", "default", command.help.replace("\n", " ")]
+    return table(head, rows)
+
+
+def _standard(each: Any) -> str:
+    if each.required:
+        return "required"
+    if each.default in (None, False, ""):
+        return ""
+    return code(str(getattr(each.default, "value", each.default)))
+
+
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "configuration.md": (settings_table,),
     "models.md": (models_table, sizes_table),
     "errors.md": (errors_table,),
+    "cli.md": (commands_table,),
 }
 
 

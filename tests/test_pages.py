@@ -17,7 +17,7 @@ from tests.serving import Running, serving
 from tests.test_readme import ADDRESS, BLOCK, ROOT, Block
 
 DOCS = ROOT / "docs"
-PAGES = ("get-started", "sdk", "operations", "migration", "api")
+PAGES = ("get-started", "sdk", "operations", "migration", "api", "cli")
 RUN = [
     pytest.param(Block(language, code), id=f"{page}-{number}")
     for page in PAGES
@@ -40,7 +40,11 @@ def test_a_pages_code_runs_as_it_is_shown(block: Block, server: Running, tmp_pat
     shell = ["bash", "-euo", "pipefail", "-c"]
     done = subprocess.run(
         [*(shell if block.language == "bash" else [sys.executable, "-c"]), code],
-        env={**os.environ, "EMBEDDING_OV_MODELS_DIR": str(tmp_path)},
+        env={
+            **os.environ,
+            "EMBEDDING_OV_MODELS_DIR": str(tmp_path),
+            "EMBEDDING_SEARCH_DIR": str(tmp_path / "search"),
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

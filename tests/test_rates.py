@@ -38,6 +38,7 @@ def test_no_input_is_in_flight_twice(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in photos}) == 20
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_measured_here() -> None:
     done = mmes("bench", "--seconds", "0.1", "--json")
     assert done.returncode == 0, done.stderr
@@ -46,6 +47,7 @@ def test_the_shipped_model_is_measured_here() -> None:
     assert [rate["kind"] for rate in told["rates"]] == ["text", "image"]
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_from_here(server: Running) -> None:
     done = mmes("bench", "--seconds", "0.1", "--server", server.url)
     assert done.returncode == 0, done.stderr

@@ -40,13 +40,18 @@ def find(word: str) -> Block:
     return found
 
 
-def run(block: Block, server: Running, *arguments: str) -> str:
+def run(block: Block, server: Running, *arguments: str, **environ: str) -> str:
     """What a block prints when it is pasted in the repository's root."""
     code = block.code.replace(ADDRESS, server.url)
     shell = ["bash", "-euo", "pipefail", "-c"]
     command = shell if block.language == "bash" else [sys.executable, "-c"]
     done = subprocess.run(
-        [*command, code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -129,10 +134,11 @@ def test_the_engine_and_the_sdk_work_as_shown(started: Running) -> None:
 @pytest.mark.skipif(
     Path(sys.prefix) != ENVIRONMENT, reason="the lines are about the environment that make makes"
 )
-def test_the_command_line_works_as_shown(started: Running) -> None:
-    shown = run(find("mmes embed"), started)
+def test_the_command_line_works_as_shown(started: Running, tmp_path: Path) -> None:
+    shown = run(find("mmes embed"), started, EMBEDDING_SEARCH_DIR=str(tmp_path))
     assert "Builtin/mini (default)" in shown
     assert shown.count('"vector"') == 2
+    assert shown.splitlines()[-3].endswith("samples/coffee.jpg")
 
 
 def test_every_block_of_code_is_run_here() -> None:

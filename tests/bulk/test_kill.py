@@ -106,6 +106,7 @@ def test_a_job_that_is_killed_again_and_again_loses_and_repeats_nothing(
     assert set(errors(out).values()) == {"invalid_input", "unrecognised_media"}
 
 
+@pytest.mark.slow
 def test_a_second_run_embeds_what_is_new(folder: Path, whole: Path) -> None:
     before = rows(whole)
     source = folder / "0" / "0000.jpg"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.terminal import set_up_logging, show_stages
 
@@ -15,7 +17,10 @@ def convert(
     precision: Annotated[
         str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Convert what is converted already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Convert what is converted already.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Download a model and convert it, so that the server starts at once."""
     from multimodal_embedding_serving.library import describe, open_bundle
@@ -27,5 +32,9 @@ def convert(
         bundle = open_bundle(settings, show, anew=force)
         if can_tune(settings) and not find_way(bundle, "text", settings):
             tune(bundle, settings, seconds=QUICK, stage=show)
-    for name, value in describe(bundle).items():
+    facts = describe(bundle)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
         typer.echo(f"{name}: {value}")

@@ -14,8 +14,10 @@ from multimodal_embedding_serving.settings import Settings
 
 def models(
     as_json: Json = False,
-    long: Annotated[bool, typer.Option(help="The converted models, with certificates.")] = False,
-    prune: Annotated[bool, typer.Option(help="Remove what nothing uses.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="The converted models, with certificates.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what nothing uses.")] = False,
 ) -> None:
     """List the models of the catalog, or with --long those that are converted on this machine."""
     if long or prune:

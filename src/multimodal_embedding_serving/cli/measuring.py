@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,8 @@ def bench(
     """Measure texts and photos a second, and the time of a single one, here or on a server."""
     from multimodal_embedding_serving.rates import measure
 
-    opened = ask(model, device, server, api_key).open()
+    asked = ask(model, device, server, api_key)
+    opened = replace(asked, settings=replace(asked.settings, cache_mb=0)).open()
 
     async def work(folder: Path) -> tuple[Identity, list[Rate]]:
         embedder = await opened()

@@ -24,13 +24,14 @@ def serve(
     root_path: Annotated[str, typer.Option(help="Where a proxy mounts the service.")] = "",
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate file.")] = None,
     private_key: Annotated[Path | None, typer.Option(help="TLS key file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Log lines as JSON, on stderr.")] = False,
 ) -> None:
     """Serve the model over HTTP until SIGTERM or Ctrl-C. Settings come from the environment."""
     from multimodal_embedding_serving.api.server import Listening
     from multimodal_embedding_serving.api.server import serve as run
 
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
-    set_up_logging()
+    set_up_logging(as_json=as_json)
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
     try:
         status = run(settings, listening)
