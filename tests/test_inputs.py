@@ -90,7 +90,7 @@ async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: Media) -
     plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).plan(media)
     fetch, encoded = cast("list[Any]", plan.raws)
     assert fetcher.asked == []
-    assert await fetch() == b"bytes"
+    assert media.image_source(await fetch()) == b"bytes"
     assert fetcher.asked == [("https://a/b.png", 32 * 2**20)]
     assert encoded == Encoded("data:,x")
 

@@ -20,8 +20,8 @@ LAYERS: dict[str, int] = {
     for layer, rooms in enumerate(
         [
             "errors types",
-            "settings metrics catalog memory terminal",
-            "media transforms checkpoints lanes wire",
+            "settings metrics catalog memory terminal account tracing",
+            "media transforms checkpoints lanes wire logs",
             "graph batcher sources",
             "bundle families chunk",
             "blueprint",

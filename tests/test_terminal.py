@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from multimodal_embedding_serving.terminal import TerminalLog, Work, show_stages, show_work
+from multimodal_embedding_serving.logs import TerminalLog
+from multimodal_embedding_serving.terminal import Work, show_stages, show_work
 from multimodal_embedding_serving.types import Portion
 from tests.fakes import FakeClock
 

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
+from multimodal_embedding_serving.account import CURRENT
 from multimodal_embedding_serving.answers import Embedded, named, put_together
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
@@ -45,6 +46,7 @@ from multimodal_embedding_serving.plans import (
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.tower import Outcome, Tower
+from multimodal_embedding_serving.tracing import span
 from multimodal_embedding_serving.types import Modality, Vectors
 
 log = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ class Engine:
         try:
             async with asyncio.timeout(deadline - time.monotonic()) as scope:
                 plans = [await _plan(inputs, place, self._media) for place in range(len(inputs))]
-                with self._admit(plans):
+                with self._admit(plans), span("embed", {"mmes.inputs": len(plans)}):
                     outcomes = await self._run(inputs, plans, lane or _lane(plans), deadline)
         except TimeoutError:
             if scope.expired():
@@ -242,6 +244,9 @@ class Engine:
                 wait = min(60, math.ceil(self._pace))
                 raise QueueFull("too many items are waiting; try again later", retry_after=wait)
             self._admitted += count
+        account = CURRENT.get()
+        if account is not None:
+            account.items += count
         started = time.monotonic()
         try:
             yield

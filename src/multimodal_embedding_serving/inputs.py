@@ -31,7 +31,10 @@ from multimodal_embedding_serving.types import Modality
 
 T = TypeVar("T")
 
-OneOrMany = str | Annotated[list[str], Field(min_length=1)]
+MOST_INDEXES = 100_000
+
+OneOrMany = str | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+"""Only the first bad item is told: telling a million would take a gigabyte."""
 
 
 class WireModel(BaseModel):
@@ -50,7 +53,9 @@ class SegmentConfig(WireModel):
         allow_inf_nan=False,
         validation_alias=AliasChoices("extraction_fps", "fps"),
     )
-    frame_indexes: list[Annotated[int, Field(ge=0, le=2**53)]] | None = None
+    frame_indexes: list[Annotated[int, Field(ge=0, le=2**53)]] | None = Field(
+        default=None, max_length=MOST_INDEXES
+    )
     pooling: Literal["mean"] | None = None
 
     @field_validator("clip_duration")
@@ -132,9 +137,10 @@ class VideoFramesInput(WireModel):
     """Frames that the caller has cut out: one vector each, in order."""
 
     type: Literal["video_frames"]
-    video_frames: list[Annotated[ImageUrlInput | ImageBase64Input, Field(discriminator="type")]] = (
-        Field(min_length=1)
-    )
+    video_frames: Annotated[
+        list[Annotated[ImageUrlInput | ImageBase64Input, Field(discriminator="type")]],
+        Field(min_length=1, fail_fast=True),
+    ]
     modality: ClassVar[Modality] = "image"
 
     async def plan(self, media: Media) -> Plan:

@@ -25,6 +25,7 @@ IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 _DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
 # fmt: on
 
@@ -67,6 +68,14 @@ def words(raw: str) -> tuple[str, ...]:
 def some_of(*allowed: str) -> Parse:
     each = one_of(*allowed)
     return lambda raw: tuple(each(part) for part in words(raw))
+
+
+def origins(raw: str) -> tuple[str, ...]:
+    """Origins as a browser sends them (RFC 6454), or `*`."""
+    found = words(raw)
+    if not all(each == "*" or _ORIGIN.fullmatch(each) for each in found):
+        raise ValueError("*, or a list of https://host[:port]")
+    return found
 
 
 def device_string(raw: str) -> str:
@@ -143,9 +152,16 @@ class Settings:
     max_items: int = env("EMBEDDING_MAX_ITEMS", 2048, number(1), "items of one request")
     max_text_chars: int = env("EMBEDDING_MAX_TEXT_CHARS", 400_000, number(1), "characters of one text")
     cache_mb: int = env("EMBEDDING_CACHE_MB", 0, number(0), "memory for the vectors of items that come again; 0 = no cache")
+    max_pending_mb: int = env("EMBEDDING_MAX_PENDING_MB", 1024, number(1), "bodies and fetched media of all requests that are being answered, then 429")
+    max_connections: int = env("EMBEDDING_MAX_CONNECTIONS", 1024, number(1, 65535), "open connections, then 503")
     queue_limit: int = env("EMBEDDING_QUEUE_LIMIT", 8192, number(1), "items admitted and not yet answered, then 429")
     request_timeout: float = env("EMBEDDING_REQUEST_TIMEOUT_SEC", 300.0, number(0.001, unit="seconds"), "deadline of a request")
+    header_timeout: float = env("EMBEDDING_HEADER_TIMEOUT_SEC", 20.0, number(0.001, unit="seconds"), "a request's head must have arrived, and an answer must be read on")
     drain: float = env("EMBEDDING_DRAIN_SEC", 25.0, number(0, unit="seconds"), "graceful stop")
+    cors_origins: tuple[str, ...] = env("EMBEDDING_CORS_ORIGINS", (), origins, "web pages of these origins may call; empty = only the server's own")
+    log_format: str = env("EMBEDDING_LOG_FORMAT", "text", one_of("text", "json"), "log lines on standard error")
+    log_level: str = env("EMBEDDING_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "least level of a log line")
+    traces: str = env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT", "", str, "where OpenTelemetry traces go, by OTLP over HTTP (extra `otel`); empty = nowhere")
     app_name: str = env("APP_NAME", "multimodal-embedding-serving", str, "name in the API's description")
     app_title: str = env("APP_DISPLAY_NAME", "Multimodal Embedding Serving", str, "title in the API's description")
     app_description: str = env("APP_DESC", "Text, images and video as vectors in one space.", str, "description of the API")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from multimodal_embedding_serving.account import CURRENT, Account
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.lanes import LanePool
 from multimodal_embedding_serving.media.budget import DecodeBudget
@@ -35,6 +36,20 @@ class Encoded:
         if len(self.data) * 3 // 4 > limit + 4096:
             raise TooLarge(f"the {what} is larger than {limit} bytes")
         return decode_base64(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A picture behind a URL, until a worker thread takes it: the request holds its bytes."""
+
+    data: bytes
+    account: Account | None
+
+    def release(self) -> bytes:
+        """The picture, which the decoding budget answers for from now on."""
+        if self.account is not None:
+            self.account.give_back(len(self.data))
+        return self.data
 
 
 class Fetching(Protocol):
@@ -150,7 +165,11 @@ class Media:
         """The raw item of an image's URL: a thunk, or the data that a data URI holds."""
         if url[:5].lower() == "data:":
             return Encoded(url)
-        return partial(self.fetcher.get, url, max_bytes=self.images.max_bytes)
+        return partial(self._fetch_image, url)
+
+    async def _fetch_image(self, url: str) -> Fetched:
+        data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
+        return Fetched(data, CURRENT.get())
 
     async def fetch_video(self, url: str) -> bytes | Encoded:
         if url[:5].lower() == "data:":
@@ -162,6 +181,8 @@ class Media:
         source: ImageSource = raw
         if isinstance(raw, Encoded):
             source = raw.decode(self.images.max_bytes, "image")
+        elif isinstance(raw, Fetched):
+            source = raw.release()
         elif isinstance(raw, Path):
             source = _read(raw, self.images.max_bytes)
         if isinstance(source, bytes):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -13,9 +15,11 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.access import Access
+from multimodal_embedding_serving import tracing
+from multimodal_embedding_serving.api.access import Access, Gate
 from multimodal_embedding_serving.api.cohere import cohere_routes
 from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
 from multimodal_embedding_serving.api.native import NativeRoutes
@@ -41,6 +45,20 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v2/embed": CohereRequest,
 }
 """Bodies that the routes read by themselves, so that FastAPI does not know their schemas."""
+
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST"),
+    "allow_headers": ("authorization", "content-type", "x-request-id"),
+    "expose_headers": (
+        "x-request-id",
+        "x-embedding-fingerprint",
+        "x-embedding-shape",
+        "retry-after",
+    ),
+    "allow_credentials": False,
+    "max_age": 3600,
+}
+"""Keys are sent by the page itself: cookies and the browser's own credentials never are."""
 
 
 def create_app(
@@ -72,6 +90,9 @@ def create_app(
     app.include_router(cohere_routes(service))
     app.include_router(playground_routes())
     _add_pages(app, service)
+    app.add_middleware(Gate, service=service)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(Access, service=service)
     app.openapi = _documented(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
     return app
@@ -82,12 +103,15 @@ def _lifespan(service: Service, factory: EngineFactory) -> Lifespan:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not service.settings.api_keys:
             log.warning("no EMBEDDING_API_KEYS are set: every client is served")
+        if service.settings.traces:
+            tracing.set_up(app.version)
         if not service.begun:
             service.open_in_background(factory)
         yield
         service.draining = True
         if service.engine is not None:
             await service.engine.aclose()
+        await asyncio.to_thread(tracing.close)
 
     return lifespan
 
@@ -107,8 +131,9 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
 
 def _documented(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """FastAPI's document with the request bodies that it does not know."""
+    """FastAPI's document with the request bodies that it does not know; made once."""
 
+    @cache
     def openapi() -> dict[str, Any]:
         document: dict[str, Any] = make()
         template = "#/components/schemas/{model}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
+from multimodal_embedding_serving.account import hold
 from multimodal_embedding_serving.api.errors import BodyLate
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs import KINDS
@@ -23,6 +24,11 @@ T = TypeVar("T")
 
 SMALL = 64 * 2**10
 """Bytes that are parsed on the event loop: under a millisecond."""
+
+MOST_PARSED = 768 << 20
+"""Bytes that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
+OPENED, LISTED = 256, 100
+"""Bytes of an object or a list, with its first value, and of each further value."""
 
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -51,6 +57,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 size += len(chunk)
                 if size > limit:
                     raise TooLarge(f"the body is larger than {settings.max_body_mb} MB")
+                hold(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise BodyLate("the body did not arrive in time") from None
@@ -79,7 +86,12 @@ def validate(model: type[M], body: bytes) -> M:
 
 
 def load_json(body: bytes) -> Any:
-    """Strict JSON, but for lone surrogates, which become U+FFFD. Raises InvalidInput."""
+    """Strict JSON, but for lone surrogates, which become U+FFFD. Raises InvalidInput, and TooLarge
+    or QueueFull where what it holds takes too much memory."""
+    size = parsed_bytes(body)
+    if size > MOST_PARSED:
+        raise TooLarge("the body holds too many values")
+    hold(size)
     if len(body) > SMALL:  # one long string, most likely: a fifth of orjson's time, GIL held
         with suppress(ValueError):
             return from_json(body, allow_inf_nan=False, cache_strings=False)
@@ -92,6 +104,18 @@ def load_json(body: bytes) -> Any:
             except orjson.JSONDecodeError as second:
                 error = second
         raise InvalidInput(f"the body is not valid JSON: {error}") from None
+
+
+def parsed_bytes(body: bytes) -> int:
+    """What JSON takes at most once it is parsed, told without parsing it.
+
+    `[],` is three bytes and becomes ninety: 64 MB of that would take 2 GB, and 13 s during which
+    nothing else of the process could run. Marks within texts count too, since telling them apart
+    would cost as much as parsing.
+    """
+    wide = 0 if body.isascii() and b"\\u" not in body else 4
+    opened = body.count(b"{") + body.count(b"[")
+    return len(body) * (1 + wide) + OPENED * opened + LISTED * body.count(b",")
 
 
 def _mend(match: re.Match[bytes]) -> bytes:

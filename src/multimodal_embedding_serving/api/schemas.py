@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from multimodal_embedding_serving.api.truncation import Truncate
 from multimodal_embedding_serving.api.vectors import Encoding
 from multimodal_embedding_serving.inputs import Input, WireModel
+
+Strings = Annotated[list[str], Field(fail_fast=True)]
 
 _PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
@@ -71,7 +73,7 @@ class OpenAIRequest(WireModel):
     """Jina's: goes before encoding_format, and has the forms of whole numbers too."""
     truncate: Truncate | bool | None = None
     """NVIDIA's NONE, Jina's false: refuse a text that is longer than the model reads."""
-    modality: str | list[str] | None = None
+    modality: str | Strings | None = None
     """What plain strings are: text (default), image or video; or a list, one for each item."""
 
     model_config = ConfigDict(
@@ -88,7 +90,7 @@ class OpenAIRequest(WireModel):
 
 
 class CohereInput(WireModel):
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)]
     """Parts: {"type": "text", "text": …}, {"type": "image_url", "image_url": {"url": …}}."""
 
 
@@ -96,14 +98,14 @@ class CohereRequest(WireModel):
     """POST /v2/embed."""
 
     model: str | None = None
-    texts: list[str] | None = None
-    images: list[str] | None = None
+    texts: Strings | None = None
+    images: Strings | None = None
     """Data URIs, base64, or URLs."""
-    inputs: list[CohereInput] | None = None
+    inputs: Annotated[list[CohereInput], Field(fail_fast=True)] | None = None
     input_type: (
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None
     ) = None
-    embedding_types: list[Encoding] | None = None
+    embedding_types: Annotated[list[Encoding], Field(fail_fast=True)] | None = None
     output_dimension: int | None = Field(default=None, ge=1, le=2**31)
     truncate: Truncate | None = None
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from multimodal_embedding_serving.account import Holdings
 from multimodal_embedding_serving.catalog import resolve, spellings
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, NotReady, UnknownModel
@@ -55,6 +56,11 @@ class Service:
     """Opening has been started."""
     opened: threading.Event = field(default_factory=threading.Event)
     """Set when opening has ended, well or not."""
+    holdings: Holdings = field(init=False)
+    """What the requests that are being answered hold in memory."""
+
+    def __post_init__(self) -> None:
+        self.holdings = Holdings(self.settings.max_pending_mb << 20)
 
     def note(self, stage: str, share: float) -> None:
         """How far opening is. Called from the opening thread."""

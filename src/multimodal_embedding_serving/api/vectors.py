@@ -22,6 +22,8 @@ each vector over -127..127 by its own largest number, which leaves its direction
 cosine); uint8 is that plus 128. ubinary holds a bit for each number, 1 where it is positive, the
 first in a byte's highest place; binary is that minus 128."""
 
+SHAPE = "x-embedding-shape"
+"""Rows and columns, of an answer that is no JSON."""
 OCTETS, NPY = "application/octet-stream", "application/x-npy"
 
 SMALL = 64 * 2**10
@@ -70,7 +72,7 @@ def _render(
     if OCTETS not in accept and NPY not in accept:
         return Response(orjson.dumps(body()), 200, dict(headers), "application/json")
     rows = np.ascontiguousarray(np.concatenate(vectors), "<f4")
-    named = {**headers, "x-embedding-shape": f"{rows.shape[0]},{rows.shape[1]}"}
+    named = {**headers, SHAPE: f"{rows.shape[0]},{rows.shape[1]}"}
     if OCTETS in accept:
         return Response(rows.tobytes(), 200, {**named, "x-embedding-dtype": "<f4"}, OCTETS)
     file = io.BytesIO()

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 
 from multimodal_embedding_serving.api.app import create_app
+from multimodal_embedding_serving.api.connection import bounded
 from multimodal_embedding_serving.api.server import Listening
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 
@@ -52,7 +53,7 @@ def make_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from multimodal_embedding_serving.cli.options import Json
+from multimodal_embedding_serving.logs import set_up_logging
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import set_up_logging, show_stages
+from multimodal_embedding_serving.terminal import show_stages
 
 
 def convert(
@@ -27,7 +28,7 @@ def convert(
     from multimodal_embedding_serving.tune import QUICK, can_tune, find_way, tune
 
     settings = Settings.from_env(model=model, precision=precision)
-    set_up_logging()
+    set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = open_bundle(settings, show, anew=force)
         if can_tune(settings) and not find_way(bundle, "text", settings):

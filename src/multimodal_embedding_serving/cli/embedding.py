@@ -24,7 +24,8 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     ask,
 )
-from multimodal_embedding_serving.terminal import Work, set_up_logging, show_work
+from multimodal_embedding_serving.logs import set_up_logging
+from multimodal_embedding_serving.terminal import Work, show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk import models
@@ -113,7 +114,7 @@ def embed(
         recipe=asked.recipe,
     )
     output = _output(out, to, table)
-    set_up_logging()
+    set_up_logging(asked.settings.log_format, asked.settings.log_level)
     tally = _write(listing, asked.open, output, options, fresh=fresh)
     _report(tally, out, as_json)
 

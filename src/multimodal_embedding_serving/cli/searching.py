@@ -20,7 +20,8 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     ask,
 )
-from multimodal_embedding_serving.terminal import Work, set_up_logging, show_work
+from multimodal_embedding_serving.logs import set_up_logging
+from multimodal_embedding_serving.terminal import Work, show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Tally
@@ -47,7 +48,7 @@ def search(
     from multimodal_embedding_serving.search import search as find
 
     asked = ask(model, device, server, api_key, frames, fps)
-    set_up_logging()
+    set_up_logging(asked.settings.log_format, asked.settings.log_level)
     opened = asked.open()
 
     async def work(show: Callable[[Work], None]) -> Found:

@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from multimodal_embedding_serving.cli.options import Device, Model
+from multimodal_embedding_serving.logs import set_up_logging
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import set_up_logging
 
 
 def serve(
@@ -31,7 +31,8 @@ def serve(
     from multimodal_embedding_serving.api.server import serve as run
 
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
-    set_up_logging(as_json=as_json)
+    form = "json" if as_json else settings.log_format
+    set_up_logging(form, settings.log_level)
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
     try:
         status = run(settings, listening)

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpcore2
 import httpx2
 
+from multimodal_embedding_serving.account import hold
 from multimodal_embedding_serving.errors import (
     Forbidden,
     InvalidInput,
@@ -130,7 +131,8 @@ class Fetcher:
         """The body behind a URL.
 
         Raises Forbidden (refused URL or address), InvalidInput (no URL), TooLarge (above
-        `max_bytes`), RemoteFailed (can't be resolved or reached, status, too slow).
+        `max_bytes`, or than a request may hold), QueueFull (others hold too much), RemoteFailed
+        (can't be resolved or reached, status, too slow).
         """
         try:
             async with asyncio.timeout(self._timeout):
@@ -224,6 +226,7 @@ class Fetcher:
         async for part in response.aiter_stream():
             if body.write(part) and body.tell() > max_bytes:
                 raise _too_large(max_bytes)
+            hold(len(part))
             taken = self._clock() - started
             if taken > GRACE_SECONDS and body.tell() < LEAST_RATE * taken:
                 raise RemoteFailed("the remote server sends too slowly")

@@ -32,7 +32,7 @@ class ManifestFrame(BaseModel):
 class Manifest(BaseModel):
     """What the service reads of a manifest; its metadata keys are the caller's own."""
 
-    frames: list[ManifestFrame] = Field(min_length=1)
+    frames: Annotated[list[ManifestFrame], Field(min_length=1, fail_fast=True)]
     video_path: str | None = None
 
     @model_validator(mode="after")
