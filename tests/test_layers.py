@@ -26,7 +26,7 @@ LAYERS: dict[str, int] = {
             "bundle families chunk",
             "blueprint",
             "plans tower cache convert backends",
-            "inputs answers certificate tune",
+            "inputs answers certificate calibration tune",
             "unconverted",
             "library",
             "opening",

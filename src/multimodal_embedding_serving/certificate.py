@@ -66,6 +66,10 @@ SHORT = 40
 """Tokens of the texts that go into one call: each length of a batch costs preparations anew."""
 
 
+class BelowBound(BundleError):
+    """A stored graph's vectors are too far from the float32 graph's."""
+
+
 def probe_pictures() -> list[Image.Image]:
     """Four RGB pictures made by rule: waves, discs, ramps, noise, of several shapes."""
     rng = np.random.default_rng(20260101)
@@ -125,12 +129,12 @@ def judge(
     cosines = (found * expected).sum(1)
     bound = least_bound(manifest.precision, inference)
     if not np.isfinite(cosines).all():
-        raise BundleError(
+        raise BelowBound(
             f"{manifest.model}: the {modality} graph in {manifest.precision} gives vectors that "
             "are not finite numbers; it is refused: set EMBEDDING_PRECISION to a finer one"
         )
     if bound is not None and cosines.min() < bound:
-        raise BundleError(
+        raise BelowBound(
             f"{manifest.model}: the {modality} graph in {manifest.precision} reaches a cosine of "
             f"{cosines.min():.5f} to the float32 graph, below its bound of {bound}; it is "
             "refused: set EMBEDDING_PRECISION to a finer one"

@@ -46,14 +46,16 @@ STORAGES: Mapping[str, Storage] = {
     "f16": FLOAT16,
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
+    "int8": FLOAT16,  # what stays floating once the graph is quantised
 }
-BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75}
+BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75, "int8": 1.5}
 """Bytes of a stored number, scales and the parts that stay floating included."""
 
 TOKENIZER = "tokenizer.json"
 
 Result = TypeVar("Result")
 Certify = Callable[[Sequence[TowerPlan], Bundle], Mapping[str, Any]]
+Quantize = Callable[[TowerPlan, ov.Model], ov.Model]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +63,15 @@ class Conversion(Blueprint):
     """Everything that a bundle is made of: a blueprint, and how its weights will be stored."""
 
     precision: str
+    quantize: Quantize | None = None
+    """What makes a float32 graph an int8 one."""
 
     @classmethod
-    def of(cls, blueprint: Blueprint, precision: str) -> Conversion:
+    def of(
+        cls, blueprint: Blueprint, precision: str, quantize: Quantize | None = None
+    ) -> Conversion:
         parts = {each.name: getattr(blueprint, each.name) for each in dataclasses.fields(blueprint)}
-        return cls(**parts, precision=precision)
+        return cls(**parts, precision=precision, quantize=quantize)
 
 
 def build_bundle(
@@ -159,6 +165,8 @@ def _save_towers(
         # compressed constants compiles in two thirds of the time.
         half = storage == FLOAT16
         model = emit_model(plan.inputs, plan.build, FLOAT32 if half else storage)
+        if conversion.quantize is not None:
+            model = conversion.quantize(plan, model)
         name = f"{plan.modality}.xml"
         structure = hash_structure(model)
         try:
@@ -170,7 +178,8 @@ def _save_towers(
             ) from error
         return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
-    return each_tower(save, conversion.plans, partial(stage, "building the graphs"))
+    tell = partial(stage, "building the graphs")
+    return each_tower(save, conversion.plans, tell, together=conversion.quantize is None)
 
 
 def draw_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:

@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -26,8 +27,9 @@ from multimodal_embedding_serving.blueprint import (
     read_blueprint,
 )
 from multimodal_embedding_serving.bundle import MANIFEST, TEMPORARY, Bundle, locked
+from multimodal_embedding_serving.calibration import quantize_activations, require_nncf
 from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.certificate import certify
+from multimodal_embedding_serving.certificate import BelowBound, certify
 from multimodal_embedding_serving.checkpoints.hub import HubAccess
 from multimodal_embedding_serving.convert import Conversion, build_bundle, require_space
 from multimodal_embedding_serving.errors import BundleError
@@ -130,15 +132,31 @@ def convert(
     stage: Stage = ignore_stage,
     access: HubAccess | None = None,
 ) -> Bundle:
-    """Download, convert and certify, whatever is there already; the caller holds the lock."""
+    """Download, convert and certify, whatever is there already; the caller holds the lock.
+
+    Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
+    """
+    if settings.precision == "int8":
+        require_nncf()
     spec, blueprint = wanted.spec, read_blueprint(wanted, stage, access)
     default = "int8-weights" if blueprint.family == "QwenText" else "f16"
     default = spec.precision if spec else default
     precision = settings.precision if settings.precision in STORED else default
     require_space(blueprint.numbers, precision, wanted.shelf)
     check = partial(certify, settings=settings, stage=stage)
-    conversion = Conversion.of(blueprint, precision)
-    return build_bundle(conversion, wanted.shelf / precision, check, stage)
+    place = wanted.shelf / precision
+    if precision != "int8":
+        return build_bundle(Conversion.of(blueprint, precision), place, check, stage)
+    tokenizer = blueprint.tokenizer
+    quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
+    try:
+        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, stage)
+    except BelowBound as error:
+        notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
+    log.warning("%s", notice)
+    require_space(blueprint.numbers, "f16", wanted.shelf)
+    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
+    return build_bundle(floats, place, check, stage)
 
 
 def list_bundles(models: Path) -> Iterator[Bundle]:
@@ -167,6 +185,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "repository": manifest.source.get("repo"),
         "revision": manifest.source.get("revision"),
         "licence": manifest.licence,
+        "notice": manifest.notice,
         "created": manifest.created,
         "folder": str(bundle.path),
     }

@@ -118,6 +118,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, folder, "compiled-blob cache; beside the bundle when unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, boolean, "keep compiled blobs")
     precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, folder, "pictures and .txt files that EMBEDDING_PRECISION=int8 is calibrated on; the shipped samples when unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "bind address")
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port; 0 takes a free one")
     aliases: tuple[str, ...] = env("EMBEDDING_MODEL_ALIASES", (), words, "other names that clients may send for the loaded model")

@@ -52,6 +52,14 @@ class Fetched:
         return self.data
 
 
+def image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=settings.max_image_mb * 2**20,
+        max_pixels=settings.max_image_mpix * 10**6,
+        formats=settings.image_formats,
+    )
+
+
 class Fetching(Protocol):
     """What gets the bytes behind a URL."""
 
@@ -110,11 +118,7 @@ class Media:
     @classmethod
     def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> Media:
         return cls(
-            images=ImageLimits(
-                max_bytes=settings.max_image_mb * 2**20,
-                max_pixels=settings.max_image_mpix * 10**6,
-                formats=settings.image_formats,
-            ),
+            images=image_limits(settings),
             videos=VideoLimits(
                 max_bytes=settings.max_video_mb * 2**20,
                 max_seconds=settings.max_video_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ def convert(
     precision: Annotated[
         str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
     ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Pictures and .txt files to calibrate int8 with.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Convert what is converted already.")
     ] = False,
@@ -27,7 +31,7 @@ def convert(
     from multimodal_embedding_serving.library import describe, open_bundle
     from multimodal_embedding_serving.tune import QUICK, can_tune, find_way, tune
 
-    settings = Settings.from_env(model=model, precision=precision)
+    settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = open_bundle(settings, show, anew=force)
