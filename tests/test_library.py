@@ -145,12 +145,6 @@ def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
     assert open_bundle(settings(checkpoint, tmp_path, precision="int8-weights")) == small
 
 
-def test_a_precision_that_can_not_be_stored_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="can't be stored as int8 here; f32, f16"):
-        open_bundle(settings(checkpoint, tmp_path, precision="int8"))
-    assert list(list_bundles(tmp_path)) == []
-
-
 def test_the_next_repository_is_tried_and_all_refusals_are_told(
     hub: HubStandIn, access: HubAccess, checkpoint: Path, tmp_path: Path
 ) -> None:
