@@ -4,17 +4,20 @@
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types
-#   make bench     start time and rates of the embedded model on this machine
 #   make site      the documentation as pages, in site/
+#   make look      start time and rates of the embedded model on this machine
+#   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
+PIP := $(BIN)/python $(INSTALL)
 # One file's tests stay together: they share servers and converted models.
 PARALLEL := --numprocesses 2 --dist loadfile
 CODE := src tests scripts benchmarks
+BENCH := benchmarks/.envs/bench
 
 # HOST counts on the command line only: some toolchains export a HOST that is no address.
 ifeq ($(origin HOST),command line)
@@ -27,7 +30,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format bench docs site clean
+.PHONY: serve test test-all check format look bench docs site clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -48,8 +51,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: $(VENV)/.serve
+look: $(VENV)/.serve
 	$(BIN)/python benchmarks/first_look.py
+
+bench: $(BENCH)/.made
+	$(BENCH)/bin/python -m benchmarks.run $(if $(QUICK),--quick)
 
 docs: $(VENV)/.dev
 	$(BIN)/python scripts/generate_docs.py
@@ -59,6 +65,7 @@ site: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: one for the environment, one for each set of dependencies.
@@ -83,4 +90,13 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.made
 $(VENV)/.dev-all: pyproject.toml $(VENV)/.dev
 	@echo "Installing what the slow tests need besides"
 	@$(PIP) --editable ".[dev,dev-all]"
+	@touch $@
+
+# The benchmark's own tools; the systems that it measures have environments of their own.
+# open_clip_torch is there for CLIP's list of words.
+$(BENCH)/.made: pyproject.toml
+	@echo "Making the environment of the benchmark"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python $(INSTALL) --editable . "matplotlib>=3.10,<4" "py-spy>=0.4,<1"
+	@$(BENCH)/bin/python $(INSTALL) --no-deps "open_clip_torch>=3,<4"
 	@touch $@

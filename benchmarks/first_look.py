@@ -1,4 +1,4 @@
-"""What the embedded model does on this machine: `make bench`.
+"""What the embedded model does on this machine: `make look`.
 
 Each line is measured here and now: the time from the start of a process to its first vector, in
 process and over HTTP, and how many texts, photos and frames of the shipped samples go through a

@@ -1,0 +1,121 @@
+"""The limits: our graphs alone in OpenVINO's benchmark_app, and preparation alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.figures import GraphRate, Preparation
+from benchmarks.inputs import Film
+from benchmarks.systems import OURS
+from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
+from multimodal_embedding_serving.media.video import read_frames
+from multimodal_embedding_serving.transforms.image import ImageTransform
+
+COUNT = re.compile(r"Count:\s+(\d+) iterations")
+DURATION = re.compile(r"Duration:\s+([\d.]+) ms")
+MEDIAN = re.compile(r"Median:\s+([\d.]+) ms")
+IMAGES = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 30, formats=("JPEG",))
+VIDEOS = VideoLimits(max_bytes=1 << 30, max_seconds=1e6, max_frames=1 << 20)
+Hint = Literal["throughput", "latency"]
+
+
+class NoFigure(Exception):
+    """benchmark_app has failed, or said something that is not understood."""
+
+
+@dataclass(frozen=True)
+class GraphCase:
+    """A tower under one shape: `length` tokens, or a picture where it is None."""
+
+    name: str
+    graph: Path
+    length: int | None = None
+
+    def arrays(self, batch: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+        """Input values by name; ids below 256, which every vocabulary here has."""
+        rng = np.random.default_rng(0)
+        model = ov.Core().read_model(self.graph)
+        if self.length is None:
+            pixels = [int(each.get_length()) for each in model.inputs[0].partial_shape[1:]]
+            return {model.inputs[0].any_name: rng.integers(0, 256, (batch, *pixels), np.uint8)}
+        shape = (batch, self.length)
+        return {
+            port.any_name: np.ones(shape, np.int32)
+            if "mask" in port.any_name
+            else rng.integers(0, 256, shape, np.int32)
+            for port in model.inputs
+        }
+
+
+def benchmark_app(
+    case: GraphCase, batch: int, hint: Hint, seconds: float, precision: str
+) -> GraphRate:
+    """One run of the tool in the environment that serves. `precision` as the service computes."""
+    with tempfile.TemporaryDirectory() as folder:
+        files, shapes = [], []
+        for name, array in case.arrays(batch).items():
+            np.save(Path(folder, f"{name}.npy"), array)
+            files.append(f"{name}:{Path(folder, name)}.npy")
+            shapes.append(f"{name}[{','.join(map(str, array.shape))}]")
+        command = [
+            *(str(OURS.home / "bin" / "benchmark_app"), "-m", str(case.graph), "-d", "CPU"),
+            *("-i", ",".join(files), "-shape", ",".join(shapes), "-hint", hint),
+            *("-t", f"{seconds:g}", "-infer_precision", precision),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    return read_report(done.stdout, case.name, case.graph.stem, batch, hint)
+
+
+def read_report(report: str, case: str, graph: str, batch: int, hint: Hint) -> GraphRate:
+    """Raises NoFigure with the report's end."""
+    count, duration, median = (each.search(report) for each in (COUNT, DURATION, MEDIAN))
+    if count is None or duration is None or median is None:
+        raise NoFigure(f"benchmark_app on {case}: {report[-800:]}")
+    return GraphRate(
+        graph=graph,
+        case=case,
+        batch=batch,
+        hint=hint,
+        rate=int(count[1]) * batch / (float(duration[1]) / 1000),
+        median=float(median[1]) / 1000,
+    )
+
+
+def preparation(case: str, pictures: Sequence[Path], bundle: Bundle) -> Preparation:
+    """This service's own decoding and resizing, on this thread alone."""
+    transform = ImageTransform.from_manifest(bundle.manifest.towers["image"].transform)
+    decode = resize = 0.0
+    for path in pictures:
+        coded = path.read_bytes()
+        begun = time.thread_time()
+        image = open_rgb(coded, IMAGES, at_least=transform.at_least)
+        decoded = time.thread_time()
+        transform(image)
+        decode, resize = decode + decoded - begun, resize + time.thread_time() - decoded
+    return Preparation(case=case, decode=decode / len(pictures), resize=resize / len(pictures))
+
+
+def decoding(film: Film, rounds: int) -> tuple[int, float]:
+    """(frames, seconds) of decoding a film's sampled frames alone; the best of some rounds."""
+    best, frames = float("inf"), 0
+    asked = Segment(
+        num_frames=int(film.segment.get("num_frames", 64)),
+        extraction_fps=film.segment.get("extraction_fps"),
+    )
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        frames = sum(1 for _ in read_frames(film.path, asked, VIDEOS))
+        best = min(best, time.perf_counter() - begun)
+    return frames, best

@@ -1,0 +1,92 @@
+"""How much is measured: the whole run, or the quick one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.checkpoints import QWEN_LAYERS
+from benchmarks.inputs import (
+    FILMS,
+    PICTURES,
+    SIZES,
+    TEXTS,
+    Film,
+    byte_texts,
+    pictures,
+    sentences,
+)
+from benchmarks.load import Request, image_requests, text_requests
+
+SHORT, FULL, LONG = 8, 77, 512
+"""Tokens of a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    quick: bool = False
+    seconds: float = 9.0
+    """Of one load."""
+    callers: Sequence[int] = (1, 8, 64)
+    text_lengths: Sequence[int] = (SHORT, FULL)
+    sizes: Sequence[tuple[int, int]] = SIZES
+    picture_count: int = PICTURES
+    films: Sequence[Film] = FILMS
+    film_rounds: int = 3
+    qwen_layers: int = QWEN_LAYERS
+    qwen_callers: Sequence[int] = (1, 8)
+    app_seconds: float = 5.0
+    """Of one run of benchmark_app."""
+    batches: Sequence[int] = (1, 8, 32)
+    lane_seconds: float = 20.0
+    warm_starts: bool = True
+    """Start each system twice, and time the second."""
+
+
+WHOLE = Plan()
+QUICK = Plan(
+    quick=True,
+    seconds=3.0,
+    callers=(1, 8),
+    sizes=(SIZES[0], SIZES[-1]),
+    picture_count=48,
+    films=FILMS[:1],
+    film_rounds=1,
+    qwen_layers=4,
+    qwen_callers=(1,),
+    app_seconds=2.0,
+    batches=(1, 32),
+    lane_seconds=6.0,
+    warm_starts=False,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of item; `requests` renders them when they are needed, for they are large."""
+
+    name: str
+    requests: Callable[[], list[Request]]
+
+
+def text_case(tokens: int) -> str:
+    return f"text, {tokens} tokens"
+
+
+def jpeg_case(size: tuple[int, int]) -> str:
+    return f"JPEG, {size[0]}x{size[1]}"
+
+
+def clip_cases(plan: Plan, tokenizer: Path) -> list[Case]:
+    def texts(tokens: int) -> Case:
+        return Case(text_case(tokens), lambda: text_requests(sentences(tokenizer, tokens)))
+
+    def jpegs(size: tuple[int, int]) -> Case:
+        return Case(jpeg_case(size), lambda: image_requests(pictures(size, plan.picture_count)))
+
+    return [*map(texts, plan.text_lengths), *map(jpegs, plan.sizes)]
+
+
+def qwen_case() -> Case:
+    return Case(text_case(LONG), lambda: text_requests(byte_texts(LONG, TEXTS // 8)))

@@ -1,0 +1,269 @@
+"""RESULTS.md out of figures. Pure: the same figures give the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from benchmarks.figures import Cell, Results
+from benchmarks.targets import GRAPH_OF, Target, ratio, targets
+
+NOISE = 0.1
+"""Cores that others may take before a row is marked."""
+
+
+def render(results: Results) -> str:
+    """The whole page."""
+    parts = [
+        "# Benchmark results",
+        introduction(results),
+        "## The machine",
+        table(["", ""], results.machine.items()),
+        "## Targets",
+        target_table(targets(results)),
+        *profiles(results),
+        "## Images and texts over HTTP",
+        LEGEND,
+        *(case_table(results, case) for case in cases(results)),
+        "## Requests of many texts",
+        many_table(results),
+        "## Limits",
+        limits(results),
+        "## Videos",
+        video_table(results),
+        "## A text beside a bulk job",
+        lanes_table(results),
+        "## Start, memory, size",
+        start_table(results),
+        "## What is not in the tables",
+        missing(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+LEGEND = (
+    "One item a request, OpenAI's `/v1/embeddings`, vectors as base64, the same requests for every "
+    "system. A closed loop of so many callers; latencies in ms, CPU in core-milliseconds an item. "
+    "`others`: cores that everything else on the machine took meanwhile; a row with more than "
+    f"{NOISE} is marked (!) and is worth less. `x`: this service's rate over the row's."
+)
+
+
+LIMITS = (
+    "The served graphs alone in OpenVINO's `benchmark_app`, at the precision that is served, and "
+    "this service's own decoding and resizing on one thread. The limit of a picture is the cores "
+    "over the CPU seconds of decode + resize + graph."
+)
+
+
+def introduction(results: Results) -> str:
+    lines = [
+        "Made by `make bench`" + (" QUICK=1" if results.quick else "") + ": one run, one machine, "
+        "the same inputs and the same random checkpoint of true size for every system. "
+        f"It took {results.seconds / 60:.0f} minutes.",
+        "Served model: " + ", ".join(f"{key} {value}" for key, value in results.model.items()),
+        *results.notes,
+    ]
+    if results.quick:
+        lines.insert(
+            0, "**A quick run: fewer loads, a few seconds each. Take it as a first look.**"
+        )
+    disturbed = sum(cell.other_cores > NOISE for cell in results.cells)
+    if disturbed:
+        lines.insert(
+            0,
+            f"**Provisional: other processes worked during {disturbed} of {len(results.cells)} "
+            "loads. The absolute figures are too low and the ratios uncertain.**",
+        )
+    return "\n\n".join(lines)
+
+
+def target_table(found: Sequence[Target]) -> str:
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    rows = [
+        (
+            each.name,
+            each.asked,
+            "-" if each.found is None else f"{each.found:.2f}{each.unit}",
+            "-" if each.asked.startswith("told") else words[each.met],
+        )
+        for each in found
+    ]
+    return table(["what", "asked", "found", ""], rows)
+
+
+def profiles(results: Results) -> Iterator[str]:
+    """For each missed target that has one: where the time goes."""
+    missed = dict.fromkeys(each.key for each in targets(results) if each.met is False and each.key)
+    shown = [key for key in missed if key in results.profiles or breakdown(results, key)]
+    if shown:
+        yield "### Where the time goes, for the targets missed"
+    for key in shown:
+        yield f"**{key}**"
+        yield breakdown(results, key)
+        if key in results.profiles:
+            yield "```\n" + "\n".join(results.profiles[key]) + "\n```"
+
+
+def breakdown(results: Results, case: str) -> str:
+    """CPU of one item: what the limit counts, and the rest."""
+    cell = results.best("mmes", case)
+    prepared = next((each for each in results.preparations if each.case == case), None)
+    graph = results.graph_cpu(GRAPH_OF if prepared else case)
+    if cell is None or graph is None:
+        return ""
+    decode, resize = (prepared.decode, prepared.resize) if prepared else (0.0, 0.0)
+    rest = cell.server_cpu - decode - resize - graph
+    idle = results.cores - cell.rate * (cell.server_cpu + cell.client_cpu) - cell.other_cores
+    rows = [
+        ("decode, alone", ms(decode)),
+        ("resize, alone", ms(resize)),
+        ("graph, alone in benchmark_app", ms(graph)),
+        ("server's other CPU: HTTP, base64, batching, slower graph and caches together", ms(rest)),
+        ("server, all", ms(cell.server_cpu)),
+        ("client", ms(cell.client_cpu)),
+        ("cores idle meanwhile", f"{max(0.0, idle):.2f}"),
+        ("cores taken by others", f"{cell.other_cores:.2f}"),
+    ]
+    return table(["CPU of one item", "ms"], rows)
+
+
+def cases(results: Results) -> list[str]:
+    """Every load's case, in the order of measuring."""
+    return list(dict.fromkeys(cell.case for cell in results.cells if cell.items == 1))
+
+
+HEAD = "system,callers,items/s,x,p50,p95,p99,server CPU,client CPU,others".split(",")
+
+
+def case_table(results: Results, case: str) -> str:
+    rows = []
+    for cell in results.cells:
+        if (cell.case, cell.items) == (case, 1):
+            ours = results.cell("mmes", case, cell.concurrency)
+            times = ratio(ours.rate if ours else None, cell.rate)
+            rows.append(cell_row(cell, "-" if times is None else f"{times:.1f}"))
+    return f"### {case}\n\n" + table(HEAD, rows)
+
+
+def cell_row(cell: Cell, times: str) -> tuple[str, ...]:
+    return (
+        cell.system,
+        str(cell.concurrency),
+        f"{cell.rate:.1f}",
+        times,
+        *(ms(each) for each in (cell.p50, cell.p95, cell.p99)),
+        ms(cell.server_cpu),
+        f"{cell.client_cpu * 1000:.2f}",
+        f"{cell.other_cores:.2f}" + (" (!)" if cell.other_cores > NOISE else ""),
+    )
+
+
+def many_table(results: Results) -> str:
+    rows = []
+    for cell in results.cells:
+        if cell.items > 1:
+            limit = results.graph_rate(cell.case, cell.items)
+            share = ratio(cell.rate, limit)
+            told = "-" if share is None else f"{share:.2f}"
+            rows.append((cell.case, str(cell.items), *cell_row(cell, told)))
+    return table(["texts", "a request", *HEAD[:3], "of the graph's", *HEAD[4:]], rows)
+
+
+def limits(results: Results) -> str:
+    graphs = [
+        (each.case, str(each.batch), each.hint, f"{each.rate:.1f}", ms(each.median))
+        for each in results.graphs
+    ]
+    prepared = [
+        (
+            each.case,
+            ms(each.decode),
+            ms(each.resize),
+            ms(results.graph_cpu(GRAPH_OF) or 0.0),
+            f"{results.image_limit(each.case, GRAPH_OF) or 0.0:.1f}",
+        )
+        for each in results.preparations
+    ]
+    head = ["picture", "decode, ms", "resize, ms", "graph, core-ms", "limit, images/s"]
+    return "\n\n".join(
+        [
+            LIMITS,
+            table(["graph", "batch", "hint", "items/s", "median, ms"], graphs),
+            table(head, prepared),
+        ]
+    )
+
+
+def video_table(results: Results) -> str:
+    rate = results.graph_rate(GRAPH_OF)
+    rows = []
+    for each in results.videos:
+        graph = each.frames / rate if rate else 0.0
+        rows.append(
+            (
+                each.film,
+                str(each.frames),
+                f"{each.seconds:.2f}",
+                f"{each.decode:.2f}",
+                f"{graph:.2f}",
+                f"{each.seconds / (each.decode + graph):.2f}",
+                f"{each.server_cpu:.2f}",
+            )
+        )
+    head = ["film", "frames", "served, s", "decode alone, s", "graph alone, s", "ratio", "CPU, s"]
+    return table(head, rows)
+
+
+def lanes_table(results: Results) -> str:
+    rows = []
+    for each in results.lanes:
+        rows += [
+            ("idle", "-", *map(ms, each.idle)),
+            (each.bulk, f"{each.bulk_rate:.1f}", *map(ms, each.busy)),
+        ]
+    return table(["beside", "its items/s", "p50, ms", "p95, ms", "p99, ms"], rows)
+
+
+def start_table(results: Results) -> str:
+    rows = [
+        (
+            each.system,
+            each.about,
+            "-" if each.first is None else f"{each.first:.2f}",
+            f"{each.peak_memory / 1e6:.0f}",
+            f"{each.installed / 1e6:.0f}",
+            ", ".join(f"{name} {version}" for name, version in each.versions.items()),
+        )
+        for each in results.starts
+    ]
+    head = ["system", "", "first vector, s", "peak RSS, MB", "installed, MB", "versions"]
+    return table(head, rows)
+
+
+def missing(results: Results) -> str:
+    rows = [(each.system, each.case, each.reason) for each in results.missing]
+    return table(["system", "case", "why"], rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; nothing where there are no rows."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    if not lines:
+        return ""
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines])
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds with three digits."""
+    found = seconds * 1000
+    return f"{found:.0f}" if found >= 100 else f"{found:.1f}" if found >= 10 else f"{found:.2f}"
+
+
+def summary(results: Results) -> str:
+    """What the command prints at its end."""
+    lines = ["", *(f"{name:22} {value}" for name, value in results.machine.items()), ""]
+    for each in targets(results):
+        found = "not measured" if each.found is None else f"{each.found:.2f}{each.unit}"
+        verdict = "" if each.met is not False else "  MISSED"
+        lines.append(f"{each.name:75} {each.asked:>14} {found:>14}{verdict}")
+    return "\n".join(lines)

@@ -1,0 +1,258 @@
+"""`make bench`: every system under the same loads, in one run -> RESULTS.md and plots.
+
+Run it as `python -m benchmarks.run` in the environment that the Makefile makes for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.checkpoints import clip_checkpoint, qwen_checkpoint
+from benchmarks.figures import Missing, Results, Start
+from benchmarks.inputs import films, pictures, sentences
+from benchmarks.limit import GraphCase, NoFigure, benchmark_app, preparation
+from benchmarks.load import Request, first_answer, image_requests, text_requests
+from benchmarks.machine import describe
+from benchmarks.measure import (
+    FAILURES,
+    ask_model,
+    load_cell,
+    measure_cases,
+    measure_lanes,
+    measure_video,
+    run,
+)
+from benchmarks.places import CACHE, HERE
+from benchmarks.plan import (
+    FULL,
+    LONG,
+    QUICK,
+    SHORT,
+    WHOLE,
+    Plan,
+    clip_cases,
+    jpeg_case,
+    qwen_case,
+    text_case,
+)
+from benchmarks.processes import Server, peak_memory, serving
+from benchmarks.report import render, summary
+from benchmarks.sampling import sampled
+from benchmarks.systems import OURS, SYSTEMS, System
+from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, targets
+from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.library import open_bundle
+from multimodal_embedding_serving.settings import Settings
+
+LAST = CACHE / "last.json"
+PACKAGES = ("openvino", "torch", "transformers", "sentence-transformers", "infinity-emb", "pillow")
+PROFILE_SECONDS = 5.0
+Cases = Sequence[tuple[str, Sequence[Request]]]
+
+
+class Bench:
+    """One run: the systems one after the other, each alone on the machine."""
+
+    def __init__(self, plan: Plan, systems: Sequence[System]) -> None:
+        self.plan, self.systems = plan, systems
+        for system in systems:
+            system.prepare()
+        CACHE.mkdir(exist_ok=True)
+        self.clip, self.qwen = clip_checkpoint(), qwen_checkpoint(plan.qwen_layers)
+        films(plan.films)
+        for size in plan.sizes:
+            pictures(size, plan.picture_count)
+        self.tokenizer = self.clip / "tokenizer.json"
+        self.results = Results(machine=describe(), quick=plan.quick, model={})
+        if plan.qwen_layers < 28:
+            self.results.notes.append(
+                f"{text_case(LONG)}: the first {plan.qwen_layers} of the 28 layers of a "
+                "Qwen3-Embedding-0.6B; all systems alike."
+            )
+        self.first_text = text_requests(sentences(self.tokenizer, SHORT, 8))[0]
+
+    def measure(self) -> Results:
+        begun = time.perf_counter()
+        cases = [(case.name, case.requests()) for case in clip_cases(self.plan, self.tokenizer)]
+        long = [(qwen_case().name, qwen_case().requests())]
+        if OURS in self.systems:
+            self.convert()
+        for system in self.systems:
+            self.measure_system(system, cases)
+            if system is OURS:
+                self.measure_limits()
+            self.measure_long(system, long)
+        self.profile(cases)
+        self.results.seconds = time.perf_counter() - begun
+        return self.results
+
+    def convert(self) -> None:
+        """The first start of this service converts the folder by itself."""
+        for model in (self.clip, self.qwen):
+            with serving(OURS, model) as server:
+                taken = run(first_answer(server, self.first_text))
+            print(f"{model.name}: a first start, maybe converting, takes {taken:.1f} s", flush=True)
+
+    def measure_system(self, system: System, cases: Cases) -> None:
+        print(f"{system.name}: {system.about}", flush=True)
+        try:
+            if self.plan.warm_starts and system is not OURS:
+                with serving(system, self.clip) as server:
+                    run(first_answer(server, self.first_text))
+            with serving(system, self.clip) as server:
+                first = run(first_answer(server, self.first_text))
+                print(f"  first vector after {first:.2f} s", flush=True)
+                measure_cases(self.results, server, cases, self.plan.callers, self.plan.seconds)
+                if system is OURS:
+                    self.measure_ours(server)
+                self.results.starts.append(describe_start(system, first, peak_memory(server.pid)))
+        except FAILURES as error:
+            self.fail(system, "everything", error)
+        for case, reason in system.lacks.items():
+            self.results.missing.append(Missing(system=system.name, case=case, reason=reason))
+
+    def measure_ours(self, server: Server) -> None:
+        """What only this service is asked for: many texts a request, videos, lanes."""
+        self.results.model = {"name": self.clip.name, **ask_model(server)}
+        for tokens in self.plan.text_lengths:
+            many = self.many(tokens)
+            cell = load_cell(server, text_case(tokens), many, BULK_LANES, self.plan.seconds)
+            self.results.cells.append(cell)
+        for film in self.plan.films:
+            self.results.videos.append(measure_video(server, film, self.plan.film_rounds))
+        single = text_requests(sentences(self.tokenizer, SHORT))
+        for name, bulk in self.bulk_jobs():
+            lanes = measure_lanes(server, name, single, bulk, self.plan.lane_seconds)
+            self.results.lanes.append(lanes)
+
+    def many(self, tokens: int) -> list[Request]:
+        return text_requests(sentences(self.tokenizer, tokens), BULK_ITEMS)
+
+    def bulk_jobs(self) -> list[tuple[str, list[Request]]]:
+        """Requests that go to the bulk lane."""
+        texts = text_requests(sentences(self.tokenizer, FULL), 128)
+        photos = image_requests(pictures(self.plan.sizes[0], self.plan.picture_count), 48)
+        return [("128 texts a request", texts), ("48 pictures a request", photos)]
+
+    def measure_limits(self) -> None:
+        print("the limits", flush=True)
+        bundle = bundle_of(self.clip)
+        precision = str(self.results.model.get("inference", "f32"))
+        texts = (
+            GraphCase(text_case(tokens), bundle.graph("text"), tokens)
+            for tokens in self.plan.text_lengths
+        )
+        for graph in (GraphCase(GRAPH_OF, bundle.graph("image")), *texts):
+            self.graph_rates(graph, self.plan.batches, precision)
+        if self.qwen.is_dir():
+            long = GraphCase(text_case(LONG), bundle_of(self.qwen).graph("text"), LONG)
+            self.graph_rates(long, self.plan.batches[:1], precision)
+        for size in self.plan.sizes:
+            some = pictures(size, self.plan.picture_count)[:12]
+            self.results.preparations.append(preparation(jpeg_case(size), some, bundle))
+
+    def graph_rates(self, graph: GraphCase, batches: Sequence[int], precision: str) -> None:
+        for batch in batches:
+            for hint in ("throughput", "latency"):
+                try:
+                    rate = benchmark_app(graph, batch, hint, self.plan.app_seconds, precision)
+                except NoFigure as error:
+                    self.results.notes.append(str(error))
+                    continue
+                self.results.graphs.append(rate)
+                print(f"  {graph.name:18} batch {batch:2} {hint:10} {rate.rate:8.1f}", flush=True)
+
+    def measure_long(self, system: System, cases: Cases) -> None:
+        try:
+            with serving(system, self.qwen) as server:
+                run(first_answer(server, cases[0][1][0]))
+                callers, seconds = self.plan.qwen_callers, self.plan.seconds
+                measure_cases(self.results, server, cases, callers, seconds)
+        except FAILURES as error:
+            self.fail(system, cases[0][0], error)
+
+    def profile(self, cases: Cases) -> None:
+        """Load this service once more for each target missed, and sample it."""
+        missed = {each.key for each in targets(self.results) if each.met is False}
+        loads: dict[str, tuple[Sequence[Request], int]] = {
+            name: (requests, 8) for name, requests in cases
+        }
+        for tokens in self.plan.text_lengths:
+            loads[f"{text_case(tokens)}, many"] = (self.many(tokens), BULK_LANES)
+        loads["latency"] = (cases[0][1], 1)
+        wanted = [key for key in loads if key in missed]
+        if not wanted or OURS not in self.systems:
+            return
+        print("profiles of the targets missed", flush=True)
+        with serving(OURS, self.clip) as server:
+            run(first_answer(server, self.first_text))
+            for key in wanted:
+                requests, callers = loads[key]
+                lines: list[str] = []
+                with sampled(server.pid, PROFILE_SECONDS, lines):
+                    load_cell(server, key, requests, callers, PROFILE_SECONDS)
+                self.results.profiles[key] = lines
+
+    def fail(self, system: System, case: str, error: BaseException) -> None:
+        reason = str(error)[-400:] or repr(error)
+        print(f"  {case}: {reason}", flush=True)
+        self.results.missing.append(
+            Missing(system=system.name, case=case, reason=reason.splitlines()[-1])
+        )
+
+
+def describe_start(system: System, first: float, peak: int) -> Start:
+    found = {name: system.version(name) for name in PACKAGES}
+    return Start(
+        system=system.name,
+        about=system.about,
+        first=first,
+        peak_memory=peak,
+        installed=system.installed_bytes(),
+        versions={name: version for name, version in found.items() if version},
+    )
+
+
+def bundle_of(checkpoint: Path) -> Bundle:
+    """What this service has converted a checkpoint to."""
+    folder = Path(OURS.environ["EMBEDDING_OV_MODELS_DIR"])
+    return open_bundle(Settings.from_env({}, model=str(checkpoint), models_dir=folder))
+
+
+def write(results: Results, folder: Path) -> None:
+    from benchmarks.plots import draw
+
+    plots = draw(results, folder / "plots")
+    pictures_shown = "\n".join(f"![{each.stem}](plots/{each.name})" for each in plots)
+    (folder / "RESULTS.md").write_text(f"{render(results)}\n{pictures_shown}\n", "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about five minutes")
+    parser.add_argument("--only", help="systems, by comma; default: all")
+    parser.add_argument("--into", type=Path, help="where RESULTS.md goes")
+    parser.add_argument("--again", action="store_true", help="render the last run's figures")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended too
+    # A quick run does not take the place of a whole one.
+    folder = given.into or (CACHE if given.quick else HERE)
+    if given.again:
+        results = Results.load(LAST)
+    else:
+        names = given.only.split(",") if given.only else [each.name for each in SYSTEMS]
+        chosen = [each for each in SYSTEMS if each.name in names]
+        results = Bench(QUICK if given.quick else WHOLE, chosen).measure()
+        results.save(LAST)
+    write(results, folder)
+    print(summary(results))
+    print(f"\nwritten: {folder / 'RESULTS.md'}")
+
+
+if __name__ == "__main__":
+    main()
