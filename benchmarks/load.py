@@ -25,7 +25,11 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class Refused(Exception):
-    """The server has answered with something else than 200."""
+    """The server has answered with something else than 200, or with no sense."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Connection:
         if b"connection: close" in head.lower():
             self.close()
         if status != 200:
-            raise Refused(f"{status}: {body[:300].decode('utf-8', 'replace')}")
+            raise Refused(f"{status}: {body[:300].decode('utf-8', 'replace')}", status)
         return body
 
     def close(self) -> None:
@@ -148,7 +152,6 @@ async def open_loop(
 ) -> Trace:
     """`rate` requests a second by the clock, each on a connection of its own while others wait."""
     trace, idle = Trace(), [Connection(server.port)]
-    begun = time.perf_counter()
 
     async def ask(request: Request, due: float) -> None:
         connection = idle.pop() if idle else Connection(server.port)
@@ -158,6 +161,7 @@ async def open_loop(
         idle.append(connection)
 
     async def run() -> None:
+        begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(round(rate * seconds)):
                 due = begun + number / rate
@@ -189,9 +193,10 @@ async def _measured(server: Server, trace: Trace, run: Callable[[], Awaitable[No
 
 
 async def first_answer(server: Server, request: Request) -> float:
-    """Seconds from the start of the process to its first vector; asked every 20 ms.
+    """Seconds from the start of the process to its first vector; asked every 20 ms while it can't
+    be reached or answers with 5xx.
 
-    Raises ServerEnded, or TimeoutError.
+    Raises ServerEnded, TimeoutError, or Refused.
     """
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -199,7 +204,9 @@ async def first_answer(server: Server, request: Request) -> float:
             connection = Connection(server.port)
             try:
                 answer = await connection.post(request.raw)
-            except (OSError, Refused):
+            except (OSError, Refused) as error:
+                if isinstance(error, Refused) and error.status < 500:
+                    raise
                 await asyncio.sleep(0.02)
                 continue
             finally:

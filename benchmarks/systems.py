@@ -98,6 +98,7 @@ OURS = System(
     environ={
         "EMBEDDING_OV_MODELS_DIR": str(CACHE / "models"),
         "EMBEDDING_MEDIA_ROOTS": str(CACHE / "inputs"),
+        "EMBEDDING_MODEL_ALIASES": "it",  # as all systems are asked for it
     },
     about="this service",
     source=ROOT / "src" / "multimodal_embedding_serving",
