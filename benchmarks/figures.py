@@ -77,6 +77,8 @@ class Start:
     """Bytes."""
     versions: Mapping[str, str]
     about: str = ""
+    cosine: float | None = None
+    """The least cosine of its vectors to this service's: the same model, if it is near 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class GraphCase:
 
 
 def benchmark_app(
-    case: GraphCase, batch: int, hint: Hint, seconds: float, precision: str
+    case: GraphCase, batch: int, hint: Hint, seconds: int, precision: str
 ) -> GraphRate:
     """One run of the tool in the environment that serves. `precision` as the service computes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -72,10 +72,10 @@ def benchmark_app(
         command = [
             *(str(OURS.home / "bin" / "benchmark_app"), "-m", str(case.graph), "-d", "CPU"),
             *("-i", ",".join(files), "-shape", ",".join(shapes), "-hint", hint),
-            *("-t", f"{seconds:g}", "-infer_precision", precision),
+            *("-t", str(seconds), "-infer_precision", precision),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    return read_report(done.stdout, case.name, case.graph.stem, batch, hint)
+    return read_report(done.stdout + done.stderr, case.name, case.graph.stem, batch, hint)
 
 
 def read_report(report: str, case: str, graph: str, batch: int, hint: Hint) -> GraphRate:

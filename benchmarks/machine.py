@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.processes import PROC, busy_seconds
@@ -35,6 +36,10 @@ def describe() -> dict[str, str]:
         "cores busy before": f"{cores_busy(3.0):.2f}",
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def has_bf16(machine: Mapping[str, str]) -> bool:
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["instruction sets"].split()))
 
 
 def cores_busy(seconds: float) -> float:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import uvloop
 
 from benchmarks.figures import PERCENTILES, Cell, Lanes, Missing, Results, VideoRun, percentile
@@ -22,8 +23,10 @@ from benchmarks.load import (
     closed_loop,
     open_loop,
     render,
+    vectors,
 )
 from benchmarks.processes import Server, ServerEnded, cpu_seconds
+from multimodal_embedding_serving.types import Vectors
 
 FAILURES = (ServerEnded, Refused, OSError, TimeoutError)
 WARM_UP = 1.0
@@ -121,6 +124,13 @@ def measure_lanes(
     lanes = Lanes(bulk=name, idle=told[0], busy=told[1], bulk_rate=job.items / job.seconds)
     print(f"  a text's p99: idle {told[0][2]:.4f} s, beside {name} {told[1][2]:.4f} s", flush=True)
     return lanes
+
+
+def sample_vectors(server: Server, requests: Sequence[Request]) -> Vectors:
+    """The vectors of one item of each case, of unit length."""
+    rows = np.concatenate([vectors(run(ask_once(server, each))) for each in requests])
+    unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def film_request(film: Film) -> Request:

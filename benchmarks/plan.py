@@ -36,7 +36,7 @@ class Plan:
     film_rounds: int = 3
     qwen_layers: int = QWEN_LAYERS
     qwen_callers: Sequence[int] = (1, 8)
-    app_seconds: float = 5.0
+    app_seconds: int = 5
     """Of one run of benchmark_app."""
     batches: Sequence[int] = (1, 8, 32)
     lane_seconds: float = 20.0
@@ -55,7 +55,7 @@ QUICK = Plan(
     film_rounds=1,
     qwen_layers=4,
     qwen_callers=(1,),
-    app_seconds=2.0,
+    app_seconds=2,
     batches=(1, 32),
     lane_seconds=6.0,
     warm_starts=False,

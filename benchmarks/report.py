@@ -232,12 +232,14 @@ def start_table(results: Results) -> str:
             "-" if each.first is None else f"{each.first:.2f}",
             f"{each.peak_memory / 1e6:.0f}",
             f"{each.installed / 1e6:.0f}",
+            "-" if each.cosine is None else f"{each.cosine:.6f}",
             ", ".join(f"{name} {version}" for name, version in each.versions.items()),
         )
         for each in results.starts
     ]
-    head = ["system", "", "first vector, s", "peak RSS, MB", "installed, MB", "versions"]
-    return table(head, rows)
+    head = ["system", "", "first vector, s", "peak RSS, MB", "installed, MB", "cosine", "versions"]
+    told = "`cosine`: the least one of a text's and a picture's vector to this service's."
+    return f"{table(head, rows)}\n\n{told}" if rows else ""
 
 
 def missing(results: Results) -> str:

@@ -28,7 +28,7 @@ class System:
     command: Sequence[str]
     environ: Mapping[str, str] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of input that it can't take, and why."""
+    """Cases that it can't serve, and why."""
     about: str = ""
     source: Path | None = None
     """Code that is served from outside site-packages, and counts as installed."""
@@ -118,7 +118,7 @@ INFINITY = System(
         "--no-model-warmup",  # it would only make the start longer; loads warm it up
     ],
     environ={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"},
-    lacks=NO_VIDEO,
+    lacks={**NO_VIDEO, "text, 512 tokens": "its release of transformers does not know Qwen3"},
     about="infinity-emb, engine torch, float32",
 )
 SENTENCE_TRANSFORMERS = System(

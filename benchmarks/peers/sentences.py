@@ -6,7 +6,8 @@ from sentence_transformers import SentenceTransformer
 from service import arguments, serve
 
 folder, port = arguments()
-model = SentenceTransformer(folder, device="cpu")
+# float32 as in all other systems; it would take the bfloat16 of a checkpoint as it is.
+model = SentenceTransformer(folder, device="cpu").float()
 
 
 def main() -> None:

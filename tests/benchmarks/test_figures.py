@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.figures import Results, percentile
+from benchmarks.limit import NoFigure, read_report
 from benchmarks.load import Trace
 from benchmarks.measure import to_cell
 from benchmarks.targets import Target, ratio, targets
@@ -89,6 +90,26 @@ def test_a_target_is_a_ratio_of_one_runs_figures(
     target = by_name(part)
     assert target.found == (None if found is None else pytest.approx(found))
     assert target.met is met
+
+
+REPORT = """
+[ INFO ] Count:            120 iterations
+[ INFO ] Duration:         3000.00 ms
+[ INFO ] Latency:
+[ INFO ]    Median:        24.50 ms
+[ INFO ]    Average:       25.00 ms
+[ INFO ] Throughput:   40.00 FPS
+"""
+
+
+def test_benchmark_apps_report_is_read_as_items_a_second() -> None:
+    found = read_report(REPORT, "image", "image", 8, "throughput")
+    assert (found.rate, found.median) == (320.0, 0.0245)
+
+
+def test_a_report_without_figures_is_told() -> None:
+    with pytest.raises(NoFigure, match="invalid value"):
+        read_report("benchmark_app: error: invalid value", "image", "image", 8, "latency")
 
 
 def test_a_ratio_needs_both_sides() -> None:
