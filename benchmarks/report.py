@@ -171,7 +171,7 @@ def many_table(results: Results) -> str:
 
 def limits(results: Results) -> str:
     graphs = [
-        (each.case, str(each.batch), each.hint, f"{each.rate:.1f}", ms(each.median))
+        (each.case, str(each.batch), each.hint, f"{each.rate:.1f}", ms(each.median), ms(each.cpu))
         for each in results.graphs
     ]
     prepared = [
@@ -188,7 +188,7 @@ def limits(results: Results) -> str:
     return "\n\n".join(
         [
             LIMITS,
-            table(["graph", "batch", "hint", "items/s", "median, ms"], graphs),
+            table(["graph", "batch", "hint", "items/s", "median, ms", "CPU, ms"], graphs),
             table(head, prepared),
         ]
     )

@@ -28,7 +28,13 @@ def cell(system: str, case: str, **changes: Any) -> Cell:
 
 def graph(case: str, rate: float, batch: int = 8, median: float = 0.02) -> GraphRate:
     return GraphRate(
-        graph="image", case=case, batch=batch, hint="throughput", rate=rate, median=median
+        graph="image",
+        case=case,
+        batch=batch,
+        hint="throughput",
+        rate=rate,
+        median=median,
+        cpu=2 / rate,
     )
 
 

@@ -103,13 +103,13 @@ REPORT = """
 
 
 def test_benchmark_apps_report_is_read_as_items_a_second() -> None:
-    found = read_report(REPORT, "image", "image", 8, "throughput")
-    assert (found.rate, found.median) == (320.0, 0.0245)
+    found = read_report(REPORT, "image", "image", 8, "throughput", 4.8)
+    assert (found.rate, found.median, found.cpu) == (320.0, 0.0245, 0.005)
 
 
 def test_a_report_without_figures_is_told() -> None:
     with pytest.raises(NoFigure, match="invalid value"):
-        read_report("benchmark_app: error: invalid value", "image", "image", 8, "latency")
+        read_report("benchmark_app: error: invalid value", "image", "image", 8, "latency", 0.0)
 
 
 def test_a_ratio_needs_both_sides() -> None:
