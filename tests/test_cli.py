@@ -13,7 +13,7 @@ from multimodal_embedding_serving.catalog import MODELS
 def mmes(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "multimodal_embedding_serving", *arguments]
     clean = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", **environ}
-    return subprocess.run(command, capture_output=True, text=True, env=clean, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=clean, check=False)
 
 
 def test_models_lists_the_catalog() -> None:

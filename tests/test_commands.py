@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,12 @@ COMMANDS = vars(typer.main.get_command(app))["commands"]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell that ignores it."""
     pipe = subprocess.PIPE
-    return subprocess.Popen([*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
