@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from multimodal_embedding_serving.api.truncation import Truncate
 from multimodal_embedding_serving.api.vectors import Encoding
@@ -24,6 +24,33 @@ _FILM = (
     "I0qcSLGixYEBAQA7"
 )
 """Two frames, red and blue."""
+
+
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_PARTS = ("text", "image", "video", "image_url", "video_url")
+_ITEM: dict[str, Any] = {
+    "anyOf": [
+        _TEXT,
+        {
+            "type": "object",
+            "description": "One of text, image, video; or a chat-content part with its type.",
+            "properties": {
+                name: {"anyOf": [_TEXT, {"type": "object", "properties": {"url": _TEXT}}]}
+                for name in _PARTS
+            },
+            "minProperties": 1,
+        },
+    ]
+}
+_TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_INPUT = {
+    "anyOf": [
+        *_ITEM["anyOf"],
+        {"type": "array", "items": _ITEM, "minItems": 1},
+        _TOKENS,
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]
+}
 
 
 class EmbeddingsRequest(WireModel):
@@ -58,7 +85,7 @@ class OpenAIRequest(WireModel):
     """POST /v1/embeddings."""
 
     model: str | None = None
-    input: Any
+    input: Annotated[Any, WithJsonSchema(_INPUT)]
     """A string, a list of strings, or a list of items: {"text"}, {"image"}, {"video"}, chat-content
     parts, data URIs, mixed freely."""
     encoding_format: Literal["float", "base64"] | None = "float"
