@@ -7,6 +7,7 @@
 #   make site      the documentation as pages, in site/
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
+#   make soak      a server under damage and kills for SECONDS (900)
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -30,7 +31,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site clean
+.PHONY: serve test test-all check format look bench docs site soak clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -59,6 +60,9 @@ bench: $(BENCH)/.made
 
 docs: $(VENV)/.dev
 	$(BIN)/python scripts/generate_docs.py
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
 
 site: $(VENV)/.dev
 	$(BIN)/mkdocs build

@@ -68,6 +68,13 @@ def test_every_page_is_in_the_site_and_every_target_is_named_truly() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: {target}"
 
 
+def test_every_test_that_the_page_on_safety_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "safety.md").read_text("utf-8")))
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 50
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
 @pytest.mark.slow
 def test_the_site_is_built_and_asks_nothing_of_other_hosts(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed (extra docs)")
