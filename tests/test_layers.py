@@ -29,7 +29,7 @@ LAYERS: dict[str, int] = {
             "inputs answers certificate calibration tune",
             "unconverted",
             "library",
-            "opening",
+            "opening parcel",
             "engine",
             "api client compat",
             "bulk",

@@ -17,6 +17,7 @@ from multimodal_embedding_serving.cli.embedding import embed
 from multimodal_embedding_serving.cli.examination import doctor
 from multimodal_embedding_serving.cli.listing import models
 from multimodal_embedding_serving.cli.measuring import bench
+from multimodal_embedding_serving.cli.parcels import bundle
 from multimodal_embedding_serving.cli.searching import search
 from multimodal_embedding_serving.cli.serving import serve
 from multimodal_embedding_serving.cli.tuning import tune
@@ -28,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, embed, search, models, convert, compare, tune, bench, doctor):
+for command in (serve, embed, search, models, convert, compare, bundle, tune, bench, doctor):
     app.command()(command)
 
 
