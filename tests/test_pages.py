@@ -17,7 +17,7 @@ from tests.serving import Running, serving
 from tests.test_readme import ADDRESS, BLOCK, ROOT, Block
 
 DOCS = ROOT / "docs"
-PAGES = ("get-started", "sdk", "operations", "deployment", "migration", "api", "cli")
+PAGES = ("get-started", "sdk", "operations", "deployment", "migration", "benchmarks", "api", "cli")
 RUN = [
     pytest.param(Block(language, code), id=f"{page}-{number}")
     for page in PAGES
