@@ -41,7 +41,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL)
 
 test-all: test $(VENV)/.dev-all
-	$(BIN)/pytest -m "slow or hub"
+	$(BIN)/pytest $(PARALLEL) -m "slow or hub"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)

@@ -205,16 +205,13 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def temporary() -> set[str]:
-    """Files and folders in the system's temporary folder."""
-    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
-
-
 def soak(seconds: float) -> tuple[dict[str, Any], list[str]]:
     """Run -> (the report, what was wrong)."""
     command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
-    before = temporary()
-    with serving(command) as running:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        serving(command, environ={"TMPDIR": scratch}) as running,
+    ):
         run = Soak(running, seconds)
         pid = running.process.pid
         opened = descriptors(pid)
@@ -226,7 +223,7 @@ def soak(seconds: float) -> tuple[dict[str, Any], list[str]]:
         early, late = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
         growth = float(np.median(late) / np.median(early))
         status = running.stop()
-    left = {name for name in temporary() - before if not name.startswith("pytest-")}
+        left = sorted(path.name for path in Path(scratch).iterdir())
     report = {
         "seconds": round(seconds),
         **{name: tally.counts[name] for name in sorted(tally.counts)},
@@ -242,7 +239,7 @@ def soak(seconds: float) -> tuple[dict[str, Any], list[str]]:
     wrong = [*tally.wrong[:20]]
     wrong += [f"memory grew by {growth:.2f}"] if growth > GROWTH else []
     wrong += [f"{left_open - opened} descriptors more"] if left_open > opened + 16 else []
-    wrong += [f"left behind: {sorted(left)[:5]}"] if left else []
+    wrong += [f"left behind: {left[:5]}"] if left else []
     wrong += [f"exit status {status}"] if status else []
     return report, wrong
 
