@@ -112,7 +112,7 @@ def test_a_conversion_is_described_in_json(tmp_path: Path) -> None:
     told = json.loads(mmes("convert", "Builtin/mini", "--json", **place).stdout)
     assert told["model"] == "Builtin/mini"
     assert told["fingerprint"]
-    ways = json.loads(mmes("tune", "--seconds", "2", "--json", **place).stdout)
+    ways = json.loads(mmes("tune", "--seconds", "30", "--json", **place).stdout)
     assert ways["text"]["rate"] > 0
 
 

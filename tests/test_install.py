@@ -77,7 +77,7 @@ def test_the_installed_command_runs_away_from_the_repository(python: Path, tmp_p
 
 def test_the_installed_package_embeds_with_what_it_ships(python: Path, tmp_path: Path) -> None:
     line = run(python.parent / "mmes", "embed", "a cat on a sofa", cwd=tmp_path)
-    assert len(json.loads(line)["embedding"]) == 384
+    assert len(json.loads(line)["vector"]) == 384
 
 
 def test_the_wheel_carries_its_licence_and_its_types(packages: Path) -> None:

@@ -191,6 +191,13 @@ class Settings:
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", below))
         return cls(**values)
 
+    @classmethod
+    def variables(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Those of the environment's variables that are settings, to set up a process elsewhere alike."""
+        environ = os.environ if environ is None else environ
+        names = (name for each in fields(cls) for name in each.metadata["names"])
+        return {name: environ[name] for name in names if environ.get(name, "").strip()}
+
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))

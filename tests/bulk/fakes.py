@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from multimodal_embedding_serving.bulk.items import KINDS, Kind
+from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.bulk.job import Options, Tally, run
 from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import Film, Identity
@@ -57,22 +57,26 @@ class FakeModel:
     async def query(self, text: str) -> Vector:
         return vector(text.encode())
 
-    async def image(self, source: Path | str) -> Vector:
+    async def image(self, source: Source) -> Vector:
         return vector(await self._read(source))
 
-    async def video(self, source: Path | str) -> Film:
+    async def video(self, source: Source) -> Film:
         content = await self._read(source)
         frames = [FrameInfo(10 * n, 0.5 * n) for n in range(len(content) % 4 + 1)]
         rows = [vector(content + bytes([n])) for n in range(len(frames))]
         return Film(np.stack(rows), frames)
 
-    async def _read(self, source: Path | str) -> bytes:
+    async def _read(self, source: Source) -> bytes:
+        if isinstance(source, bytes):
+            return self._content(source)
         name = Path(source).name
         self.seen.append(name)
         await asyncio.sleep(0.0001 * (len(name) % 3))  # some overtake others
         if name in self.raises:
             raise self.raises[name]
-        content = await asyncio.to_thread(Path(source).read_bytes)
+        return self._content(await asyncio.to_thread(Path(source).read_bytes))
+
+    def _content(self, content: bytes) -> bytes:
         if content == BAD:
             raise InvalidInput("the image can't be decoded", index=0)
         return content

@@ -6,11 +6,13 @@ import asyncio
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from multimodal_embedding_serving.bulk.items import Item
+from multimodal_embedding_serving.bulk.items import Item, Source
 from multimodal_embedding_serving.bulk.job import Options, Tally, run
 from multimodal_embedding_serving.bulk.output import FileOutput
 from multimodal_embedding_serving.memory import MemoryPeak, private_memory
@@ -24,7 +26,7 @@ VECTOR = vector(b"any")
 class Swift(FakeModel):
     """Answers at once, and remembers nothing."""
 
-    async def image(self, source: Path | str) -> Vector:
+    async def image(self, source: Source) -> Vector:
         return VECTOR
 
 
@@ -62,13 +64,23 @@ def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path: Path, figure: 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_million_inputs_take_no_more_memory(tmp_path: Path, figure: Figure) -> None:
-    """By the system's account: Python's own would take ten minutes."""
-    asyncio.run(run(listing(20_000), Swift(), FileOutput(tmp_path / "few.npy"), Options()))
+    """By the system's account: Python's own would take ten minutes. In a process of its own, for
+    the holes that other tests leave in the memory are filled in no order that could be counted."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        for expected, more in process.submit(million, tmp_path).result().items():
+            figure(f"bulk: {more / 1e6:.0f} MB more for a million {expected}")
+            assert more < 64e6
+
+
+def million(folder: Path) -> dict[str, int]:
+    """What a million inputs take above a few, in bytes: new ones, and those that are done."""
+    asyncio.run(run(listing(20_000), Swift(), FileOutput(folder / "few.npy"), Options()))
     before = private_memory()
+    found = {}
     for expected in ("rows", "unchanged"):
         with MemoryPeak() as most:
-            output = FileOutput(tmp_path / "many.npy")
+            output = FileOutput(folder / "many.npy")
             tally = asyncio.run(run(listing(1_000_000), Swift(), output, Options()))
         assert getattr(tally, expected) == 1_000_000
-        figure(f"bulk: {(most.bytes - before) / 1e6:.0f} MB more for a million {expected}")
-        assert most.bytes - before < 64e6
+        found[expected] = most.bytes - before
+    return found

@@ -95,14 +95,14 @@ class Parquet:
 
     def write(self, stem: Path, rows: Rows) -> None:
         (path,) = files_at(stem, self.suffixes)
-        with self._writer(path) as writer:
+        with self.writer(path) as writer:
             writer.write_table(arrow_table(rows, self._layout))
         flush(path)
 
     def merge(self, stem: Path, pieces: Iterable[Piece], total: int) -> None:
         (path,) = files_at(stem, self.suffixes)
         arrow, waiting, count = pyarrow(), [], 0
-        with self._writer(path) as writer, Groups(self._parquet) as groups:
+        with self.writer(path) as writer, Groups(self._parquet) as groups:
             for piece in pieces:
                 for table in groups.read(piece):
                     waiting.append(table)
@@ -114,8 +114,9 @@ class Parquet:
                 writer.write_table(arrow.concat_tables(waiting), self._group)
         flush(path)
 
-    def _writer(self, path: Path) -> Any:
-        """Vectors do not compress and have no equal values: neither is tried."""
+    def writer(self, path: Path) -> Any:
+        """A pyarrow.parquet.ParquetWriter. Vectors do not compress and have no equal values:
+        neither is tried."""
         words = ["path", "kind", "model", "fingerprint"]
         return self._parquet.ParquetWriter(
             path,

@@ -24,10 +24,13 @@ from multimodal_embedding_serving.sources import is_url
 
 Kind = Literal["text", "image", "video"]
 KINDS: tuple[Kind, ...] = ("text", "image", "video")
+Source = Path | str | bytes
+"""A path, a URL, or encoded bytes."""
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst"}
 """A file of one of these is one text."""
-LIST_SUFFIXES = {".jsonl", ".ndjson", ".csv"}
+TABLE_SUFFIX = ".parquet"
+LIST_SUFFIXES = {".jsonl", ".ndjson", ".csv", TABLE_SUFFIX}
 """A file of one of these is a list of items."""
 _MORE_KINDS: dict[str, Kind] = {
     ".avif": "image", ".heic": "image", ".heif": "image", ".jp2": "image", ".qoi": "image",
@@ -46,8 +49,8 @@ class Item:
     key: str
     """An absolute path (undecodable bytes as surrogates), a URL, or `list.csv:3`."""
     kind: Kind
-    source: Path | str
-    """Where it lies (a path or a URL), or the text itself."""
+    source: Source
+    """Where it lies (a path or a URL), or the text or the encoded image or video itself."""
     mark: str
 
     @property
@@ -116,6 +119,11 @@ def text_item(text: str, key: str) -> Item:
     """The item of a text that is given as it is."""
     content = text.encode("utf-8", "surrogatepass")
     return Item(key, "text", text, hashlib.blake2b(content, digest_size=16).hexdigest())
+
+
+def bytes_item(data: bytes, kind: Kind, key: str) -> Item:
+    """The item of an encoded image or video that a table holds."""
+    return Item(key, kind, data, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
 def argument_item(argument: str, mark: Mark) -> Item:

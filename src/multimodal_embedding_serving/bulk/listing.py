@@ -19,11 +19,13 @@ from typing import Any, TextIO
 from multimodal_embedding_serving.bulk.items import (
     KINDS,
     LIST_SUFFIXES,
+    TABLE_SUFFIX,
     Failure,
     Item,
     Kind,
     Mark,
     argument_item,
+    bytes_item,
     file_item,
     kind_of_file,
     mark_by_date,
@@ -31,6 +33,7 @@ from multimodal_embedding_serving.bulk.items import (
     unreadable,
     url_item,
 )
+from multimodal_embedding_serving.bulk.tables import Range, table_rows
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
 from multimodal_embedding_serving.sources import is_url
 
@@ -108,7 +111,22 @@ class Listing:
 
     # ── lists ──
 
+    def table(self, rows: Range) -> Iterator[Listed]:
+        """The items of some rows of a Parquet file. Raises MissingExtra."""
+        path = rows.path
+        try:
+            for number, entry in table_rows(rows):
+                key = f"{path}:{number}"
+                yield from _tried(key, lambda: self._item(entry, key, path.parent))  # noqa: B023
+        except EmbeddingError as error:
+            yield Failure(str(path), error)
+        except OSError as error:
+            yield Failure(str(path), unreadable(error))
+
     def _list(self, path: Path) -> Iterator[Listed]:
+        if path.suffix.lower() == TABLE_SUFFIX:
+            yield from self.table(Range(path))
+            return
         try:
             with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
                 if path.suffix.lower() == ".csv":
@@ -155,10 +173,13 @@ class Listing:
     def _item(self, entry: Mapping[str, Any], key: str, folder: Path) -> Item:
         """{"text" | "image" | "video" | "path": …, "id": …}; paths are relative to the list."""
         named = [(name, entry[name]) for name in (*KINDS, "path") if entry.get(name) is not None]
-        if len(named) != 1 or not isinstance(named[0][1], str):
-            raise InvalidInput('one of "text", "image", "video" and "path" must be a string')
-        (name, value), given = named[0], entry.get("id")
+        name, value = named[0] if len(named) == 1 else ("", None)
+        given = entry.get("id")
         own = None if given is None else str(given)
+        if isinstance(value, bytes) and name in ("image", "video"):
+            return bytes_item(value, name, own or key)  # type: ignore[arg-type]
+        if not isinstance(value, str):
+            raise InvalidInput('one of "text", "image", "video" and "path" must be a string')
         if name == "text":
             return text_item(value, own or key)
         kind: Kind | None = None if name == "path" else name  # type: ignore[assignment]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from multimodal_embedding_serving.answers import Embedded
-from multimodal_embedding_serving.bulk.items import KINDS, Kind
+from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.inputs import read_segment
@@ -60,9 +59,9 @@ class Model(Protocol):
         """A description that is searched for."""
         ...
 
-    async def image(self, source: Path | str) -> Vector: ...
+    async def image(self, source: Source) -> Vector: ...
 
-    async def video(self, source: Path | str) -> Film: ...
+    async def video(self, source: Source) -> Film: ...
 
     async def aclose(self) -> None: ...
 
@@ -99,11 +98,11 @@ class LocalModel:
         vector: Vector = (await self._embed(Texts([text], "query"))).vectors[0]
         return vector
 
-    async def image(self, source: Path | str) -> Vector:
+    async def image(self, source: Source) -> Vector:
         vector: Vector = (await self._embed(Images([source]))).vectors[0]
         return vector
 
-    async def video(self, source: Path | str) -> Film:
+    async def video(self, source: Source) -> Film:
         answer = await self._embed(Video(source, self._segment))
         return Film(answer.vectors, answer.frames or ())
 
@@ -145,11 +144,11 @@ class RemoteModel:
         vector: Vector = (await self._client.embed_texts(text))[0]
         return vector
 
-    async def image(self, source: Path | str) -> Vector:
+    async def image(self, source: Source) -> Vector:
         vector: Vector = (await self._client.embed_images(source))[0]
         return vector
 
-    async def video(self, source: Path | str) -> Film:
+    async def video(self, source: Source) -> Film:
         answer = await self._client.embed_video(source, segment=self._segment)
         return Film(
             answer.vectors, [FrameInfo(each.index, each.timestamp) for each in answer.frames]

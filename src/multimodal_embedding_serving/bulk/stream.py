@@ -177,9 +177,12 @@ def _requests(chunk: Sequence[Listed]) -> Iterator[list[Listed]]:
 
 def _text(item: Item) -> str:
     """What is to be embedded. Raises OSError."""
-    if isinstance(item.source, str):
-        return item.source
-    with item.source.open(encoding="utf-8", errors="replace") as file:
+    source = item.source
+    if isinstance(source, bytes):
+        return source.decode("utf-8", "replace")
+    if isinstance(source, str):
+        return source
+    with source.open(encoding="utf-8", errors="replace") as file:
         return file.read(LONGEST)
 
 

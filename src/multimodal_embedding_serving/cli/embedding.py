@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from multimodal_embedding_serving.cli.clusters import on_cluster
 from multimodal_embedding_serving.cli.options import (
     ApiKey,
     Device,
@@ -24,6 +24,7 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     ask,
 )
+from multimodal_embedding_serving.cli.reports import SOME_FAILED, report
 from multimodal_embedding_serving.logs import set_up_logging
 from multimodal_embedding_serving.terminal import Work, show_work
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Options, Tally
     from multimodal_embedding_serving.bulk.listing import Listing
     from multimodal_embedding_serving.bulk.output import Output
-
-SOME_FAILED = 4
-"""The exit status where some inputs could not be embedded and others were."""
 
 
 class Precision(StrEnum):
@@ -75,6 +73,10 @@ Changed = Annotated[Change, typer.Option(help="Changed files: by size and date, 
 Drop = Annotated[bool, typer.Option("--drop-removed", help="Drop the rows of files that are gone.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, overwriting --out.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster's address (auto, local) to work on; --out is a folder."),
+]
 Every = Annotated[int, typer.Option(min=1, help="Vectors that a killed job may have to repeat.")]
 
 
@@ -97,11 +99,18 @@ def embed(
     device: Device = None,
     server: Server = None,
     api_key: ApiKey = None,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Embed texts, images and videos: a JSON object per vector on stdout, in order, or --out."""
     from multimodal_embedding_serving.bulk.job import Options
 
+    if ray is not None:
+        if out is None or text or to or kind or server or retry or drop_removed:
+            raise typer.BadParameter("--ray takes items, --out, --fresh, and what vectors are of")
+        asked = ask(model, device, None, None, frames, fps)
+        on_cluster(ray, items or [], out, asked, dtype.value, fresh=fresh, as_json=as_json)
+        return
     listing = _listing(items or [], text or [], kind, by_content=changed is Change.content)
     asked = ask(model, device, server, api_key, frames, fps)
     if out is None:
@@ -116,7 +125,7 @@ def embed(
     output = _output(out, to, table)
     set_up_logging(asked.settings.log_format, asked.settings.log_level)
     tally = _write(listing, asked.open, output, options, fresh=fresh)
-    _report(tally, out, as_json)
+    report(tally, out, as_json)
 
 
 def _listing(
@@ -218,17 +227,3 @@ def _write(
         except KeyboardInterrupt:
             typer.echo("mmes: interrupted; the same command goes on from here", err=True)
             raise
-
-
-def _report(tally: Tally, out: str, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"out": out, **tally.facts()}))
-    else:
-        also = f" ({tally.errors:,} in all)" if tally.errors > tally.failed else ""
-        typer.echo(
-            f"{out}: {tally.rows:,} vectors; {tally.embedded:,} inputs embedded, "
-            f"{tally.unchanged:,} unchanged, {tally.removed:,} removed, "
-            f"{tally.failed:,} failed{also}"
-        )
-    if tally.errors:
-        raise typer.Exit(SOME_FAILED if tally.rows else 1)

@@ -1,0 +1,29 @@
+"""What `mmes embed` says at its end."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.bulk.job import Tally
+
+SOME_FAILED = 4
+"""The exit status where some inputs could not be embedded and others were."""
+
+
+def report(tally: Tally, out: str, as_json: bool) -> None:
+    """Say what has been done; ends the command with a status where something failed."""
+    if as_json:
+        typer.echo(json.dumps({"out": out, **tally.facts()}))
+    else:
+        also = f" ({tally.errors:,} in all)" if tally.errors > tally.failed else ""
+        typer.echo(
+            f"{out}: {tally.rows:,} vectors; {tally.embedded:,} inputs embedded, "
+            f"{tally.unchanged:,} unchanged, {tally.removed:,} removed, "
+            f"{tally.failed:,} failed{also}"
+        )
+    if tally.errors:
+        raise typer.Exit(SOME_FAILED if tally.rows else 1)

@@ -1,0 +1,180 @@
+"""Bulk work on a Ray cluster: folders, lists or Parquet of any size -> a folder of Parquet files.
+
+    from multimodal_embedding_serving.scale.ray_data import embed
+
+    embed(["/shared/photos"], "/shared/vectors")        # on the cluster that ray.init() finds
+
+Ray Data moves the numbers of shards, not media: an actor on some machine reads a shard's items
+from the plan, embeds them as `mmes embed` does, and publishes one file (see `shards`). Where a
+machine is lost, Ray gives its shards to another; where the driver is lost, the next run goes on.
+Every machine must see the inputs and the folder under the same paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving.bulk.job import Tally
+from multimodal_embedding_serving.bulk.models import LocalModel, Model
+from multimodal_embedding_serving.bulk.schema import DType, Layout
+from multimodal_embedding_serving.bulk.stream import Answer, Refusal
+from multimodal_embedding_serving.bulk.stream import embed as embedded
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import InvalidInput, MissingExtra
+from multimodal_embedding_serving.scale.resources import node_settings, usual_cpus
+from multimodal_embedding_serving.scale.shards import SHARD_ITEMS, Request, Shards
+from multimodal_embedding_serving.settings import Settings
+
+try:
+    import ray
+    import ray.data
+except ModuleNotFoundError as error:
+    raise MissingExtra("Ray", "ray") from error
+
+Report = dict[str, NDArray[np.int64]]
+"""A column each: shard, embedded, failed, vectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the work is spread."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Settings, as variables, that win over those of each machine."""
+    cpus: float = 0
+    """Of one actor; 0: all of the smallest machine's, at most 16."""
+    gpus: float = 0
+    most_actors: int | None = None
+    """None: as many as the cluster, which may grow, has room for."""
+    dtype: DType = "f32"
+    segment: Mapping[str, Any] | None = None
+    shard_items: int = SHARD_ITEMS
+
+
+class Embedder:
+    """A model on some machine. Ray makes it, and makes it anew where its machine is lost."""
+
+    def __init__(self, folder: str, options: Options) -> None:
+        settings = node_settings(options.environment, options.cpus)
+        self._shards = Shards(Path(folder))
+        self._runner = asyncio.Runner()
+        self._model: Model = self._open(settings, options)
+        self._layout = Layout.of(self._model.identity, options.dtype)
+        self._shards.agree(self._layout)
+
+    def _open(self, settings: Settings, options: Options) -> Model:
+        return LocalModel(Engine.open(settings=settings), settings, options.segment)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> Report:
+        reports = [self._runner.run(self._embed(int(number))) for number in batch["shard"]]
+        names = ("shard", "embedded", "failed", "vectors")
+        return {name: np.array([report[name] for report in reports]) for name in names}
+
+    async def _embed(self, number: int) -> dict[str, int]:
+        done = 0
+        with self._shards.write(number, self._layout) as file:
+            async with aclosing(embedded(self._shards.items(number), self._model)) as results:
+                async for result in results:
+                    if isinstance(result, Answer):
+                        item, dtype = result.item, self._layout.dtype
+                        file.rows.add(item.key, item.kind, result.vectors, result.frames, dtype)
+                        file.flush()
+                        done += 1
+                        continue
+                    key = result.item.key if isinstance(result, Refusal) else result.key
+                    file.errors.append((key, result.error.code, result.error.message))
+            file.publish()
+        failed = len(file.errors)
+        return {"shard": number, "embedded": done, "failed": failed, "vectors": file.count}
+
+
+@contextmanager
+def connect(address: str) -> Iterator[None]:
+    """Be connected to a cluster: at an address, `auto` (one at hand) or `local` (made for this).
+
+    Raises InvalidInput where there is none.
+    """
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        raise InvalidInput(f"there is no Ray cluster at {address}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def embed(
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    options: Options | None = None,
+    *,
+    fresh: bool = False,
+    watch: Callable[[Tally, int], None] = lambda tally, total: None,
+) -> Tally:
+    """Do what is left to do, on the cluster that Ray is or can be connected to.
+
+    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` hears the
+    tally so far and how many items there are. Raises InvalidInput where `out` holds another job,
+    OSError, MissingExtra, and Ray's own errors for what ends the whole job.
+    """
+    options = options or Options()
+    arguments = tuple(str(each) for each in inputs)
+    if not arguments:
+        raise InvalidInput("name something to embed")
+    shards = Shards(Path(out).absolute())
+    segment = dict(options.segment) if options.segment else None
+    shards.plan(
+        Request(arguments, options.dtype, segment, options.shard_items),
+        fresh=fresh,
+    )
+    left, total = shards.left(), shards.totals().items
+    tally = Tally(listed=total)
+    tally.unchanged = sum(shards.count(number) for number in shards.done())
+    if left:
+        if not ray.is_initialized():
+            ray.init()
+        for report in _reports(left, Path(out).absolute(), options):
+            tally.embedded += int(report["embedded"])
+            tally.failed += int(report["failed"])
+            tally.vectors += int(report["vectors"])
+            watch(tally, total)
+    shards.tidy()
+    totals = shards.totals()
+    tally.rows, tally.errors = totals.rows, totals.errors
+    return tally
+
+
+def _reports(left: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
+    """One for each shard, as they come. A block is one shard, and so is a task of Ray's."""
+    cpus = options.cpus or usual_cpus(ray.nodes())
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the caller has one
+    shards = ray.data.from_items([{"shard": n} for n in left], override_num_blocks=len(left))
+    reports = shards.map_batches(
+        Embedder,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.most_actors),
+        num_cpus=cpus,
+        num_gpus=options.gpus or None,
+        fn_constructor_kwargs={
+            "folder": str(folder),
+            "options": Options(
+                environment={**Settings.variables(), **options.environment},
+                cpus=cpus,
+                dtype=options.dtype,
+                segment=options.segment,
+            ),
+        },
+    )
+    rows: Iterable[Mapping[str, Any]] = reports.iter_rows()
+    return rows

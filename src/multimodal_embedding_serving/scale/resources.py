@@ -1,0 +1,29 @@
+"""What a replica or an actor may use of its machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from multimodal_embedding_serving.settings import Settings
+
+MOST_CPUS = 16
+"""More cores than this do more as two engines than as one."""
+
+
+def node_settings(environment: Mapping[str, str], cpus: float) -> Settings:
+    """This machine's settings: its own environment, then `environment`, which wins.
+
+    Ray counts CPUs and does not enforce them: an engine left alone would take the whole machine.
+    Raises SettingsError.
+    """
+    threads = str(max(1, math.floor(cpus)))
+    bounds = {"OV_INFERENCE_NUM_THREADS": threads, "PREPROCESS_WORKERS": threads}
+    return Settings.from_env({**bounds, **Settings.variables(), **environment})
+
+
+def usual_cpus(nodes: Iterable[Mapping[str, Any]]) -> float:
+    """The CPUs of the smallest machine that has any, so that an actor fits on each."""
+    found = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    return float(min([*(cpus for cpus in found if cpus >= 1), MOST_CPUS]))

@@ -1,0 +1,284 @@
+"""A folder that many machines see: a plan, cut into shards, and one Parquet file for each done.
+
+    out/_plan/000000.jsonl          the items of shard 0, or the rows of a table that they are
+    out/_plan/plan.json             written last: the plan is whole
+    out/_plan/model.json            whose vectors these are, by the first who opened the model
+    out/part-000000.parquet         shard 0 is done
+    out/_errors/000000.jsonl        what of it could not be embedded
+
+A shard is done exactly when its file has its name, which it gets once it is whole and on the disk.
+So the same shard may be begun on any number of machines, and end on any of them; nothing is lost
+and nothing is there twice. Readers of Parquet folders pass over names that begin with `_`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from multimodal_embedding_serving.bulk.formats import Durable, Parquet, flush
+from multimodal_embedding_serving.bulk.items import TABLE_SUFFIX, Failure, Item, absolute
+from multimodal_embedding_serving.bulk.listing import Listed, Listing
+from multimodal_embedding_serving.bulk.output import write_errors
+from multimodal_embedding_serving.bulk.schema import Layout, Rows, arrow_table
+from multimodal_embedding_serving.bulk.tables import Range, count_rows
+from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
+
+FORMAT = 1
+SHARD_ITEMS = 2048
+"""Items of a shard: what a lost machine may have to repeat."""
+GROUP_ROWS = 2048
+"""Of a row group: what a shard of long videos keeps in memory."""
+_PART = re.compile(r"part-(\d{6,})\.parquet")
+
+Error = tuple[str, str, str]
+"""(key, code, message)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job was asked for: the same words go on with it, others do not."""
+
+    arguments: tuple[str, ...]
+    dtype: str = "f32"
+    segment: Mapping[str, Any] | None = None
+    """Which frames of a video, as segment_config."""
+    shard_items: int = SHARD_ITEMS
+
+    def facts(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self), "arguments": list(self.arguments)}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What lies in the folder, in shards and rows."""
+
+    shards: int
+    done: int
+    items: int
+    rows: int
+    errors: int
+
+
+class Shards:
+    """The folder. Any machine may read it; one at a time makes the plan."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._plan, self._errors = folder / "_plan", folder / "_errors"
+
+    # ── the plan ──
+
+    def plan(self, request: Request, *, fresh: bool = False) -> None:
+        """List what is asked for, unless that has been done; `fresh` starts over.
+
+        Raises InvalidInput where the folder holds something else, OSError, MissingExtra.
+        """
+        if fresh:
+            self._forget()
+        known = self._facts()
+        if known is None:
+            if self._folder.is_dir() and set(self.done()):
+                raise InvalidInput(f"{self._folder} holds Parquet files of another job")
+            self._list(request)
+            return
+        other = [name for name, value in request.facts().items() if known.get(name) != value]
+        if other:
+            told = ", ".join(f"{name} {known.get(name)!r}" for name in other)
+            raise InvalidInput(f"{self._folder} was begun with {told}; fresh starts over")
+
+    def _list(self, request: Request) -> None:
+        for folder in (self._plan, self._errors):
+            shutil.rmtree(folder, ignore_errors=True)  # of a plan that was not finished
+            folder.mkdir(parents=True)
+        number = items = 0
+        unlisted: list[Error] = []
+        for lines, count in _cut(request, unlisted):
+            with Durable(self._plan / f"{number:06}.jsonl") as file:
+                file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+            number, items = number + 1, items + count
+        write_errors(self._errors / "plan.jsonl", unlisted)
+        facts = {**request.facts(), "shards": number, "items": items}
+        self._publish(json.dumps(facts).encode(), self._plan / "plan.json")
+
+    def _forget(self) -> None:
+        for folder in (self._plan, self._errors):
+            shutil.rmtree(folder, ignore_errors=True)
+        for number in list(self.done()):
+            self._part(number).unlink(missing_ok=True)
+
+    def _facts(self) -> dict[str, Any] | None:
+        try:
+            facts: dict[str, Any] = json.loads((self._plan / "plan.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return facts
+
+    def left(self) -> list[int]:
+        """The shards that are not done."""
+        facts = self._facts() or {"shards": 0}
+        return sorted(set(range(facts["shards"])) - set(self.done()))
+
+    def items(self, number: int) -> Iterator[Listed]:
+        """What a shard's items are; tables are read as they are asked for."""
+        with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
+            for line in lines:
+                yield from _listed(json.loads(line))
+
+    def count(self, number: int) -> int:
+        """How many items a shard has."""
+        with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
+            return sum(json.loads(line).get("rows", 1) for line in lines)
+
+    # ── the work ──
+
+    def agree(self, layout: Layout) -> None:
+        """Hold everyone to the model of the first. Raises ModelMismatch."""
+        path = self._plan / "model.json"
+        mine = json.dumps(asdict(layout)).encode()
+        own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        own.write_bytes(mine)
+        try:
+            os.link(own, path)  # fails where it is there, on shared folders, too
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+        first = json.loads(path.read_bytes())
+        if first != asdict(layout):
+            raise ModelMismatch(
+                f"this folder's vectors are of {first['model']} ({first['fingerprint']}), this "
+                f"machine opened {layout.model} ({layout.fingerprint})"
+            )
+
+    def write(self, number: int, layout: Layout) -> ShardFile:
+        """A shard's file, which is to be entered, filled and published."""
+        temporary = self._folder / f"_{number:06}.{uuid.uuid4().hex}.parquet"
+        return ShardFile(temporary, Parquet(layout), layout, lambda file: self._end(number, file))
+
+    def _end(self, number: int, file: ShardFile) -> None:
+        write_errors(self._errors / f"{number:06}.jsonl", file.errors)
+        flush(self._errors)
+        flush(file.path)
+        file.path.replace(self._part(number))
+        flush(self._folder)
+
+    # ── the end ──
+
+    def tidy(self) -> None:
+        """Remove what machines that were lost have left. Nobody may be at work."""
+        for path in self._folder.glob("_*.parquet"):
+            path.unlink(missing_ok=True)
+
+    def totals(self) -> Totals:
+        """Counted from the files."""
+        facts = self._facts() or {"shards": 0, "items": 0}
+        done = list(self.done())
+        rows = sum(count_rows(self._part(number)) for number in done)
+        errors = sum(_lines(path) for path in self._errors.glob("*.jsonl"))
+        return Totals(facts["shards"], len(done), facts["items"], rows, errors)
+
+    def done(self) -> Iterator[int]:
+        """The shards that are done, in no order."""
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if found := _PART.fullmatch(entry.name):
+                    yield int(found[1])
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number:06}.parquet"
+
+    def _publish(self, content: bytes, path: Path) -> None:
+        new = path.with_name(path.name + ".new")
+        with Durable(new) as file:
+            file.write(content)
+        new.replace(path)
+        flush(path.parent)
+
+
+class ShardFile:
+    """A shard's rows on their way to the disk. Without `publish` nothing of it stays."""
+
+    def __init__(self, path: Path, format_: Parquet, layout: Layout, end: Any) -> None:
+        self.path, self._format, self._layout, self._end = path, format_, layout, end
+        self.rows = Rows()
+        self.errors: list[Error] = []
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._writer = self._format.writer(self.path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self.path.unlink(missing_ok=True)
+
+    def flush(self, *, at: int = GROUP_ROWS) -> None:
+        """Write what has come together, if it is `at` rows or more."""
+        if len(self.rows) >= at:
+            self._writer.write_table(arrow_table(self.rows, self._layout))
+            self.count += len(self.rows)
+            self.rows = Rows()
+
+    def publish(self) -> None:
+        """The shard is done."""
+        self.flush(at=1)
+        self._writer.close()
+        self._end(self)
+
+
+def _cut(request: Request, unlisted: list[Error]) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The lines of each shard, and how many items they are."""
+    lines: list[dict[str, Any]] = []
+    for listed in _words(request.arguments):
+        if isinstance(listed, Range):
+            for first in range(0, count_rows(listed.path), request.shard_items):
+                rows = min(request.shard_items, count_rows(listed.path) - first)
+                yield [{"table": absolute(listed.path), "first": first, "rows": rows}], rows
+        elif isinstance(listed, Failure):
+            unlisted.append((listed.key, listed.error.code, listed.error.message))
+        else:
+            lines.append(_line(listed))
+            if len(lines) == request.shard_items:
+                yield lines, len(lines)
+                lines = []
+    if lines:
+        yield lines, len(lines)
+
+
+def _words(arguments: Iterable[str]) -> Iterator[Listed | Range]:
+    """What is listed, but tables, which are cut without being read."""
+    for argument in dict.fromkeys(arguments):
+        if Path(argument).suffix.lower() == TABLE_SUFFIX and Path(argument).is_file():
+            yield Range(Path(argument))
+        else:
+            yield from Listing((argument,))
+
+
+def _line(item: Item) -> dict[str, Any]:
+    source = item.source
+    if isinstance(source, Path):
+        told: dict[str, Any] = {"path": absolute(source)}
+    else:
+        told = {"url" if item.kind != "text" else "text": source}
+    return {"key": item.key, "kind": item.kind, "mark": item.mark, **told}
+
+
+def _listed(line: Mapping[str, Any]) -> Iterator[Listed]:
+    if "table" in line:
+        yield from Listing(()).table(Range(Path(line["table"]), line["first"], line["rows"]))
+        return
+    source = Path(line["path"]) if "path" in line else line.get("url") or line["text"]
+    yield Item(line["key"], line["kind"], source, line["mark"])
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

@@ -1,0 +1,27 @@
+"""A Ray cluster of several nodes: processes of this machine, as separate as machines are to Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that computes nothing, and two nodes; this process is connected to it."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no outbound attempt
+    # Ray would send the tests' folder and environment along otherwise.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=True)
+    yield made
+    ray.shutdown()
+    made.shutdown()

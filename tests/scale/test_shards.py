@@ -1,0 +1,158 @@
+"""A folder of shards: planned once, done by anyone, whole at every moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from multimodal_embedding_serving.bulk.formats import Parquet
+from multimodal_embedding_serving.bulk.items import Item
+from multimodal_embedding_serving.bulk.schema import Layout, Rows
+from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
+from multimodal_embedding_serving.scale.shards import Request, Shards
+from tests.bulk.fakes import fill, vector
+
+LAYOUT = Layout("Fake/one", "f1", 8)
+NAMES = [f"{number:02}.jpg" for number in range(7)]
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    fill(tmp_path / "media", NAMES)
+    return tmp_path / "media"
+
+
+def plan(out: Path, *arguments: Path | str, **options: object) -> Shards:
+    shards = Shards(out)
+    shards.plan(Request(tuple(map(str, arguments)), shard_items=3), **options)  # type: ignore[arg-type]
+    return shards
+
+
+def do(shards: Shards, number: int, layout: Layout = LAYOUT) -> None:
+    """Embed a shard with nothing but the names."""
+    with shards.write(number, layout) as file:
+        for item in shards.items(number):
+            assert isinstance(item, Item)
+            file.rows.add(item.key, item.kind, [vector(item.key.encode())], None)
+            file.flush(at=2)
+        file.publish()
+
+
+def paths(out: Path) -> list[str]:
+    """Names in the folder as a reader of Parquet folders sees it."""
+    table = ds.dataset(out, format="parquet").to_table(["path"])
+    return sorted(Path(path).name for path in table["path"].to_pylist())
+
+
+def test_a_listing_is_cut_into_shards_that_together_are_it(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media, "a text")
+    assert shards.left() == [0, 1, 2]
+    items = [item for number in shards.left() for item in shards.items(number)]
+    assert [item.key for item in items] == [*(str(media / name) for name in NAMES), "a text"]
+    assert isinstance(items[0], Item)
+    assert (items[0].kind, items[0].source) == ("image", media / "00.jpg")
+    assert isinstance(items[-1], Item)
+    assert (items[-1].kind, items[-1].source) == ("text", "a text")
+
+
+def test_a_table_is_cut_without_being_read_and_its_rows_are_the_items(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(8)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "list.parquet")
+    shards = plan(tmp_path / "out", tmp_path / "list.parquet")
+    assert shards.left() == [0, 1, 2]
+    items = [item for number in shards.left() for item in shards.items(number)]
+    assert [item.source for item in items if isinstance(item, Item)] == texts
+    assert shards.totals().items == 8
+
+
+def test_a_shard_is_done_when_its_file_has_its_name(media: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shards = plan(out, media)
+    do(shards, 1)
+    assert shards.left() == [0, 2]
+    with shards.write(0, LAYOUT):
+        assert paths(out) == ["03.jpg", "04.jpg", "05.jpg"]  # what is begun is not seen
+    assert shards.left() == [0, 2]
+    do(shards, 0)
+    do(shards, 2)
+    do(shards, 1)  # twice, by two machines
+    assert shards.left() == []
+    assert paths(out) == NAMES
+    totals = shards.totals()
+    assert (totals.shards, totals.done, totals.items, totals.rows) == (3, 3, 7, 7)
+
+
+def test_a_file_is_as_bulk_work_writes_it(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media)
+    do(shards, 2)
+    table = pq.read_table(tmp_path / "out" / "part-000002.parquet")
+    Parquet(LAYOUT).write(tmp_path / "bulk", Rows())
+    schema = pq.read_schema(tmp_path / "bulk.parquet")
+    assert table.schema.equals(schema, check_metadata=True)
+    found = np.array(table["vector"].to_pylist(), np.float32)
+    assert np.array_equal(found, [vector(str(media / "06.jpg").encode())])
+
+
+def test_the_same_words_go_on_and_others_are_refused(media: Path, tmp_path: Path) -> None:
+    do(plan(tmp_path / "out", media), 0)
+    assert plan(tmp_path / "out", media).left() == [1, 2]
+    with pytest.raises(InvalidInput, match="was begun with arguments"):
+        plan(tmp_path / "out", media, "more")
+    assert plan(tmp_path / "out", media, "more", fresh=True).left() == [0, 1, 2]
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_plan_that_was_not_finished_is_made_anew(media: Path, tmp_path: Path) -> None:
+    plan(tmp_path / "out", media)
+    (tmp_path / "out" / "_plan" / "plan.json").unlink()
+    (tmp_path / "out" / "_plan" / "000007.jsonl").write_text("of a longer plan")
+    assert plan(tmp_path / "out", media).left() == [0, 1, 2]
+
+
+def test_a_folder_of_somebody_elses_files_is_left_alone(media: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-000000.parquet").write_bytes(b"somebody's")
+    with pytest.raises(InvalidInput, match="of another job"):
+        plan(tmp_path / "out", media)
+
+
+def test_a_machine_with_another_model_may_not_join(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media)
+    shards.agree(LAYOUT)
+    shards.agree(LAYOUT)
+    with pytest.raises(ModelMismatch, match="Fake/one"):
+        shards.agree(Layout("Fake/one", "f2", 8))
+
+
+def test_names_that_are_no_utf8_come_through(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    odd = bytes(media) + b"/\xff.jpg"
+    Path(odd.decode(errors="surrogateescape")).write_bytes(b"x")
+    shards = plan(tmp_path / "out", media)
+    (item,) = shards.items(0)
+    assert isinstance(item, Item)
+    assert isinstance(item.source, Path)
+    assert item.source.read_bytes() == b"x"
+
+
+def test_what_can_not_be_listed_is_an_error_of_the_plan(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media, "missing.jpg")
+    (line,) = (tmp_path / "out" / "_errors" / "plan.jsonl").read_text().splitlines()
+    assert json.loads(line)["code"] == "not_found"
+    assert shards.totals().errors == 1
+
+
+def test_what_lost_machines_left_is_removed(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media)
+    (tmp_path / "out" / "_000001.abc.parquet").write_bytes(b"half")
+    do(shards, 0)
+    shards.tidy()
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["_errors", "_plan", "part-000000.parquet"]
