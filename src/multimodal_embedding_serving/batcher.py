@@ -33,9 +33,12 @@ CALL_COST = 16
 and 3.5 ms as one of many (performance.md), so half of the 7 ms is the call's."""
 TURNS = 4
 """While both lanes wait, bulk gets one batch after so many interactive ones."""
-SHORT_BULK, RECENT = 8, 1.0
-"""Within RECENT seconds of an interactive item bulk batches are cut to an eighth, because the next
-one may have to wait for a whole bulk batch."""
+SHORT_BULK, RECENT = 0.05, 1.0
+"""Within RECENT seconds of an interactive item a bulk batch is cut to what the graph does in
+SHORT_BULK seconds (but to one item at least), because the next one may have to wait for all of it.
+Long texts gain nothing from company anyway."""
+SMOOTH = 0.2
+"""The weight of the last call in what is known of the graph's pace."""
 FAILURES = 3
 """Failing batches in a row that make the graph suspicious."""
 SHORT = 4096
@@ -72,6 +75,7 @@ class Batcher:
         self._jobs: dict[tuple[Lane, bytes], Job] = {}
         self._idle = self._turns = self._failures = 0
         self._interactive_at = -inf
+        self._pace = 0.0  # cost a second; 0: not known yet
         self._suspicious = self._broken = self._closed = False
         self._workers = [
             threading.Thread(target=self._work, name=f"{name}-graph-{number}", daemon=True)
@@ -149,14 +153,15 @@ class Batcher:
 
     def _next_batch(self) -> tuple[list[Job], list[Future[Vector]]]:
         """Under the lock: the next lane's batch, and those whose deadline has passed."""
-        now, line, part = self._clock(), self._lines[Lane.INTERACTIVE], 1
+        now, line, cost = self._clock(), self._lines[Lane.INTERACTIVE], self._max_cost
         bulk = self._lines[Lane.BULK]
         self._turns = self._turns + 1 if bulk.count and line.count else 0
         if not line.count or self._turns > TURNS:
             line, self._turns = bulk, 0
-            part = SHORT_BULK if now - self._interactive_at < RECENT else 1
+            if now - self._interactive_at < RECENT:
+                cost = min(cost, int(self._pace * SHORT_BULK))
         share = ceil(line.count / (self._idle + 1))
-        limit = max(1, min(share, self._max_batch // part))
+        limit = max(1, min(share, self._max_batch))
         late: list[Future[Vector]] = []
 
         def take(job: Job) -> bool:
@@ -165,14 +170,16 @@ class Batcher:
                 del self._jobs[job.key]
             return bool(job.waiters)
 
-        return line.pick(limit, self._max_cost // part, self._call_cost, take), late
+        return line.pick(limit, cost, self._call_cost, take), late
 
     def _run(self, batch: list[Job]) -> None:
         if self._on_batch:
             self._on_batch(len(batch))
+        begun = self._clock()
         try:
             answers, suspicious = self._vectors([job.row for job in batch])
             self._failures = 0
+            self._learn(len(batch) * max(job.cost for job in batch), self._clock() - begun)
         except Exception:
             log.exception("a batch of %d failed; its items are tried one by one", len(batch))
             answers, suspicious = self._one_by_one([job.row for job in batch])
@@ -183,6 +190,12 @@ class Batcher:
             job.answer(answer)
         if suspicious:
             self._suspect()
+
+    def _learn(self, cost: int, seconds: float) -> None:
+        """How fast the graph is. Workers may write at once: any of their figures will do."""
+        if seconds > 0:
+            pace, known = cost / seconds, self._pace
+            self._pace = known + SMOOTH * (pace - known) if known else pace
 
     def _vectors(self, rows: Sequence[Row]) -> tuple[list[Vector | GraphFailed], bool]:
         """An answer per row, and whether one of them held a NaN or an infinity."""
