@@ -148,9 +148,20 @@ async def closed_loop(
 
 
 async def open_loop(
-    server: Server, requests: Sequence[Request], rate: float, seconds: float
+    server: Server,
+    requests: Sequence[Request],
+    rate: float,
+    seconds: float,
+    seed: int | None = None,
 ) -> Trace:
-    """`rate` requests a second by the clock, each on a connection of its own while others wait."""
+    """`rate` requests a second by the clock, each on a connection of its own while others wait.
+
+    With a `seed` they come at random (a Poisson process), the same at each call.
+    """
+    count = round(rate * seconds)
+    times = [number / rate for number in range(count)]
+    if seed is not None:
+        times = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
     trace, idle = Trace(), [Connection(server.port)]
 
     async def ask(request: Request, due: float) -> None:
@@ -163,8 +174,8 @@ async def open_loop(
     async def run() -> None:
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for number in range(round(rate * seconds)):
-                due = begun + number / rate
+            for number, time_due in enumerate(times):
+                due = begun + time_due
                 await asyncio.sleep(due - time.perf_counter())
                 group.create_task(ask(requests[number % len(requests)], due))
 

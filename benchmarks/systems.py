@@ -53,7 +53,10 @@ class System:
 
     def prepare(self) -> None:
         """Make the environment, unless one with the same packages is there."""
-        mark = hashlib.sha256(repr(self.pip).encode()).hexdigest()
+        described = repr(self.pip)
+        if any("." in words for words in self.pip):  # this project, whose needs change
+            described += (ROOT / "pyproject.toml").read_text("utf-8")
+        mark = hashlib.sha256(described.encode()).hexdigest()
         stamp = self.home / "packages.sha256"
         if stamp.is_file() and stamp.read_text() == mark:
             return
