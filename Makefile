@@ -8,6 +8,7 @@
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
+#   make scaling   what docs/scaling.md counts with, measured on this machine
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -58,8 +59,11 @@ look: $(VENV)/.serve
 bench: $(BENCH)/.made
 	$(BENCH)/bin/python -m benchmarks.run $(if $(QUICK),--quick)
 
+scaling: $(BENCH)/.made
+	$(BENCH)/bin/python -m benchmarks.scaling
+
 docs: $(VENV)/.dev
-	$(BIN)/python scripts/generate_docs.py
+	$(BIN)/python -m scripts.generate_docs
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
@@ -101,6 +105,6 @@ $(VENV)/.dev-all: pyproject.toml $(VENV)/.dev
 $(BENCH)/.made: pyproject.toml
 	@echo "Making the environment of the benchmark"
 	@$(PYTHON) -m venv $(BENCH)
-	@$(BENCH)/bin/python $(INSTALL) --editable . "matplotlib>=3.10,<4" "py-spy>=0.4,<1"
+	@$(BENCH)/bin/python $(INSTALL) --editable ".[bulk]" "matplotlib>=3.10,<4" "py-spy>=0.4,<1"
 	@$(BENCH)/bin/python $(INSTALL) --no-deps "open_clip_torch>=3,<4"
 	@touch $@

@@ -90,7 +90,20 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, raw: bytes) -> bytes:
-        """The answer's body. Raises Refused, OSError."""
+        """The answer's body. Raises Refused, OSError.
+
+        A kept connection that the server has closed meanwhile is made anew, as every client does.
+        """
+        kept = self._streams is not None
+        try:
+            return await self._post(raw)
+        except ConnectionError:
+            self.close()
+            if not kept:
+                raise
+        return await self._post(raw)
+
+    async def _post(self, raw: bytes) -> bytes:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         reader, writer = self._streams

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS, resolve
-from scripts.generate_docs import END, table
+from scripts.generate_docs import END
+from scripts.tables import table
 from tests.parity.conftest import MEASURED, Measured
 
 ROOT = Path(__file__).parent.parent

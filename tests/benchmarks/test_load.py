@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.load import (
+    Connection,
     Refused,
     closed_loop,
     content_length,
@@ -101,6 +102,32 @@ async def test_an_open_loop_sends_by_the_clock() -> None:
         trace = await open_loop(server, text_requests(["a"]), rate=200, seconds=0.1)
     assert len(trace.latencies) == 20
     assert trace.seconds > 0.09  # the last is due after 19 of 200ths of a second
+
+
+async def test_an_open_loop_at_random_sends_as_many_and_the_same_at_each_call() -> None:
+    answer = Answering()
+    async with answering(answer) as server:
+        trace = await open_loop(server, text_requests(["a"]), rate=400, seconds=0.1, seed=1)
+    assert len(trace.latencies) == 40
+
+
+async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> None:
+    asked = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(once, "127.0.0.1", 0) as listening:
+        connection = Connection(listening.sockets[0].getsockname()[1])
+        raw = b"GET / HTTP/1.1\r\n\r\n"
+        assert [await connection.post(raw) for _ in range(3)] == [b"ok"] * 3
+        connection.close()
+    assert asked == 3
 
 
 async def test_an_error_ends_the_load() -> None:

@@ -58,7 +58,9 @@ class Store(StrEnum):
 
 Items = Annotated[
     list[str] | None,
-    typer.Argument(help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv); - is stdin."),
+    typer.Argument(
+        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet); - is stdin."
+    ),
 ]
 Text = Annotated[list[str] | None, typer.Option(help="A text, whatever it looks like.")]
 Out = Annotated[

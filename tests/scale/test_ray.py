@@ -1,0 +1,274 @@
+"""A real local Ray cluster of several nodes: bulk work and replicas, each with a node lost.
+
+All of it in one file, so that one cluster serves it. Nodes are lost by SIGKILL of all their
+processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from multimodal_embedding_serving import Engine
+from multimodal_embedding_serving.bulk.job import Tally
+from tests.media_files import photo, write_image, write_video
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+
+ROOT = Path(__file__).parent.parent.parent
+PICTURES, SHARD = 600, 20
+PATIENCE = 240.0
+APP = "multimodal-embedding-ms"
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that are all different, a film, and one file that is no picture."""
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(PICTURES):
+        picture = photo(320, 240, number)
+        picture.paste((number % 256, number // 256, 99), (0, 0, 60 + number % 99, 80))
+        (folder / f"{number:04}.jpg").write_bytes(write_image("jpeg", picture))
+    (folder / "film.mp4").write_bytes(write_video("mp4", frames=12))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def table(out: Path) -> pa.Table:
+    return ds.dataset(out, format="parquet").to_table()
+
+
+def vectors(out: pa.Table) -> dict[tuple[str, int | None], NDArray[np.float32]]:
+    """(name, frame) -> vector; each is there once."""
+    names = [(Path(row["path"]).name, row["frame"]) for row in out.to_pylist()]
+    assert not [name for name, count in Counter(names).items() if count > 1]
+    flat = out["vector"].combine_chunks().flatten().to_numpy()
+    return dict(zip(names, flat.reshape(len(names), -1), strict=True))
+
+
+def test_a_lost_node_costs_no_row_and_makes_none_twice(
+    cluster: Any, media: Path, tmp_path: Path
+) -> None:
+    from multimodal_embedding_serving.scale.ray_data import Options, embed
+
+    out = tmp_path / "out"
+    done: list[Tally] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            done.append(embed([media], out, Options(cpus=1, shard_items=SHARD)))
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    begun = time.monotonic()
+    while thread.is_alive() and not in_the_middle(out):
+        assert time.monotonic() < begun + PATIENCE, "the nodes were never at work together"
+        time.sleep(0.01)
+    lost = next(iter(cluster.worker_nodes))
+    cluster.remove_node(lost, allow_graceful=False)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert not errors
+    (tally,) = done
+    assert tally.failed == 1
+    assert tally.embedded == PICTURES + 1
+    found = vectors(table(out))
+    assert len(found) == tally.rows == PICTURES + 12
+    with Engine.open() as engine:
+        names = [f"{number:04}.jpg" for number in range(PICTURES)]
+        alone = engine.embed(images=[media / name for name in names])
+    together = np.stack([found[name, None] for name in names])
+    assert np.abs(together - alone).max() < 1e-5
+    lines = [
+        json.loads(line)
+        for path in (out / "_errors").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert [Path(line["path"]).name for line in lines] == ["broken.jpg"]
+    assert not list(out.glob("_*.parquet"))
+
+
+def in_the_middle(out: Path) -> bool:
+    """Both nodes have a shard under way, some shards are done, and many are not."""
+    done = len(list(out.glob("part-*")))
+    return len(list(out.glob("_*.parquet"))) == 2 and 2 <= done < PICTURES / SHARD - 5
+
+
+def test_a_table_is_embedded_by_rows_and_a_second_run_has_nothing_to_do(
+    cluster: Any, tmp_path: Path
+) -> None:
+    from multimodal_embedding_serving.scale.ray_data import Options, embed
+
+    texts = [f"a photo of {number} cats" for number in range(50)]
+    pq.write_table(pa.table({"text": texts, "id": texts}), tmp_path / "list.parquet")
+    options = Options(cpus=1, shard_items=20, dtype="f16")
+    tally = embed([tmp_path / "list.parquet"], tmp_path / "out", options)
+    assert (tally.embedded, tally.rows, tally.unchanged) == (50, 50, 0)
+    found = table(tmp_path / "out")
+    assert sorted(found["path"].to_pylist()) == sorted(texts)
+    assert found.schema.field("vector").type.value_type == pa.float16()
+    again = embed([tmp_path / "list.parquet"], tmp_path / "out", options)
+    assert (again.embedded, again.rows, again.unchanged) == (0, 50, 50)
+
+
+@pytest.fixture(scope="class")
+def url(cluster: Any) -> Iterator[str]:
+    """Where the replicas are reached: one at first, two under load."""
+    from ray import serve
+
+    from multimodal_embedding_serving.scale.ray_serve import Replicas, build
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    words = Replicas(
+        cpus=1,
+        most=2,
+        ongoing=2,
+        patience=1,
+        environment={"EMBEDDING_MODEL_ALIASES": "mine"},
+    )
+    serve.run(build(words), name=APP)
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def running() -> int:
+    """Replicas that answer."""
+    from ray import serve
+
+    (deployment,) = serve.status().applications[APP].deployments.values()
+    return int(deployment.replica_states.get("RUNNING", 0))
+
+
+class TestReplicas:
+    def test_every_dialect_is_answered_as_by_a_server_of_its_own(
+        self, url: str, tmp_path: Path
+    ) -> None:
+        picture = tmp_path / "a.jpg"
+        picture.write_bytes(write_image("jpeg", photo(320, 240)))
+        with Engine.open() as engine:
+            alone = engine.embed(texts=["a cat", "a rocket"])
+            image = engine.embed(images=picture)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        answer = client.embeddings.create(model="mine", input=["a cat", "a rocket"])
+        assert np.abs(np.array([each.embedding for each in answer.data]) - alone).max() < 1e-5
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            client.embeddings.create(model="other", input="a cat")
+        with httpx2.Client(base_url=url) as plain:
+            assert plain.get("/ready").status_code == 200
+            form = plain.post("/v1/embeddings", files={"file": ("a.jpg", picture.read_bytes())})
+            assert np.abs(np.array(form.json()["data"][0]["embedding"]) - image).max() < 1e-5
+            assert form.headers["x-request-id"]
+            broken = plain.post("/embeddings", content=b"{")
+            assert broken.status_code == 422
+            assert "text/html" in plain.get("/").headers["content-type"]
+
+    async def test_load_makes_a_second_replica_and_a_lost_node_costs_no_answer(
+        self, url: str, cluster: Any
+    ) -> None:
+        """Clients try again what a lost machine held, as Client and openai do by themselves."""
+        stop = asyncio.Event()
+        answered = retried = 0
+
+        async def press(client: httpx2.AsyncClient, number: int) -> None:
+            nonlocal answered, retried
+            text = f"caller {number} " + "word " * 40
+            body = {"input": {"type": "text", "text": text}}
+            first: Any = None
+            while not stop.is_set():
+                try:
+                    answer = await client.post("/embeddings", json=body)
+                except httpx2.TransportError:
+                    retried += 1
+                    continue
+                if answer.status_code >= 500:
+                    retried += 1
+                    await asyncio.sleep(0.2)
+                    continue
+                assert answer.status_code == 200, answer.text
+                found = np.array(answer.json()["embedding"])
+                first = found if first is None else first
+                assert np.abs(found - first).max() < 1e-5
+                answered += 1
+
+        async with (
+            httpx2.AsyncClient(base_url=url, timeout=60) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(16):
+                group.create_task(press(client, number))
+            await until(lambda: running() == 2)
+            await asyncio.to_thread(cluster.remove_node, next(iter(cluster.worker_nodes)), False)
+            before = answered
+            await until(lambda: answered > before + 200)
+            cluster.add_node(num_cpus=1)  # which may be done on the main thread only
+            await until(lambda: running() == 2)
+            stop.set()
+        assert answered > 200
+
+
+async def until(true: Any) -> None:
+    begun = time.monotonic()
+    while not await asyncio.to_thread(true):
+        assert time.monotonic() < begun + PATIENCE
+        await asyncio.sleep(0.1)
+
+
+def test_the_readmes_lines_serve_and_embed_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    """But for the line that starts one, for this one is there."""
+    from ray import serve
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"^```bash\n([^`]*ray start.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    lines = [line for line in code.splitlines() if not line.startswith(("ray st", ". .venv"))]
+    port = free_port()
+    script = "\n".join(lines).replace("vectors/", f"{tmp_path}/vectors/")
+    script = script.replace("most=4", "most=4 cpus=1").replace(":8000", f":{port}")
+    environ = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_ADDRESS": cluster.address,
+    }
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"dimension":384' in done.stdout.replace(" ", "")
+    assert "71 vectors; 8 inputs embedded" in done.stdout
