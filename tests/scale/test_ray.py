@@ -110,6 +110,7 @@ def test_a_lost_node_costs_no_row_and_makes_none_twice(
     ]
     assert [Path(line["path"]).name for line in lines] == ["broken.jpg"]
     assert not list(out.glob("_*.parquet"))
+    cluster.add_node(num_cpus=1)  # for the tests that follow
 
 
 def in_the_middle(out: Path) -> bool:

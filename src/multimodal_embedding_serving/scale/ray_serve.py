@@ -69,8 +69,9 @@ class Replica:
             raise NotReady(service.unready or "the model can't be opened")
 
 
-def build(replicas: Replicas) -> serve.Application:
-    """What `serve run` runs."""
+def build(words: Replicas | dict[str, Any]) -> serve.Application:
+    """What `serve run` runs, with its words as they were typed. Raises pydantic.ValidationError."""
+    replicas = Replicas.model_validate(words)
     told = {**Settings.variables(), **replicas.environment}
     if replicas.model is not None:
         told["EMBEDDING_MODEL_NAME"] = replicas.model
