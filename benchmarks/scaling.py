@@ -106,7 +106,7 @@ class Instant:
         return self._row
 
     async def video(self, source: object) -> Film:
-        raise NotImplementedError
+        raise AssertionError("no video is listed")
 
     async def aclose(self) -> None: ...
 

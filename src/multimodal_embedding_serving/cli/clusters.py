@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from multimodal_embedding_serving.cli.options import Asked
 from multimodal_embedding_serving.cli.reports import report
 from multimodal_embedding_serving.logs import set_up_logging
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def on_cluster(
     address: str,
     items: list[str],
-    out: str,
+    out: str | None,
     asked: Asked,
     dtype: DType,
     *,
@@ -28,6 +30,8 @@ def on_cluster(
 
     Raises MissingExtra, InvalidInput, OSError.
     """
+    if out is None:
+        raise typer.BadParameter("--ray takes items, --out, --fresh, and what vectors are of")
     from multimodal_embedding_serving.scale.ray_data import Options, connect, embed
 
     set_up_logging(asked.settings.log_format, asked.settings.log_level)

@@ -105,29 +105,32 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed texts, images and videos: a JSON object per vector on stdout, in order, or --out."""
-    from multimodal_embedding_serving.bulk.job import Options
-
+    asked = ask(model, device, server, api_key, frames, fps)
     if ray is not None:
-        if out is None or text or to or kind or server or retry or drop_removed:
-            raise typer.BadParameter("--ray takes items, --out, --fresh, and what vectors are of")
-        asked = ask(model, device, None, None, frames, fps)
-        on_cluster(ray, items or [], out, asked, dtype.value, fresh=fresh, as_json=as_json)
+        unfit = text or to or kind or server or retry or drop_removed
+        where = None if unfit else out
+        on_cluster(ray, items or [], where, asked, dtype.value, fresh=fresh, as_json=as_json)
         return
     listing = _listing(items or [], text or [], kind, by_content=changed is Change.content)
-    asked = ask(model, device, server, api_key, frames, fps)
     if out is None:
         _print(listing, asked.open, to)
-    options = Options(
-        dtype=dtype.value,
-        retry=retry,
-        removed="drop" if drop_removed else "keep",
-        part_rows=publish_every,
-        recipe=asked.recipe,
-    )
+    options = _options(dtype, asked.recipe, publish_every, retry=retry, drop=drop_removed)
     output = _output(out, to, table)
     set_up_logging(asked.settings.log_format, asked.settings.log_level)
     tally = _write(listing, asked.open, output, options, fresh=fresh)
     report(tally, out, as_json)
+
+
+def _options(dtype: Precision, recipe: str, part_rows: int, *, retry: bool, drop: bool) -> Options:
+    from multimodal_embedding_serving.bulk.job import Options
+
+    return Options(
+        dtype=dtype.value,
+        retry=retry,
+        removed="drop" if drop else "keep",
+        part_rows=part_rows,
+        recipe=recipe,
+    )
 
 
 def _listing(
