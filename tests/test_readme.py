@@ -97,7 +97,7 @@ def test_every_link_leads_somewhere() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_shell_lines_embed_a_text_a_photo_and_a_film(started: Running) -> None:
-    text, photo, film = json_values(run(find("curl"), started))
+    text, photo, film = json_values(run(find("embed() {"), started))
     assert [len(each["embedding"]) for each in (text, photo)] == [384, 384]  # type: ignore[arg-type]
     assert len(film["embedding"]) == len(film["frames"]) == 4  # type: ignore[arg-type]
 
@@ -135,15 +135,15 @@ def test_the_engine_and_the_sdk_work_as_shown(started: Running) -> None:
     Path(sys.prefix) != ENVIRONMENT, reason="the lines are about the environment that make makes"
 )
 def test_the_command_line_works_as_shown(started: Running, tmp_path: Path) -> None:
-    shown = run(find("mmes embed"), started, EMBEDDING_SEARCH_DIR=str(tmp_path))
+    shown = run(find("mmes search"), started, EMBEDDING_SEARCH_DIR=str(tmp_path))
     assert "Builtin/mini (default)" in shown
     assert shown.count('"vector"') == 2
     assert shown.splitlines()[-3].endswith("samples/coffee.jpg")
 
 
 def test_every_block_of_code_is_run_here() -> None:
-    words = ["curl", "embed_video", "argsort", "OpenAI(", "Engine.open", "get_model_handler("]
-    tried = [find(word) for word in (*words, "mmes embed")]
+    words = ["embed() {", "ray start", "embed_video", "argsort", "OpenAI(", "Engine.open"]
+    tried = [find(word) for word in (*words, "get_model_handler(", "mmes search")]
     rest = [each for each in BLOCKS[1:] if each not in tried]
     assert {each.language for each in rest} <= {"text"}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

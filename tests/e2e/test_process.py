@@ -74,7 +74,7 @@ def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
 )
 def test_what_cant_be_served_ends_it_with_a_message(environ: dict[str, str], says: str) -> None:
     done = subprocess.run(
-        COMMAND, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE
+        COMMAND, env=environ, capture_output=True, encoding="utf-8", check=False, timeout=PATIENCE
     )
     assert done.returncode != 0
     assert says in done.stderr
