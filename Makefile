@@ -32,7 +32,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site soak clean
+.PHONY: serve test test-all check format look bench scaling docs site soak clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve

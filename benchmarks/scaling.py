@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -141,8 +140,6 @@ def storage() -> dict[str, float]:
 
 
 def main() -> None:
-    if OUT.exists() and os.getloadavg()[0] > 1:
-        print("the machine is busy: the figures will be of it, too")
     OURS.prepare()
     CACHE.mkdir(exist_ok=True)
     model = clip_checkpoint()

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.processes import free_port
 from multimodal_embedding_serving import Engine
 from multimodal_embedding_serving.bulk.job import Tally
 from tests.media_files import photo, write_image, write_video
@@ -155,12 +155,6 @@ def url(cluster: Any) -> Iterator[str]:
     serve.run(build(words), name=APP)
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def running() -> int:

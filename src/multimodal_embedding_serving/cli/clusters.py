@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from multimodal_embedding_serving.cli.options import Asked
-from multimodal_embedding_serving.cli.reports import report
+from multimodal_embedding_serving.cli.reports import progress, report
 from multimodal_embedding_serving.logs import set_up_logging
-from multimodal_embedding_serving.terminal import Work, show_work
+from multimodal_embedding_serving.terminal import show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Tally
@@ -40,8 +40,7 @@ def on_cluster(
     with show_work("embedding") as show, connect(address):
 
         def watch(tally: Tally, total: int) -> None:
-            note = f"{tally.failed:,} failed" if tally.failed else ""
-            show(Work(tally.embedded + tally.failed + tally.unchanged, total, note))
+            show(progress(tally, total))
 
         tally = embed(items, out, options, fresh=fresh, watch=watch)
     report(tally, out, as_json)

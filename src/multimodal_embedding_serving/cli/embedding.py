@@ -24,7 +24,7 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     ask,
 )
-from multimodal_embedding_serving.cli.reports import SOME_FAILED, report
+from multimodal_embedding_serving.cli.reports import SOME_FAILED, progress, report
 from multimodal_embedding_serving.logs import set_up_logging
 from multimodal_embedding_serving.terminal import Work, show_work
 
@@ -216,9 +216,7 @@ def _write(
 
     async def work(show: Callable[[Work], None], count: Count) -> Tally:
         def watch(tally: Tally) -> None:
-            done = tally.embedded + tally.failed + tally.unchanged
-            note = f"{tally.failed:,} failed" if tally.failed else ""
-            show(Work(done, count.total, note))
+            show(progress(tally, count.total))
 
         model = await opened()
         try:

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from multimodal_embedding_serving.terminal import Work
+
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Tally
 
 SOME_FAILED = 4
 """The exit status where some inputs could not be embedded and others were."""
+
+
+def progress(tally: Tally, total: int | None) -> Work:
+    """How far a job is, for whoever looks on."""
+    note = f"{tally.failed:,} failed" if tally.failed else ""
+    return Work(tally.embedded + tally.failed + tally.unchanged, total, note)
 
 
 def report(tally: Tally, out: str, as_json: bool) -> None:

@@ -137,7 +137,7 @@ def embed(
         Request(arguments, options.dtype, segment, options.shard_items),
         fresh=fresh,
     )
-    left, total = shards.left(), shards.totals().items
+    left, total = shards.left(), shards.item_count()
     tally = Tally(listed=total)
     tally.unchanged = sum(shards.count(number) for number in shards.done())
     if left:

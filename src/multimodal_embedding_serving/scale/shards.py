@@ -126,6 +126,10 @@ class Shards:
         facts = self._facts() or {"shards": 0}
         return sorted(set(range(facts["shards"])) - set(self.done()))
 
+    def item_count(self) -> int:
+        """Of the whole plan."""
+        return int((self._facts() or {"items": 0})["items"])
+
     def items(self, number: int) -> Iterator[Listed]:
         """What a shard's items are; tables are read as they are asked for."""
         with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
@@ -239,8 +243,9 @@ def _cut(request: Request, unlisted: list[Error]) -> Iterator[tuple[list[dict[st
     lines: list[dict[str, Any]] = []
     for listed in _words(request.arguments):
         if isinstance(listed, Range):
-            for first in range(0, count_rows(listed.path), request.shard_items):
-                rows = min(request.shard_items, count_rows(listed.path) - first)
+            total = count_rows(listed.path)
+            for first in range(0, total, request.shard_items):
+                rows = min(request.shard_items, total - first)
                 yield [{"table": absolute(listed.path), "first": first, "rows": rows}], rows
         elif isinstance(listed, Failure):
             unlisted.append((listed.key, listed.error.code, listed.error.message))
