@@ -35,7 +35,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
     Storage,
     emit_model,
 )
-from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.graph.runtime import keeping_locale, ov
 from multimodal_embedding_serving.memory import MemoryPeak
 from multimodal_embedding_serving.types import Modality, Stage, ignore_stage
 
@@ -126,13 +126,14 @@ def each_tower(
     """
     tell(0.0)
     pool = ThreadPoolExecutor(len(plans) if together else 1)
-    try:
-        futures = {pool.submit(work, plan): plan.modality for plan in plans}
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            tell(done / len(plans))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with keeping_locale():
+        try:
+            futures = {pool.submit(work, plan): plan.modality for plan in plans}
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                tell(done / len(plans))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return {modality: future.result() for future, modality in futures.items()}
 
 

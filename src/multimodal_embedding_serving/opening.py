@@ -20,6 +20,7 @@ from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.cache import Recall, VectorCache
 from multimodal_embedding_serving.chunk import Ready
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
+from multimodal_embedding_serving.graph.runtime import keeping_locale
 from multimodal_embedding_serving.lanes import step_back
 from multimodal_embedding_serving.media.image import open_rgb
 from multimodal_embedding_serving.metrics import Metrics
@@ -202,7 +203,10 @@ class Opener:
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
         modalities = list(self._model.manifest.towers)
-        with ThreadPoolExecutor(len(modalities), initializer=step_back) as threads:
+        with (
+            keeping_locale(),
+            ThreadPoolExecutor(len(modalities), initializer=step_back) as threads,
+        ):
             return dict(zip(modalities, threads.map(self._tower, modalities), strict=True))
 
     def describe(self, towers: Mapping[Modality, Tower]) -> ModelInfo:

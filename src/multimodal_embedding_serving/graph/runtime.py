@@ -8,7 +8,10 @@ and falls back to a stub as the converter does.
 
 from __future__ import annotations
 
+import locale
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 _hidden = cast("dict[str, Any]", sys.modules)
@@ -23,4 +26,19 @@ import openvino.opset14 as opset  # noqa: E402
 if _hidden[_CONVERTER] is None:
     del _hidden[_CONVERTER]
 
-__all__ = ["opset", "ov"]
+__all__ = ["keeping_locale", "opset", "ov"]
+
+
+@contextmanager
+def keeping_locale() -> Iterator[None]:
+    """Around work on several graphs at a time.
+
+    OpenVINO 2026.4 sets the C locale while it compiles, and afterwards what it had found. Of two
+    threads the second finds the first one's C, and would leave the process in it: from then on
+    Python's own open() reads and writes ASCII.
+    """
+    kept = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, kept)
