@@ -36,7 +36,7 @@ from tests.media_files import photo, write_image, write_video
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 ROOT = Path(__file__).parent.parent.parent
-PICTURES, SHARD = 600, 20
+PICTURES, SHARD = 300, 10
 PATIENCE = 240.0
 APP = "multimodal-embedding-ms"
 
