@@ -18,12 +18,18 @@ from tests.test_readme import ADDRESS, BLOCK, ROOT, Block
 
 DOCS = ROOT / "docs"
 PAGES = ("get-started", "sdk", "operations", "deployment", "migration", "benchmarks", "api", "cli")
+QUICK = ("get-started", "sdk", "api")
 RUN = [
-    pytest.param(Block(language, code), id=f"{page}-{number}")
+    pytest.param(
+        Block(language, code),
+        id=f"{page}-{number}",
+        marks=() if page in QUICK else pytest.mark.slow,
+    )
     for page in PAGES
     for number, (language, code) in enumerate(BLOCK.findall((DOCS / f"{page}.md").read_text()))
     if language in ("bash", "python")
 ]
+"""Those of the QUICK pages by default; the others take two minutes, among the slow tests."""
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,13 @@ def prepare_images(
             if recall and key and (known := recall.find(key)):
                 return known
             with media.budget.share() as reserve:
-                image = open_rgb(source, media.images, at_least=transform.at_least, reserve=reserve)
+                image = open_rgb(
+                    source,
+                    media.images,
+                    at_least=transform.at_least,
+                    copied=transform.copies,
+                    reserve=reserve,
+                )
                 row = transform(image)
                 del image  # before its share is free
         except EmbeddingError as error:

@@ -137,9 +137,9 @@ class Asked:
         self.scratch += scratch
 
 
-def reserved(source: ImageSource, at_least: int = 0) -> list[int]:
+def reserved(source: ImageSource, at_least: int = 0, copied: bool = False) -> list[int]:
     asked = Asked()
-    open_rgb(source, LIMITS, at_least=at_least, reserve=asked)
+    open_rgb(source, LIMITS, at_least=at_least, copied=copied, reserve=asked)
     return asked.sizes
 
 
@@ -163,6 +163,13 @@ def test_every_kind_of_picture_asks_once_for_its_size(kind: str) -> None:
 )
 def test_a_picture_that_is_turned_or_converted_counts_twice(source: ImageSource, each: int) -> None:
     assert reserved(source) == [60 * 40 * each]
+
+
+@pytest.mark.parametrize(
+    "source", [write_image("jpeg", photo(60, 40)), photo(60, 40), np.zeros((40, 60, 3), np.uint8)]
+)
+def test_the_copy_that_a_caller_makes_counts_too(source: ImageSource) -> None:
+    assert reserved(source, copied=True) == [60 * 40 * 8]
 
 
 def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:

@@ -18,7 +18,8 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
     UnrecognisedMedia,
 )
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb, recognise
+from multimodal_embedding_serving.media.formats import recognise
+from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media_files import IMAGE_KINDS, photo, write_image
 

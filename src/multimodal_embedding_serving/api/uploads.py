@@ -20,7 +20,7 @@ from multimodal_embedding_serving.api.items import ONE_VECTOR, read_role
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs import SegmentConfig
-from multimodal_embedding_serving.media.image import recognise
+from multimodal_embedding_serving.media.formats import recognise
 from multimodal_embedding_serving.plans import Embeddable, Images, Plan, Texts, Video
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.sources import Media

@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+from multimodal_embedding_serving.media.budget import trim_memory
+
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 LARGE = 1 << 20
@@ -71,4 +73,4 @@ def address_space() -> int:
 def give_back_memory() -> None:
     """Return what has been freed to the system, frames in reference cycles too."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim_memory()

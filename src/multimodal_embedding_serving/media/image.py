@@ -30,6 +30,7 @@ from multimodal_embedding_serving.errors import (
     UnrecognisedMedia,
 )
 from multimodal_embedding_serving.media.budget import Reserve
+from multimodal_embedding_serving.media.formats import recognise
 from multimodal_embedding_serving.media.levels import by_own_range
 
 ImageSource = bytes | Image.Image | NDArray[Any]
@@ -57,26 +58,6 @@ DECODERS = {
 }
 """Format -> module and class. Called directly, not through `Image.open`: no other format can be
 reached, and neither Pillow's registry nor its global pixel limit decides anything here."""
-
-SIGNATURES = (
-    ("JPEG", b"\xff\xd8\xff"),
-    ("PNG", b"\x89PNG\r\n\x1a\n"),
-    ("GIF", b"GIF87a"),
-    ("GIF", b"GIF89a"),
-    ("TIFF", b"II*\0"),
-    ("TIFF", b"MM\0*"),
-    ("TIFF", b"II+\0"),
-    ("TIFF", b"MM\0+"),
-    ("JPEG2000", b"\xff\x4f\xff\x51"),
-    ("JPEG2000", b"\0\0\0\x0cjP  \r\n\x87\n"),
-    ("ICO", b"\0\0\1\0"),
-    ("DDS", b"DDS "),
-    ("QOI", b"qoif"),
-    ("SGI", b"\x01\xda"),
-    ("BMP", b"BM"),
-)
-DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
-HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError,
@@ -119,6 +100,7 @@ def open_rgb(
     limits: ImageLimits,
     *,
     at_least: int = 0,
+    copied: bool = False,
     reserve: Reserve = lambda size, scratch=0: None,
 ) -> Image.Image:
     """Decode `source` fully and bring it to an RGB image.
@@ -126,23 +108,25 @@ def open_rgb(
     `at_least` is the short side in pixels that the caller will resize to: a larger JPEG is decoded
     straight to a half, a quarter or an eighth, as long as both sides stay twice that (4000x3000 in
     37 ms instead of 146, at most 2 grey levels off). 0 decodes in full. `reserve` hears how many
-    bytes the picture will take, before they are taken.
+    bytes the picture will take, before they are taken; `copied` tells that the caller's copy of it
+    counts too.
 
     Raises UnrecognisedMedia (no known signature, or a format that is not allowed), TooLarge
     (bytes or pixels, before decoding), InvalidInput (can't be decoded), MissingExtra (HEIC without
     the extra `heif`).
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, limits, reserve)
+        return _from_array(source, limits, copied, reserve)
     try:
         if isinstance(source, Image.Image):
             image = source
             _check_size(image.size, limits)
         else:
             image = _open_checked(source, limits, at_least)
-        reserve(*_decoded_bytes(image))
+        reserve(*_decoded_bytes(image, copied))
         image.load()
-        return _to_rgb(_upright(image))
+        image = _upright(image)  # the name goes with it: what was decoded is not kept any longer
+        return _to_rgb(image)
     except MemoryError:
         raise TooLarge("the image takes more memory to decode than there is") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -170,50 +154,16 @@ def decode_base64(data: str) -> bytes:
         raise InvalidInput("the base64 is malformed") from None
 
 
-def recognise(data: bytes) -> str | None:
-    """The format (a key of DECODERS) that the first bytes announce, or None."""
-    for name, signature in SIGNATURES:
-        if data.startswith(signature):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return _recognise_boxes(data)
-    if data[:1] == b"P" and data[1:2] in b"123456fy" and len(data) > 2:
-        return "PPM"
-    if data[:1] == b"\n" and data[1:2] in b"\0\2\3\5" and data[2:3] in b"\0\1" and len(data) > 2:
-        return "PCX"
-    if int.from_bytes(data[:4], "little") in DIB_HEADER_BYTES and len(data) > 12:
-        return "DIB"
-    return "TGA" if _looks_like_tga(data) else None
-
-
-def _recognise_boxes(data: bytes) -> str | None:
-    """AVIF and HEIC share the box layout of MP4; mif1 may be either, the other brands say which."""
-    length = min(int.from_bytes(data[:4], "big"), 256)
-    brands = {data[start : start + 4] for start in (8, *range(16, length, 4))}
-    if brands & {b"avif", b"avis"}:
-        return "AVIF"
-    return "HEIF" if data[8:12] in HEIF_BRANDS else None
-
-
-def _looks_like_tga(data: bytes) -> bool:
-    """TGA has no signature: its header's fields must make sense together."""
-    if len(data) < 18 or data[1] > 1 or data[2] not in (1, 2, 3, 9, 10, 11):
-        return False
-    colour_mapped = data[2] in (1, 9)
-    sides = struct.unpack_from("<HH", data, 12)
-    return all(sides) and data[16] in (8, 16, 24, 32) and (not colour_mapped or data[1] == 1)
-
-
-def _decoded_bytes(image: Image.Image) -> tuple[int, int]:
-    """What the picture takes (the pixels as Pillow keeps them, once more where they are turned or
-    brought to RGB), and what its decoder takes beside that."""
+def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:
+    """What the picture takes (the pixels as Pillow keeps them, once more where they are turned,
+    brought to RGB or `copied`: one after the other), and what its decoder takes beside that."""
     pixels = image.width * image.height
     scratch = SCRATCH.get(image.format or "", 0)
     if image.mode in ("I", "F") or image.info.get("progressive"):
         scratch = DEEP_SCRATCH
-    return pixels * (4 if _is_final(image) else 8), pixels * scratch
+    if image.mode in ("RGBa", "La"):
+        scratch += 4  # brought to RGB by way of another mode
+    return pixels * (8 if copied or not _is_final(image) else 4), pixels * scratch
 
 
 def _is_final(image: Image.Image) -> bool:
@@ -326,13 +276,15 @@ def _grey(levels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(levels).convert("RGB")
 
 
-def _from_array(array: NDArray[Any], limits: ImageLimits, reserve: Reserve) -> Image.Image:
+def _from_array(
+    array: NDArray[Any], limits: ImageLimits, copied: bool, reserve: Reserve
+) -> Image.Image:
     if array.ndim == 3 and 1 <= array.shape[2] <= 4:
         array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
     elif array.ndim != 2:
         raise InvalidInput("an image array must be [height, width] or [height, width, channels]")
     _check_size((array.shape[1], array.shape[0]), limits)
-    reserve(array.shape[0] * array.shape[1] * (4 if array.ndim == 3 else 8))
+    reserve(array.shape[0] * array.shape[1] * (8 if copied or array.ndim == 2 else 4))
     if array.dtype == np.bool_:
         levels = array.astype(np.uint8) * 255
     elif array.dtype == np.uint8:

@@ -56,6 +56,11 @@ class ImageTransform:
         """The short side that the source must keep (see `media.image.open_rgb`)."""
         return self.size
 
+    @property
+    def copies(self) -> bool:
+        """Whether the picture is copied, all of it or nearly, before it is made small."""
+        return self.resize == "square_crop"
+
     def to_manifest(self) -> dict[str, Any]:
         return asdict(self)
 
