@@ -29,12 +29,15 @@ def now(batcher: Batcher, *items: Features, lane: Lane = Lane.INTERACTIVE) -> li
     return batcher.submit(items, lane=lane)
 
 
-def occupy(batcher: Batcher, graph: FakeGraph, start: int = 9000) -> list[Future[Vector]]:
+def occupy(
+    batcher: Batcher, graph: FakeGraph, start: int = 9000, lane: Lane = Lane.INTERACTIVE
+) -> list[Future[Vector]]:
     """Keep every worker of the graph busy, so that what is submitted next has to wait."""
     graph.hold()
+    graph.forget_calls()
     futures = []
     for worker in range(graph.parallel):
-        futures += now(batcher, text_features(start + worker))
+        futures += now(batcher, text_features(start + worker), lane=lane)
         graph.wait_for_call()
     return futures
 

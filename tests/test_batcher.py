@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError, Future
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +250,7 @@ KINDS = st.sampled_from(["good"] * 6 + ["poison", "nan", "cancelled", "late"])
     max_batch=st.integers(1, 9),
     max_cost=st.integers(1, 300),
     kinds=st.lists(KINDS, min_size=1, max_size=12),
+    express=st.booleans(),
 )
 def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
     submissions: list[tuple[Lane, list[int]]],
@@ -256,11 +258,15 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
     max_batch: int,
     max_cost: int,
     kinds: list[str],
+    express: bool,
 ) -> None:
-    graph, clock = FakeGraph(parallel=parallel), FakeClock()
+    graph, copy, clock = FakeGraph(parallel=parallel), FakeGraph(), FakeClock()
+    limits: dict[str, Any] = {"max_batch": max_batch, "max_cost": max_cost}
+    if express:
+        limits["open_express"] = lambda: copy
     asked: list[tuple[str, Features, Future[Vector]]] = []
-    with batching(graph, max_batch=max_batch, max_cost=max_cost, clock=clock) as batcher:
-        occupy(batcher, graph)
+    with batching(graph, clock=clock, **limits) as batcher:
+        occupy(batcher, graph, lane=Lane.BULK if express else Lane.INTERACTIVE)
         for lane, lengths in submissions:
             for length in lengths:
                 kind = kinds[len(asked) % len(kinds)]
@@ -281,10 +287,11 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
                 assert future.cancelled()
             else:
                 assert isinstance(future.exception(PATIENCE), errors[kind])
-    for batch in graph.batches:
+    batches = graph.batches + copy.batches
+    for batch in batches:
         assert len(batch) <= max_batch
         assert len(batch) == 1 or len(batch) * max(costs(batch)) <= max_cost
-    seen = {row.tobytes() for batch in graph.batches for row in batch}
+    seen = {row.tobytes() for batch in batches for row in batch}
     for kind, item, _ in asked:
         assert (item.row.tobytes() in seen) == (kind not in ("late", "cancelled"))
 

@@ -26,7 +26,7 @@ LAYERS: dict[str, int] = {
             "bundle families chunk",
             "blueprint",
             "plans tower cache convert backends",
-            "inputs answers certificate calibration tune",
+            "inputs answers certificate calibration preparation tune",
             "unconverted",
             "library",
             "opening parcel",

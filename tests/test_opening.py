@@ -22,8 +22,9 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.lanes import Lane
 from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import Opener, prepare_texts
+from multimodal_embedding_serving.opening import Opener
 from multimodal_embedding_serving.plans import Words
+from multimodal_embedding_serving.preparation import prepare_texts
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.transforms.text import TextTransform

@@ -151,6 +151,10 @@ class Bundle:
     def graph(self, modality: Modality) -> Path:
         return self.path / self.manifest.towers[modality].graph
 
+    def weights(self, modality: Modality) -> Path:
+        """The file of the graph's weights: OpenVINO names it so."""
+        return self.graph(modality).with_suffix(".bin")
+
     @property
     def size(self) -> int:
         """Bytes of its files."""

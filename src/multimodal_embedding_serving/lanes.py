@@ -16,6 +16,8 @@ from multimodal_embedding_serving.types import Row, Vector
 
 WORKER_NICENESS = 5
 """Computing yields to answering: /health must not wait for a processor that a graph holds."""
+EXPRESS_NICENESS = 2
+"""Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
 
 
 class Lane(IntEnum):
@@ -25,13 +27,13 @@ class Lane(IntEnum):
     BULK = 1
 
 
-def step_back() -> None:
+def step_back(niceness: int = WORKER_NICENESS) -> None:
     """Lower this thread's priority, and that of threads it starts, below the event loop's.
 
     Where threads have no priority of their own (elsewhere than on Linux) this does nothing.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 class LanePool(ThreadPoolExecutor):
@@ -72,6 +74,10 @@ class Job:
     key: tuple[Lane, bytes]
     waiters: list[tuple[Future[Vector], float]] = field(default_factory=list)
     taken: bool = False
+
+    @property
+    def lane(self) -> Lane:
+        return self.key[0]
 
     def take(self, now: float) -> list[Future[Vector]]:
         """Start everyone who still waits; returns those who waited too long, to be told."""

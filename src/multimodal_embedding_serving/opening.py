@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
-from multimodal_embedding_serving.batcher import Batcher
+from multimodal_embedding_serving.batcher import Batcher, OpenExpress
 from multimodal_embedding_serving.blueprint import Unconverted
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.cache import Recall, VectorCache
-from multimodal_embedding_serving.chunk import Ready
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.graph.runtime import keeping_locale
 from multimodal_embedding_serving.lanes import step_back
-from multimodal_embedding_serving.media.image import open_rgb
+from multimodal_embedding_serving.memory import free_memory
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.plans import Words
+from multimodal_embedding_serving.preparation import prepare_images, prepare_texts
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.tower import Prepare, Tower
@@ -46,6 +45,10 @@ IMAGE_BATCH = 8
 """Pictures of one call on a CPU: more gain nothing there (performance.md)."""
 IMAGE_WINDOW = 16
 """Pictures of one request in memory at a time: two batches. A raw 4K frame has 25 MB."""
+
+EXPRESS_ROOM = 4
+"""Free memory that a copy of a graph asks for, over its file: float16 weights become float32, and
+as much again stays free."""
 
 CUT_FAMILIES, SHORTEST = ("QwenText",), 32
 """Families trained so that the first numbers of a vector are a vector (Matryoshka), from 32 on."""
@@ -80,75 +83,6 @@ class ModelInfo:
     logit_scale: float | None = None
     logit_bias: float | None = None
     parity: Mapping[str, Any] | None = None
-
-
-def prepare_texts(transform: TextTransform, recall: Recall | None = None) -> Prepare:
-    """What the text tower does to `Words` before its graph."""
-
-    def read(words: Words) -> str | EmbeddingError:
-        try:
-            return words.text if isinstance(words.text, str) else transform.decode(words.text)
-        except EmbeddingError as error:
-            return error
-
-    def prepare(raws: Sequence[Words]) -> list[Ready]:
-        ready: list[Ready] = []
-        for (role, instruction), words in groupby(raws, lambda each: (each.role, each.instruction)):
-            texts = [read(each) for each in words]
-            good = [text for text in texts if isinstance(text, str)]
-            done = iter(transform.prepare_many(good, role=role, instruction=instruction))
-            ready += [next(done) if isinstance(text, str) else text for text in texts]
-        return ready
-
-    return prepare if recall is None else recall_texts(recall, prepare)
-
-
-def recall_texts(recall: Recall, prepare: Prepare) -> Prepare:
-    """Prepare only those `Words` whose vectors are not known."""
-
-    def key(words: Words) -> bytes:
-        told, kind = words.text, type(words.text).__name__
-        told = told if isinstance(told, str) else repr(told)
-        return recall.key(kind, words.role, words.instruction, told)
-
-    def recalled(raws: Sequence[Words]) -> list[Ready]:
-        keys = [key(words) for words in raws]
-        known = [recall.find(key) for key in keys]
-        fresh = iter(prepare([raw for raw, hit in zip(raws, known, strict=True) if hit is None]))
-        return [
-            hit or recall.keeping(next(fresh), key) for key, hit in zip(keys, known, strict=True)
-        ]
-
-    return recalled
-
-
-def prepare_images(
-    transform: ImageTransform, media: Media, recall: Recall | None = None
-) -> Prepare:
-    """What the image tower does to encoded images and frames before its graph."""
-
-    def prepare_one(raw: Any) -> Ready:
-        try:
-            source = media.image_source(raw)
-            key = recall.key(source) if recall and isinstance(source, bytes) else None
-            if recall and key and (known := recall.find(key)):
-                return known
-            with media.budget.share() as reserve:
-                image = open_rgb(
-                    source,
-                    media.images,
-                    at_least=transform.at_least,
-                    copied=transform.copies,
-                    reserve=reserve,
-                )
-                row = transform(image)
-                del image  # before its share is free
-        except EmbeddingError as error:
-            return error
-        features = Features(row, transform.patches, transform.patches)
-        return recall.keeping(features, key) if recall and key else features
-
-    return lambda raws: [prepare_one(raw) for raw in raws]
 
 
 def probes(modality: Modality) -> list[Any]:
@@ -281,6 +215,7 @@ class Opener:
             max_cost=cost,
             on_batch=self._metrics.batch_sizes(modality),
             on_suspect=partial(self._examine, graph, prepare, modality),
+            open_express=self._express(modality, settings, prepare),
         )
         self._metrics.watch_queue(modality, lambda: batcher.waiting)
         return Tower(
@@ -292,6 +227,33 @@ class Opener:
             window=window,
             chunk=chunk,
         )
+
+    def _express(
+        self, modality: Modality, settings: Settings, prepare: Prepare
+    ) -> OpenExpress | None:
+        """How to open a copy of a tower's graph: of OpenVINO's on a CPU, up to the settings' size.
+
+        Elsewhere a copy would take a device's memory, and torch would share its threads with it.
+        """
+        model = self._model
+        if not isinstance(model, Bundle) or settings.device != "CPU" or self._static:
+            return None
+        size = model.weights(modality).stat().st_size
+        if size > settings.express_mb << 20:
+            return None
+
+        def open_copy() -> Graph | None:
+            if free_memory() < EXPRESS_ROOM * size:
+                log.warning("%s: no express, for want of memory", modality)
+                return None
+            # Reading the cache of compiled graphs would set the C locale for a moment, while others
+            # are at work; compiling doesn't.
+            copy = open_graph(model, modality, replace(settings, model_cache=False))
+            self_test(copy, prepare, modality)
+            log.info("%s: interactive items overtake bulk ones from now on", modality)
+            return copy
+
+        return open_copy
 
     def _preparation(
         self, modality: Modality, spec: Mapping[str, Any], shape: StaticShape | None

@@ -15,8 +15,9 @@ from multimodal_embedding_serving.batcher import Batcher
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import ModelInfo, Progress, prepare_images
+from multimodal_embedding_serving.opening import ModelInfo, Progress
 from multimodal_embedding_serving.plans import Words
+from multimodal_embedding_serving.preparation import prepare_images
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.tower import Prepare, Tower
