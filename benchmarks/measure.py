@@ -33,6 +33,7 @@ WARM_UP = 1.0
 """Seconds of each load before its clock starts."""
 T = TypeVar("T")
 
+LANE_WARM_UP = 5.0
 LANE_RATE = 10.0
 """Single texts a second beside the bulk job."""
 
@@ -109,9 +110,13 @@ def measure_cases(
 def measure_lanes(
     server: Server, name: str, single: Sequence[Request], bulk: Sequence[Request], seconds: float
 ) -> Lanes:
-    """Single texts by the clock: alone, then while two callers send the bulk requests."""
+    """Single texts by the clock: alone, then while two callers send the bulk requests.
 
-    async def beside() -> tuple[Trace, Trace]:
+    The first LANE_WARM_UP seconds of both kinds together are not counted: a server may get itself
+    ready for it.
+    """
+
+    async def beside(seconds: float) -> tuple[Trace, Trace]:
         async with asyncio.TaskGroup() as group:
             job = group.create_task(closed_loop(server, bulk, 2, seconds + 2))
             await asyncio.sleep(1)
@@ -119,7 +124,8 @@ def measure_lanes(
         return texts.result(), job.result()
 
     idle = run(_ungrouped(open_loop(server, single, LANE_RATE, seconds)))
-    busy, job = run(_ungrouped(beside()))
+    run(_ungrouped(beside(LANE_WARM_UP)))
+    busy, job = run(_ungrouped(beside(seconds)))
     told = [[percentile(each.latencies, share) for share in PERCENTILES] for each in (idle, busy)]
     lanes = Lanes(bulk=name, idle=told[0], busy=told[1], bulk_rate=job.items / job.seconds)
     print(f"  a text's p99: idle {told[0][2]:.4f} s, beside {name} {told[1][2]:.4f} s", flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving import opening
-from multimodal_embedding_serving.batcher import Lane
+from multimodal_embedding_serving.batcher import TURNS, Batcher, Lane
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.convert import build_bundle
 from multimodal_embedding_serving.engine import Engine
@@ -141,6 +141,30 @@ def test_without_a_copy_items_wait_as_they_did(fault: Exception | None) -> None:
         assert asked.wait(PATIENCE)
         graph.release()
         assert_answers(futures + bulk, [text(0, 4), text_features(9000)])
+
+
+def test_bulk_steps_aside_while_the_copy_is_opened() -> None:
+    """Only what runs already goes on: opening takes the processors for a second or so."""
+    opening, opened = threading.Event(), threading.Event()
+
+    def open_slowly() -> Graph | None:
+        opening.set()
+        assert opened.wait(PATIENCE)
+        return None
+
+    graph = FakeGraph()
+    with batching(graph, max_batch=1, open_express=open_slowly) as batcher:
+        running = bulk_running(batcher, graph)
+        waiting = now(batcher, *[text(number, 4) for number in range(3)], lane=Lane.BULK)
+        quick = now(batcher, text(10, 4))
+        assert opening.wait(PATIENCE)
+        graph.release()
+        assert_answers(running + quick, [text_features(9000), text(10, 4)])
+        more = [text(number, 4) for number in range(20, 20 + 2 * TURNS)]
+        assert_answers(now(batcher, *more), more)
+        assert not any(future.done() for future in waiting)
+        opened.set()
+        assert_answers(waiting, [text(number, 4) for number in range(3)])
 
 
 def test_a_late_item_does_not_reach_the_copy() -> None:

@@ -40,8 +40,8 @@ TURNS = 4
 """While both lanes wait, bulk gets one batch after so many interactive ones."""
 SHORT_BULK, RECENT = 0.05, 1.0
 """Within RECENT seconds of an interactive item a bulk batch is cut to what the graph does in
-SHORT_BULK seconds (but to one item at least), because the next one may have to wait for all of it
-where there is no express. Long texts gain nothing from company anyway."""
+SHORT_BULK seconds (but to one item at least), because the next one may have to wait for all of it.
+Long texts gain nothing from company anyway."""
 SMOOTH = 0.2
 """The weight of the last call in what is known of the graph's pace."""
 FAILURES = 3
@@ -88,7 +88,7 @@ class Batcher:
         self._idle = self._turns = self._failures = self._bulk_running = 0
         self._interactive_at = -inf
         self._pace = 0.0  # cost a second; 0: not known yet
-        self._suspicious = self._broken = self._closed = self._has_express = False
+        self._suspicious = self._broken = self._closed = self._opening = False
         self._workers = [
             threading.Thread(target=self._work, name=f"{name}-graph-{number}", daemon=True)
             for number in range(graph.parallel)
@@ -154,7 +154,7 @@ class Batcher:
         step_back()
         while True:
             with self._ready:
-                while not (self._closed or self.waiting):
+                while not (self._closed or self._has_work):
                     self._idle += 1
                     self._ready.wait()
                     self._idle -= 1
@@ -173,6 +173,11 @@ class Batcher:
                 self._bulk_running -= bulk
 
     @property
+    def _has_work(self) -> bool:
+        """Under the lock. Opening a copy takes the processors; meanwhile bulk alone steps aside."""
+        return bool(self._lines[Lane.INTERACTIVE].count if self._opening else self.waiting)
+
+    @property
     def _held_up(self) -> bool:
         """Under the lock: whether interactive items wait for the end of a bulk batch."""
         waiting = self._lines[Lane.INTERACTIVE].count
@@ -188,21 +193,23 @@ class Batcher:
         step_back(EXPRESS_NICENESS)
         if not self._wait_for_express():
             return
+        self._opening = True
         try:
             graph = open_express()
         except Exception:
             log.exception("no express: a copy of the graph can't be opened")
-            return
+            graph = None
+        with self._ready:
+            self._opening = False
+            self._ready.notify_all()
         if graph is None:
             return
-        self._has_express = True
         while self._wait_for_express():
             with self._ready:
                 batch, late = self._pick(Lane.INTERACTIVE, self._max_cost)
             _fail_late(late)
             if batch and not self._run_on_copy(graph, batch):
                 break
-        self._has_express = False
         graph.close()
 
     def _wait_for_express(self) -> bool:
@@ -216,9 +223,9 @@ class Batcher:
         lane, cost = Lane.INTERACTIVE, self._max_cost
         waiting, bulk = self._lines[lane].count, self._lines[Lane.BULK].count
         self._turns = self._turns + 1 if bulk and waiting else 0
-        if not waiting or self._turns > TURNS:
+        if not waiting or (self._turns > TURNS and not self._opening):
             lane, self._turns = Lane.BULK, 0
-            if self._clock() - self._interactive_at < RECENT and not self._has_express:
+            if self._clock() - self._interactive_at < RECENT:
                 cost = min(cost, int(self._pace * SHORT_BULK))
         return self._pick(lane, cost)
 
