@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving import opening
-from multimodal_embedding_serving.batcher import TURNS, Batcher, Lane
+from multimodal_embedding_serving.batcher import TURNS, Lane
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.convert import build_bundle
 from multimodal_embedding_serving.engine import Engine
