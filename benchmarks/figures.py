@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 PERCENTILES = (50, 95, 99)
@@ -90,9 +91,20 @@ class VideoRun:
     seconds: float
     """Of one request."""
     decode: float
-    """Seconds of decoding the same frames alone, on all cores."""
+    """Seconds of decoding the same frames alone, on all cores, right after."""
+    graph: float
+    """Seconds of the graph alone for as many frames, right after."""
     server_cpu: float
     """CPU seconds of one request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What was served and its limit, measured one right after the other, in one unit."""
+
+    case: str
+    served: float
+    limit: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +139,7 @@ class Results:
     graphs: list[GraphRate] = field(default_factory=list)
     preparations: list[Preparation] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
     videos: list[VideoRun] = field(default_factory=list)
     lanes: list[Lanes] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
@@ -149,6 +162,7 @@ class Results:
             "graphs": GraphRate,
             "preparations": Preparation,
             "starts": Start,
+            "pairs": Pair,
             "videos": VideoRun,
             "lanes": Lanes,
             "missing": Missing,
@@ -171,6 +185,16 @@ class Results:
         found = [c for c in self.cells if (c.system, c.case, c.items) == (system, case, 1)]
         return max(found, key=lambda cell: cell.rate, default=None)
 
+    def share(self, case: str) -> float | None:
+        """The median of what was served over its limit."""
+        ratios = [each.served / each.limit for each in self.pairs if each.case == case]
+        return median(ratios) if ratios else None
+
+    def excess(self, case: str) -> float | None:
+        """The median of what was served less its limit."""
+        found = [each.served - each.limit for each in self.pairs if each.case == case]
+        return median(found) if found else None
+
     def graph_rate(self, case: str, batch: int | None = None) -> float | None:
         """The most that benchmark_app got out of the graph, at one batch or at any."""
         rates = [
@@ -179,11 +203,6 @@ class Results:
             if each.case == case and (batch is None or each.batch == batch)
         ]
         return max(rates, default=None)
-
-    def graph_latency(self, case: str) -> float | None:
-        """Seconds of one call with one item, by the setting with the least."""
-        ones = [each.median for each in self.graphs if each.case == case and each.batch == 1]
-        return min(ones, default=None)
 
     def graph_cpu(self, case: str) -> float | None:
         """Core seconds of one item, by the setting that takes least."""

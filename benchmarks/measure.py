@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import uvloop
 
-from benchmarks.figures import PERCENTILES, Cell, Lanes, Missing, Results, VideoRun, percentile
+from benchmarks.figures import PERCENTILES, Cell, Lanes, Missing, Results, percentile
 from benchmarks.inputs import Film
-from benchmarks.limit import decoding
 from benchmarks.load import (
     Refused,
     Request,
@@ -51,7 +50,8 @@ def load_cell(
     trace = run(_ungrouped(closed_loop(server, requests, callers, seconds)))
     cell = to_cell(server.system.name, case, callers, requests[0].items, trace)
     print(
-        f"  {cell.case:18} {cell.items:3} a request, {callers:2} callers  {cell.rate:8.1f} items/s"
+        f"  {cell.system:21} {cell.case:18} {cell.items:3} a request, {callers:2} callers"
+        f"  {cell.rate:8.1f} items/s"
         f"  p50 {cell.p50 * 1000:7.1f} ms  p99 {cell.p99 * 1000:7.1f} ms"
         f"  CPU {cell.server_cpu * 1000:6.1f} ms  others {cell.other_cores:.2f}",
         flush=True,
@@ -87,24 +87,30 @@ async def _ungrouped(work: Coroutine[Any, Any, T]) -> T:
 
 def measure_cases(
     results: Results,
-    server: Server,
+    servers: Sequence[Server],
     cases: Sequence[tuple[str, Sequence[Request]]],
     callers: Sequence[int],
     seconds: float,
 ) -> None:
-    """Each case under each number of callers; a case that fails is noted and left."""
+    """Each case under each number of callers, by one server after the other.
+
+    A server is idle while another is measured. A case that one fails at is noted and left.
+    """
     for case, requests in cases:
-        for count in callers:
+        left = list(servers)
+        for count, server in [(count, server) for count in callers for server in servers]:
+            if server not in left:
+                continue
             try:
                 results.cells.append(load_cell(server, case, requests, count, seconds))
             except FAILURES as error:
+                left.remove(server)
                 reason = str(error).strip().splitlines()[-1] if str(error) else repr(error)
                 where = f"{case}, {count} callers"
                 results.missing.append(
                     Missing(system=server.system.name, case=where, reason=reason[:200])
                 )
                 print(f"  {where}: {reason[:200]}", flush=True)
-                break
 
 
 def measure_lanes(
@@ -144,19 +150,11 @@ def film_request(film: Film) -> Request:
     return render("/embeddings", {"input": source, "encoding_format": "base64"}, 1)
 
 
-def measure_video(server: Server, film: Film, rounds: int) -> VideoRun:
-    """The best of some rounds, as decoding alone is."""
-    request, best, cpu = film_request(film), float("inf"), 0.0
-    run(ask_once(server, request))
-    for _ in range(rounds):
-        before, begun = cpu_seconds(server.pid), time.perf_counter()
-        run(ask_once(server, request))
-        taken = time.perf_counter() - begun
-        if taken < best:
-            best, cpu = taken, cpu_seconds(server.pid) - before
-    frames, alone = decoding(film, rounds + 1)
-    print(f"  {film.name}: {best:.2f} s, decoding alone {alone:.2f} s", flush=True)
-    return VideoRun(film=film.name, frames=frames, seconds=best, decode=alone, server_cpu=cpu)
+def time_video(server: Server, film: Film) -> tuple[float, float]:
+    """(seconds, CPU seconds) of one request."""
+    before, begun = cpu_seconds(server.pid), time.perf_counter()
+    run(ask_once(server, film_request(film)))
+    return time.perf_counter() - begun, cpu_seconds(server.pid) - before
 
 
 def ask_model(server: Server) -> dict[str, Any]:

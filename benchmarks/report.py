@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.figures import Cell, Results
-from benchmarks.targets import GRAPH_OF, Target, ratio, targets
+from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, Target, ratio, targets
 
 NOISE = 0.1
 """Cores that others may take before a row is marked."""
@@ -24,8 +24,9 @@ def render(results: Results) -> str:
         "## Images and texts over HTTP",
         LEGEND,
         *(case_table(results, case) for case in cases(results)),
-        "## Requests of many texts",
-        many_table(results),
+        "## Served beside its limit",
+        PAIRS,
+        pair_table(results),
         "## Limits",
         limits(results),
         "## Videos",
@@ -45,6 +46,14 @@ LEGEND = (
     "system. A closed loop of so many callers; latencies in ms, CPU in core-milliseconds an item. "
     "`others`: cores that everything else on the machine took meanwhile; a row with more than "
     f"{NOISE} is marked (!) and is worth less. `x`: this service's rate over the row's."
+)
+
+
+PAIRS = (
+    "Measured one right after the other, some times over; the target takes the median. Pictures: "
+    "images/s and their limit, 8 callers. Many: texts/s in requests of "
+    f"{BULK_ITEMS}, {BULK_LANES} callers, and `benchmark_app` with as many. Latency: ms of a text "
+    "of 8 tokens, one caller, and `benchmark_app`'s median."
 )
 
 
@@ -158,15 +167,13 @@ def cell_row(cell: Cell, times: str) -> tuple[str, ...]:
     )
 
 
-def many_table(results: Results) -> str:
+def pair_table(results: Results) -> str:
     rows = []
-    for cell in results.cells:
-        if cell.items > 1:
-            limit = results.graph_rate(cell.case, cell.items)
-            share = ratio(cell.rate, limit)
-            told = "-" if share is None else f"{share:.2f}"
-            rows.append((cell.case, str(cell.items), *cell_row(cell, told)))
-    return table(["texts", "a request", *HEAD[:3], "of the graph's", *HEAD[4:]], rows)
+    for each in sorted(results.pairs, key=lambda pair: pair.case):
+        unit = 1000 if each.case == LATENCY else 1
+        figures = (each.served * unit, each.limit * unit, each.served / each.limit)
+        rows.append((each.case, *(f"{figure:.2f}" for figure in figures)))
+    return table(["what", "served", "limit", "ratio"], rows)
 
 
 def limits(results: Results) -> str:
@@ -195,21 +202,18 @@ def limits(results: Results) -> str:
 
 
 def video_table(results: Results) -> str:
-    rate = results.graph_rate(GRAPH_OF)
-    rows = []
-    for each in results.videos:
-        graph = each.frames / rate if rate else 0.0
-        rows.append(
-            (
-                each.film,
-                str(each.frames),
-                f"{each.seconds:.2f}",
-                f"{each.decode:.2f}",
-                f"{graph:.2f}",
-                f"{each.seconds / (each.decode + graph):.2f}",
-                f"{each.server_cpu:.2f}",
-            )
+    rows = [
+        (
+            each.film,
+            str(each.frames),
+            f"{each.seconds:.2f}",
+            f"{each.decode:.2f}",
+            f"{each.graph:.2f}",
+            f"{each.seconds / (each.decode + each.graph):.2f}",
+            f"{each.server_cpu:.2f}",
         )
+        for each in results.videos
+    ]
     head = ["film", "frames", "served, s", "decode alone, s", "graph alone, s", "ratio", "CPU, s"]
     return table(head, rows)
 

@@ -9,25 +9,27 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.checkpoints import QWEN_LAYERS, clip_checkpoint, qwen_checkpoint
 from benchmarks.figures import Missing, Results, Start
 from benchmarks.inputs import films, pictures, sentences
 from benchmarks.limit import GraphCase, NoFigure, benchmark_app, preparation
-from benchmarks.load import Request, first_answer, image_requests, text_requests
+from benchmarks.load import Request, ask_once, first_answer, image_requests, text_requests
 from benchmarks.machine import describe, has_bf16
 from benchmarks.measure import (
     FAILURES,
     ask_model,
+    film_request,
     load_cell,
     measure_cases,
     measure_lanes,
-    measure_video,
     run,
     sample_vectors,
 )
+from benchmarks.pairs import Paired
 from benchmarks.places import CACHE, HERE
 from benchmarks.plan import (
     FULL,
@@ -45,7 +47,7 @@ from benchmarks.processes import Server, peak_memory, serving
 from benchmarks.report import render, summary
 from benchmarks.sampling import sampled
 from benchmarks.systems import OURS, SYSTEMS, System
-from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, targets
+from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, many, targets
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.settings import Settings
@@ -58,7 +60,7 @@ Cases = Sequence[tuple[str, Sequence[Request]]]
 
 
 class Bench:
-    """One run: the systems one after the other, each alone on the machine."""
+    """One run: every system under the same loads, one after the other, the others idle."""
 
     def __init__(self, plan: Plan, systems: Sequence[System]) -> None:
         self.plan, self.systems = plan, systems
@@ -87,15 +89,16 @@ class Bench:
     def measure(self) -> Results:
         begun = time.perf_counter()
         cases = [(case.name, case.requests()) for case in clip_cases(self.plan, self.tokenizer)]
-        long = [(qwen_case().name, qwen_case().requests())]
         if OURS in self.systems:
             self.convert()
-        for system in self.systems:
-            self.measure_system(system, cases)
-            if system is OURS:
-                self.measure_limits()
-            if long[0][0] not in system.lacks:
-                self.measure_long(system, long)
+        with ExitStack() as stack:
+            servers = self.start_all(stack)
+            callers, seconds = self.plan.callers, self.plan.seconds
+            measure_cases(self.results, [each for each, _ in servers], cases, callers, seconds)
+            self.describe(servers, cases)
+        if OURS in self.systems:
+            self.measure_ours(dict(cases))
+        self.measure_long()
         self.profile(cases)
         self.results.seconds = time.perf_counter() - begun
         return self.results
@@ -107,27 +110,36 @@ class Bench:
                 taken = run(first_answer(server, self.first_text))
             print(f"{model.name}: a first start, maybe converting, takes {taken:.1f} s", flush=True)
 
-    def measure_system(self, system: System, cases: Cases) -> None:
-        print(f"{system.name}: {system.about}", flush=True)
-        try:
-            if self.plan.warm_starts and system is not OURS:
-                with serving(system, self.clip) as server:
-                    run(first_answer(server, self.first_text))
-            with serving(system, self.clip) as server:
+    def start_all(self, stack: ExitStack) -> list[tuple[Server, float]]:
+        """The systems' servers, and the seconds to the first vector of each: this one's first."""
+        servers = []
+        for system in self.systems:
+            print(f"{system.name}: {system.about}", flush=True)
+            try:
+                if self.plan.warm_starts and system is not OURS:
+                    with serving(system, self.clip) as server:
+                        run(first_answer(server, self.first_text))
+                server = stack.enter_context(serving(system, self.clip))
                 first = run(first_answer(server, self.first_text))
+                servers.append((server, first))
                 print(f"  first vector after {first:.2f} s", flush=True)
-                measure_cases(self.results, server, cases, self.plan.callers, self.plan.seconds)
-                if system is OURS:
-                    self.measure_ours(server)
-                cosine = self.compare(
-                    system, sample_vectors(server, [each[0] for _, each in cases])
-                )
-                peak = peak_memory(server.pid)
-                self.results.starts.append(describe_start(system, first, peak, cosine))
-        except FAILURES as error:
-            self.fail(system, "everything", error)
-        for case, reason in system.lacks.items():
-            self.results.missing.append(Missing(system=system.name, case=case, reason=reason))
+            except FAILURES as error:
+                self.fail(system, "everything", error)
+            for case, reason in system.lacks.items():
+                self.results.missing.append(Missing(system=system.name, case=case, reason=reason))
+        return servers
+
+    def describe(self, servers: Sequence[tuple[Server, float]], cases: Cases) -> None:
+        """What can be said of each once it has been loaded."""
+        for server, first in servers:
+            try:
+                if server.system is OURS:
+                    self.results.model = {"name": self.clip.name, **ask_model(server)}
+                found = sample_vectors(server, [each[0] for _, each in cases])
+                cosine, peak = self.compare(server.system, found), peak_memory(server.pid)
+                self.results.starts.append(describe_start(server.system, first, peak, cosine))
+            except FAILURES as error:
+                self.fail(server.system, "its description", error)
 
     def compare(self, system: System, found: Vectors) -> float | None:
         """The least cosine to this service's vectors, which are kept when it is measured."""
@@ -137,19 +149,47 @@ class Bench:
             return None
         return float((found * self.reference).sum(axis=1).min())
 
-    def measure_ours(self, server: Server) -> None:
-        """What only this service is asked for: many texts a request, videos, lanes."""
-        self.results.model = {"name": self.clip.name, **ask_model(server)}
-        for tokens in self.plan.text_lengths:
-            many = self.many(tokens)
-            cell = load_cell(server, text_case(tokens), many, BULK_LANES, self.plan.seconds)
-            self.results.cells.append(cell)
-        for film in self.plan.films:
-            self.results.videos.append(measure_video(server, film, self.plan.film_rounds))
-        single = text_requests(sentences(self.tokenizer, SHORT))
-        for name, bulk in self.bulk_jobs():
-            lanes = measure_lanes(server, name, single, bulk, self.plan.lane_seconds)
-            self.results.lanes.append(lanes)
+    def measure_ours(self, cases: Mapping[str, Sequence[Request]]) -> None:
+        """What only this service is asked for: how near its limits it is, videos, lanes."""
+        bundle, precision = bundle_of(self.clip), str(self.results.model.get("inference", "f32"))
+        texts = [
+            GraphCase(text_case(tokens), bundle.graph("text"), tokens)
+            for tokens in self.plan.text_lengths
+        ]
+        graphs = {each.name: each for each in (GraphCase(GRAPH_OF, bundle.graph("image")), *texts)}
+        self.measure_limits(bundle, graphs, precision)
+        with serving(OURS, self.clip) as server:
+            run(first_answer(server, self.first_text))
+            paired = Paired(
+                results=self.results,
+                server=server,
+                bundle=bundle,
+                graphs=graphs,
+                precision=precision,
+                seconds=self.plan.seconds,
+                app_seconds=self.plan.app_seconds,
+            )
+            run(ask_once(server, film_request(self.plan.films[0])))
+            for number in range(self.plan.rounds):
+                print(f"round {number + 1}", flush=True)
+                self.round(paired, cases)
+            for name, bulk in self.bulk_jobs():
+                single = cases[text_case(SHORT)]
+                lanes = measure_lanes(server, name, single, bulk, self.plan.lane_seconds)
+                self.results.lanes.append(lanes)
+
+    def round(self, paired: Paired, cases: Mapping[str, Sequence[Request]]) -> None:
+        try:
+            for size in self.plan.sizes:
+                case, some = jpeg_case(size), pictures(size, self.plan.picture_count)[:12]
+                paired.pictures(case, cases[case], some)
+            for tokens in self.plan.text_lengths:
+                paired.texts(text_case(tokens), self.many(tokens))
+            paired.latency(text_case(SHORT), cases[text_case(SHORT)])
+            for film in self.plan.films:
+                paired.video(film)
+        except NoFigure as error:
+            self.results.notes.append(str(error))
 
     def many(self, tokens: int) -> list[Request]:
         return text_requests(sentences(self.tokenizer, tokens), BULK_ITEMS)
@@ -160,15 +200,11 @@ class Bench:
         photos = image_requests(pictures(self.plan.sizes[0], self.plan.picture_count), 48)
         return [("128 texts a request", texts), ("48 pictures a request", photos)]
 
-    def measure_limits(self) -> None:
+    def measure_limits(
+        self, bundle: Bundle, graphs: Mapping[str, GraphCase], precision: str
+    ) -> None:
         print("the limits", flush=True)
-        bundle = bundle_of(self.clip)
-        precision = str(self.results.model.get("inference", "f32"))
-        texts = (
-            GraphCase(text_case(tokens), bundle.graph("text"), tokens)
-            for tokens in self.plan.text_lengths
-        )
-        for graph in (GraphCase(GRAPH_OF, bundle.graph("image")), *texts):
+        for graph in graphs.values():
             self.graph_rates(graph, self.plan.batches, precision)
         if self.qwen.is_dir():
             long = GraphCase(text_case(LONG), bundle_of(self.qwen).graph("text"), LONG)
@@ -188,14 +224,22 @@ class Bench:
                 self.results.graphs.append(rate)
                 print(f"  {graph.name:18} batch {batch:2} {hint:10} {rate.rate:8.1f}", flush=True)
 
-    def measure_long(self, system: System, cases: Cases) -> None:
-        try:
-            with serving(system, self.qwen) as server:
-                run(first_answer(server, cases[0][1][0]))
-                callers, seconds = self.plan.qwen_callers, self.plan.seconds
-                measure_cases(self.results, server, cases, callers, seconds)
-        except FAILURES as error:
-            self.fail(system, cases[0][0], error)
+    def measure_long(self) -> None:
+        case = qwen_case()
+        requests = case.requests()
+        with ExitStack() as stack:
+            servers = []
+            for system in self.systems:
+                if case.name in system.lacks:
+                    continue
+                try:
+                    server = stack.enter_context(serving(system, self.qwen))
+                    run(first_answer(server, requests[0]))
+                    servers.append(server)
+                except FAILURES as error:
+                    self.fail(system, case.name, error)
+            callers, seconds = self.plan.qwen_callers, self.plan.seconds
+            measure_cases(self.results, servers, [(case.name, requests)], callers, seconds)
 
     def profile(self, cases: Cases) -> None:
         """Load this service once more for each target missed, and sample it."""
@@ -204,8 +248,8 @@ class Bench:
             name: (requests, 8) for name, requests in cases
         }
         for tokens in self.plan.text_lengths:
-            loads[f"{text_case(tokens)}, many"] = (self.many(tokens), BULK_LANES)
-        loads["latency"] = (cases[0][1], 1)
+            loads[many(text_case(tokens))] = (self.many(tokens), BULK_LANES)
+        loads[LATENCY] = (cases[0][1], 1)
         wanted = [key for key in loads if key in missed]
         if not wanted or OURS not in self.systems:
             return

@@ -31,7 +31,7 @@ def test_a_missed_target_is_told_with_its_profile_and_a_met_one_without() -> Non
 
 def test_a_missed_picture_target_shows_the_parts_of_its_cpu() -> None:
     slow = results()
-    slow.cells = [dataclasses.replace(each, rate=each.rate / 2) for each in slow.cells]
+    slow.pairs = [dataclasses.replace(each, served=each.served / 2) for each in slow.pairs]
     told = section(render(slow), "Targets")
     assert f"**{JPEG}**" in told
     assert "60.0%  another" in told
@@ -58,7 +58,7 @@ def test_a_disturbed_run_is_called_provisional_and_its_rows_are_marked() -> None
     noisy = results()
     noisy.cells[0] = dataclasses.replace(noisy.cells[0], other_cores=0.5)
     page = render(noisy)
-    assert "**Provisional: other processes worked during 1 of 5 loads" in page
+    assert "**Provisional: other processes worked during 1 of 4 loads" in page
     assert "0.50 (!)" in page
 
 
@@ -101,3 +101,9 @@ def test_samples_are_added_up_by_our_innermost_function() -> None:
 
 def test_no_samples_are_no_lines() -> None:
     assert heaviest([]) == []
+
+
+def test_every_round_beside_the_limit_is_shown() -> None:
+    told = section(render(results()), "Served beside its limit")
+    assert "| JPEG, 640x480 | 20.00 | 33.00 | 0.61 |" in told
+    assert "| latency | 8.50 | 7.50 | 1.13 |" in told
