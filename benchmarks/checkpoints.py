@@ -102,7 +102,10 @@ def clip_checkpoint() -> Path:
     arrays = {name: _draw(name, shape) for name, shape in read_layout(folder.name, "transformers")}
     write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
     sections = {"text_config": CLIP_TEXT, "vision_config": CLIP_VISION}
+    # `max_length` is nobody's for CLIP; without it infinity 0.0.78 reads transformers' default for
+    # generated text, and cuts every text to 20 tokens.
     whole = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 512}
+    whole |= {"max_length": CLIP_TEXT["max_position_embeddings"]}
     _write(folder / "config.json", {**whole, **sections})
     _write(folder / "preprocessor_config.json", CLIP_PIXELS)
     _write(folder / "tokenizer_config.json", CLIP_WORDS)

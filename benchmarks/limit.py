@@ -28,7 +28,8 @@ from multimodal_embedding_serving.transforms.image import ImageTransform
 COUNT = re.compile(r"Count:\s+(\d+) iterations")
 DURATION = re.compile(r"Duration:\s+([\d.]+) ms")
 MEDIAN = re.compile(r"Median:\s+([\d.]+) ms")
-MEASURING, MEASURED = "[Step 10/11]", "[Step 11/11]"
+MEASURING, MEASURED = "First inference took", "[Step 11/11]"
+"""Its first call, which is not counted among the iterations, has ended; and all have."""
 IMAGES = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 30, formats=("JPEG",))
 VIDEOS = VideoLimits(max_bytes=1 << 30, max_seconds=1e6, max_frames=1 << 20)
 Hint = Literal["throughput", "latency"]
@@ -92,7 +93,7 @@ def watch(command: Sequence[str]) -> tuple[str, float]:
         assert process.stdout is not None  # noqa: S101  # a pipe was asked for
         for line in process.stdout:
             lines.append(line)
-            if line.startswith(MEASURING):
+            if MEASURING in line:
                 before = cpu_seconds(process.pid)
             elif line.startswith(MEASURED):
                 after = cpu_seconds(process.pid)
