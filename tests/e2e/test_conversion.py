@@ -46,7 +46,7 @@ def run(place: Place, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("moments", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_conversion_may_be_killed_at_any_moment(place: Place, moments: int) -> None:
     length = length_of_conversion(place)
     survive_kills(place, several(place, moments), length)

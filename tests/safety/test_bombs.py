@@ -106,7 +106,12 @@ def test_a_header_that_lies_is_refused_before_it_takes_memory(kind: str, server:
     assert peak.bytes - peak.before < 64 << 20
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGB", pytest.param("L", marks=SLOW), pytest.param("RGBA", marks=SLOW)]
+)
 def test_many_large_pictures_at_once_stay_within_the_budget(
     mode: str, server: Running, figure: Figure
 ) -> None:
