@@ -26,7 +26,7 @@ SHORT, FULL, LONG = 8, 77, 512
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     quick: bool = False
-    seconds: float = 6.0
+    seconds: float = 4.5
     """Of one load."""
     rounds: int = 3
     """Of what is measured beside its limit."""
@@ -36,11 +36,11 @@ class Plan:
     picture_count: int = PICTURES
     films: Sequence[Film] = FILMS
     qwen_layers: int = QWEN_LAYERS
-    qwen_callers: Sequence[int] = (1, 8)
-    app_seconds: int = 5
+    qwen_callers: Sequence[int] = (1,)
+    app_seconds: int = 4
     """Of one run of benchmark_app."""
     batches: Sequence[int] = (1, 8, 32)
-    lane_seconds: float = 20.0
+    lane_seconds: float = 15.0
     warm_starts: bool = True
     """Start each system twice, and time the second."""
 

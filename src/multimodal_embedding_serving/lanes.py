@@ -16,6 +16,9 @@ from multimodal_embedding_serving.types import Row, Vector
 
 WORKER_NICENESS = 5
 """Computing yields to answering: /health must not wait for a processor that a graph holds."""
+IMAGE_NICENESS = 8
+"""Pictures come in bulk, and words are waited for: while both graphs run, texts get two thirds."""
+LOWEST = 19
 EXPRESS_NICENESS = 2
 """Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
 
@@ -30,10 +33,15 @@ class Lane(IntEnum):
 def step_back(niceness: int = WORKER_NICENESS) -> None:
     """Lower this thread's priority, and that of threads it starts, below the event loop's.
 
-    Where threads have no priority of their own (elsewhere than on Linux) this does nothing.
+    By so much below the process's own, which may be a low one; never back up, which only a
+    privileged process may. Where threads have no priority of their own (elsewhere than on Linux)
+    this does nothing.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        process, thread = os.getpid(), threading.get_native_id()
+        wanted = min(os.getpriority(os.PRIO_PROCESS, process) + niceness, LOWEST)
+        if wanted > os.getpriority(os.PRIO_PROCESS, thread):
+            os.setpriority(os.PRIO_PROCESS, thread, wanted)
 
 
 class LanePool(ThreadPoolExecutor):

@@ -19,7 +19,7 @@ from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.cache import Recall, VectorCache
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.graph.runtime import keeping_locale
-from multimodal_embedding_serving.lanes import step_back
+from multimodal_embedding_serving.lanes import IMAGE_NICENESS, WORKER_NICENESS, step_back
 from multimodal_embedding_serving.memory import free_memory
 from multimodal_embedding_serving.metrics import Metrics
 from multimodal_embedding_serving.plans import Words
@@ -145,7 +145,7 @@ class Opener:
         modalities = list(self._model.manifest.towers)
         with (
             keeping_locale(),
-            ThreadPoolExecutor(len(modalities), initializer=step_back) as threads,
+            ThreadPoolExecutor(len(modalities)) as threads,
         ):
             return dict(zip(modalities, threads.map(self._tower, modalities), strict=True))
 
@@ -189,6 +189,7 @@ class Opener:
         return {**transform, "max_length": longest}
 
     def _tower(self, modality: Modality) -> Tower:
+        step_back(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)
         spec = self._model.manifest.towers[modality].transform
         settings, shape = self._settings, self._shape(spec)
         way = None if shape else find_way(self._model, modality, settings)
