@@ -41,8 +41,8 @@ print(found, os.getpriority(os.PRIO_PROCESS, 0))
     ("start", "steps", "found"),
     [
         (0, [EXPRESS_NICENESS], [2]),
-        (0, [WORKER_NICENESS, IMAGE_NICENESS], [5, 8]),
-        (0, [IMAGE_NICENESS, WORKER_NICENESS], [8, 8]),
+        (0, [WORKER_NICENESS, IMAGE_NICENESS], [5, 10]),
+        (0, [IMAGE_NICENESS, WORKER_NICENESS], [10, 10]),
         (10, [WORKER_NICENESS], [15]),
         (17, [WORKER_NICENESS, IMAGE_NICENESS], [19, 19]),
     ],
