@@ -19,8 +19,8 @@ from benchmarks.processes import Server
 from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, many
 from multimodal_embedding_serving.bundle import Bundle
 
-CALLERS = 8
-"""Of the pictures: enough to keep every core at work."""
+CALLERS = 16
+"""Of the pictures: while a batch of 8 is in the graph the next one is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ LEGEND = (
 
 PAIRS = (
     "Measured one right after the other, some times over; the target takes the median. Pictures: "
-    "images/s and their limit, 8 callers. Many: texts/s in requests of "
+    "images/s and their limit, 16 callers. Many: texts/s in requests of "
     f"{BULK_ITEMS}, {BULK_LANES} callers, and `benchmark_app` with as many. Latency: ms of a text "
     "of 8 tokens, one caller, and `benchmark_app`'s median."
 )

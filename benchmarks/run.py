@@ -47,7 +47,7 @@ from benchmarks.processes import Server, peak_memory, serving
 from benchmarks.report import render, summary
 from benchmarks.sampling import sampled
 from benchmarks.systems import OURS, SYSTEMS, System
-from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, many, targets
+from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LANES, LATENCY, many, targets
 from multimodal_embedding_serving.bundle import Bundle
 from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.settings import Settings
@@ -264,18 +264,27 @@ class Bench:
         for tokens in self.plan.text_lengths:
             loads[many(text_case(tokens))] = (self.many(tokens), BULK_LANES)
         loads[LATENCY] = (cases[0][1], 1)
-        wanted = [key for key in loads if key in missed]
+        wanted = [key for key in (*loads, LANES) if key in missed]
         if not wanted or OURS not in self.systems:
             return
         print("profiles of the targets missed", flush=True)
         with serving(OURS, self.clip) as server:
             run(first_answer(server, self.first_text))
             for key in wanted:
-                requests, callers = loads[key]
                 lines: list[str] = []
-                with sampled(server.pid, PROFILE_SECONDS, lines):
-                    load_cell(server, key, requests, callers, PROFILE_SECONDS)
+                seconds = PROFILE_SECONDS * (4 if key == LANES else 1)  # idle and warming up, too
+                with sampled(server.pid, seconds, lines):
+                    if key == LANES:
+                        self.beside_bulk(server)
+                    else:
+                        load_cell(server, key, *loads[key], PROFILE_SECONDS)
                 self.results.profiles[key] = lines
+
+    def beside_bulk(self, server: Server) -> None:
+        """The job that kept single texts waiting longest, again."""
+        worst = max(self.results.lanes, key=lambda each: each.busy[2] / each.idle[2]).bulk
+        single = text_requests(sentences(self.tokenizer, SHORT))
+        measure_lanes(server, worst, single, dict(self.bulk_jobs())[worst], PROFILE_SECONDS)
 
     def fail(self, system: System, case: str, error: BaseException) -> None:
         reason = str(error)[-400:] or repr(error)

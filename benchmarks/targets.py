@@ -13,6 +13,7 @@ GRAPH_OF = "image"
 """The case of benchmark_app that stands behind every JPEG."""
 BULK_ITEMS, BULK_LANES = 32, 2
 """The requests by which served texts are held against benchmark_app: items, and callers."""
+LANES = "lanes"
 LATENCY = "latency"
 """The pair of a single text's latency."""
 
@@ -106,7 +107,7 @@ def interactive(results: Results) -> Iterator[Target]:
     for each in results.lanes:
         found = ratio(each.busy[2], each.idle[2])
         name = f"a text's p99 beside {each.bulk}, over its idle p99"
-        yield Target(name, "<= 3", found, 3.0, "less", "x", key="lanes")
+        yield Target(name, "<= 3", found, 3.0, "less", "x", key=LANES)
 
 
 def start(results: Results) -> Iterator[Target]:
