@@ -17,7 +17,7 @@ from multimodal_embedding_serving.types import Row, Vector
 WORKER_NICENESS = 5
 """Computing yields to answering: /health must not wait for a processor that a graph holds."""
 IMAGE_NICENESS = 10
-"""Pictures come in bulk, and words are waited for: while both graphs run, texts get three quarters."""
+"""Pictures come in bulk, and words are waited for: texts get three quarters of what both want."""
 LOWEST = 19
 EXPRESS_NICENESS = 2
 """Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
