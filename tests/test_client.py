@@ -202,13 +202,15 @@ def test_a_busy_server_is_asked_again_after_the_pause_it_names(
         ("7", 7, 7),
         ("0.5", 0.5, 0.5),
         ("100000", 60, 60),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60, 60),
+        ("in an hour", 60, 60),
         ("Thu, 01 Jan 2015 00:00:00 GMT", 0, 0),
         ("soon", 0.25, 0.4),
         ("\u00b2", 0.25, 0.4),
     ],
 )
 def test_a_pause_is_named_by_seconds_or_by_a_date(named: str, least: float, most: float) -> None:
+    if named == "in an hour":
+        named = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     busy = httpx2.Response(429, headers=[(b"retry-after", named.encode("latin-1"))])
     pause = Wire(None, 1, retries=4).pause(busy, 0)
     assert pause is not None
