@@ -28,7 +28,7 @@ class Plan:
     quick: bool = False
     seconds: float = 4.5
     """Of one load."""
-    rounds: int = 3
+    rounds: int = 2
     """Of what is measured beside its limit."""
     callers: Sequence[int] = (1, 8, 64)
     text_lengths: Sequence[int] = (SHORT, FULL)

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.checkpoints import QWEN_LAYERS, clip_checkpoint, qwen_checkpoint
 from benchmarks.figures import Missing, Results, Start
 from benchmarks.inputs import films, pictures, sentences
-from benchmarks.limit import GraphCase, Hint, NoFigure, benchmark_app, preparation
+from benchmarks.limit import GraphCase, NoFigure, benchmark_app, preparation
 from benchmarks.load import Request, ask_once, first_answer, image_requests, text_requests
 from benchmarks.machine import describe, has_bf16
 from benchmarks.measure import (
@@ -56,8 +56,6 @@ from multimodal_embedding_serving.types import Vectors
 LAST = CACHE / "last.json"
 PACKAGES = ("openvino", "torch", "transformers", "sentence-transformers", "infinity-emb", "pillow")
 PROFILE_SECONDS = 5.0
-HINTS: tuple[Hint, Hint] = ("throughput", "latency")
-"""A batch of many is no quicker by the second."""
 ALIKE = 0.99
 """The least cosine of the same model's vectors, stored in float16 here and float32 there."""
 Cases = Sequence[tuple[str, Sequence[Request]]]
@@ -228,7 +226,7 @@ class Bench:
 
     def graph_rates(self, graph: GraphCase, batches: Sequence[int], precision: str) -> None:
         for batch in batches:
-            for hint in HINTS if batch == 1 else HINTS[:1]:
+            for hint in ("throughput", "latency"):
                 try:
                     rate = benchmark_app(graph, batch, hint, self.plan.app_seconds, precision)
                 except NoFigure as error:
