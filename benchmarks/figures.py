@@ -209,9 +209,13 @@ class Results:
         return min((each.cpu for each in self.graphs if each.case == case), default=None)
 
     def image_limit(self, case: str, graph: str) -> float | None:
-        """Items a second = cores / (decode + resize + graph), all of them CPU seconds."""
+        """Of pictures, by the setting whose graph takes least CPU."""
         prepared = next((each for each in self.preparations if each.case == case), None)
         computed = self.graph_cpu(graph)
         if prepared is None or computed is None:
             return None
-        return self.cores / (prepared.decode + prepared.resize + computed)
+        return self.limit_of(prepared, computed)
+
+    def limit_of(self, prepared: Preparation, graph_cpu: float) -> float:
+        """Items a second = cores / (decode + resize + graph), all of them CPU seconds."""
+        return self.cores / (prepared.decode + prepared.resize + graph_cpu)

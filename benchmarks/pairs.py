@@ -51,8 +51,7 @@ class Paired:
     def pictures(self, case: str, requests: Sequence[Request], some: Sequence[Path]) -> None:
         cell = load_cell(self.server, case, requests, CALLERS, self.seconds)
         graph, alone = self.app(GRAPH_OF), preparation(case, some, self.bundle)
-        limit = self.results.cores / (alone.decode + alone.resize + graph.cpu)
-        self._keep(case, cell.rate, limit)
+        self._keep(case, cell.rate, self.results.limit_of(alone, graph.cpu))
 
     def texts(self, case: str, requests: Sequence[Request]) -> None:
         cell = load_cell(self.server, case, requests, BULK_LANES, self.seconds)
