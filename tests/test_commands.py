@@ -37,17 +37,22 @@ def test_every_command_has_json_and_says_what_it_does(name: str) -> None:
     assert COMMANDS[name].help
 
 
-def test_shells_complete_the_commands() -> None:
-    script = mmes("--show-completion", "bash")
-    assert script.returncode == 0
-    assert "complete" in script.stdout
-    words = {"COMP_WORDS": "mmes se", "COMP_CWORD": "1", "_MMES_COMPLETE": "complete_bash"}
-    # The script calls the program by the name that it completes.
+def complete(**environ: str) -> str:
+    """What the program answers to a shell that completes it by its name."""
     code = "import sys; sys.argv = ['mmes']; from multimodal_embedding_serving.cli import main"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; main()"], env=words, capture_output=True, text=True
-    )
-    assert sorted(done.stdout.split()) == ["search", "serve"]
+    command = [sys.executable, "-c", f"{code}; main()"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_there_is_a_script_for_each_shell(shell: str) -> None:
+    assert f"complete_{shell}" in complete(_MMES_COMPLETE=f"source_{shell}")
+
+
+def test_shells_complete_the_commands() -> None:
+    words = {"COMP_WORDS": "mmes se", "COMP_CWORD": "1"}
+    answer = complete(_MMES_COMPLETE="complete_bash", **words)
+    assert sorted(answer.split()) == ["search", "serve"]
 
 
 def test_inputs_that_fail_are_named_and_the_others_embedded(samples: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from tests.serving import Running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+log = logging.getLogger(__name__)
 
 Open = Callable[..., Playground]
 
@@ -40,6 +43,8 @@ def visit(chromium: Browser) -> Iterator[Open]:
         return opened[-1]
 
     yield open_page
+    for each in opened:
+        log.warning("the page said: %s", each.said)  # shown of a test that fails
     for context in contexts:
         context.close()
     for each in opened:
@@ -48,9 +53,10 @@ def visit(chromium: Browser) -> Iterator[Open]:
 
 
 @pytest.fixture
-def playground(visit: Open, server: Running) -> Playground:
+def playground(visit: Open, server: Running) -> Iterator[Playground]:
     """A page of a server with the embedded model."""
-    return visit(server.url)
+    yield visit(server.url)
+    log.warning("the server said:\n%s", "".join(server.log[-40:]))
 
 
 @pytest.fixture

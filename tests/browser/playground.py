@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-PATIENCE = 60_000.0
-"""Milliseconds until a test gives up waiting for the page."""
+PATIENCE = 180_000.0
+"""Milliseconds until a test gives up waiting for the page. Pictures yield to whatever else runs: a
+film takes 2 s alone, and more than a minute beside the busiest tests."""
 
 DROP = """([target, files]) => {
   const carried = new DataTransfer();
@@ -99,6 +100,13 @@ class Playground:
     @property
     def scores(self) -> list[float]:
         return [float(each) for each in self.page.locator(".card .score").all_inner_texts()]
+
+    @property
+    def said(self) -> str:
+        """What the page tells of its state, and what went wrong."""
+        parts = ("#progress-text", "#status", "#errors")
+        told = [self.page.locator(part).text_content() or "" for part in parts]
+        return " | ".join([*told, *self.complaints])
 
     def status(self, text: str) -> None:
         """Wait until the page says so."""

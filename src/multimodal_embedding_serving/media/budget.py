@@ -23,8 +23,8 @@ LARGE = 64 << 20
 def trim_memory() -> None:
     """Return to the system what has been freed, where the C library can (glibc's).
 
-    It keeps up to 64 MB of freed blocks for each thread that has decoded a large picture, which no
-    budget would know of.
+    It keeps freed blocks between others, which no budget would know of. What is left are the ends
+    of its threads' arenas, up to 64 MB for each thread that has decoded a large picture.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
