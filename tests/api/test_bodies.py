@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.api.bodies import SMALL, load_json
+from multimodal_embedding_serving.api.bodies import (
+    FEW,
+    LISTED,
+    OPENED,
+    SMALL,
+    load_json,
+    parsed_bytes,
+)
 from multimodal_embedding_serving.errors import InvalidInput
 
 values = st.recursive(
@@ -52,3 +59,15 @@ def test_depth_and_digits_are_bounded_in_a_large_body() -> None:
 
 def test_lone_surrogates_are_mended_in_a_large_body() -> None:
     assert load_json(large(r'{"a":"x\ud800y"}')) == {"a": "x\ufffdy"}
+
+
+@given(
+    st.lists(st.sampled_from([b"{", b"[", b",", b"\\u0041", b"\\n", b"u", b"plain", "é".encode()])),
+    st.sampled_from([1, FEW - 1, FEW, FEW + 1, 3 * FEW]),
+)
+def test_what_a_body_takes_follows_its_marks_however_many(parts: list[bytes], times: int) -> None:
+    body = b"".join(parts) * times
+    wide = b"\\u" in body or not body.isascii()
+    opened, listed = body.count(b"{") + body.count(b"["), body.count(b",")
+    asked = len(body) * (5 if wide else 1) + OPENED * opened + LISTED * listed
+    assert parsed_bytes(body) == asked

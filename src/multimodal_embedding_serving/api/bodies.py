@@ -29,6 +29,8 @@ MOST_PARSED = 768 << 20
 """Bytes that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
 OPENED, LISTED = 256, 100
 """Bytes of an object or a list, with its first value, and of each further value."""
+FEW = 64
+"""Marks of a kind that are sought one by one."""
 
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -113,9 +115,19 @@ def parsed_bytes(body: bytes) -> int:
     nothing else of the process could run. Marks within texts count too, since telling them apart
     would cost as much as parsing.
     """
-    wide = 0 if body.isascii() and b"\\u" not in body else 4
-    opened = body.count(b"{") + body.count(b"[")
-    return len(body) * (1 + wide) + OPENED * opened + LISTED * body.count(b",")
+    # One byte is sought 20 times as fast as two, and few bodies of one picture hold it.
+    escaped = b"\\" in body and b"\\u" in body
+    wide = 0 if body.isascii() and not escaped else 4
+    opened = _count(body, b"{") + _count(body, b"[")
+    return len(body) * (1 + wide) + OPENED * opened + LISTED * _count(body, b",")
+
+
+def _count(body: bytes, mark: bytes) -> int:
+    """`body.count(mark)`: where there are few, seeking each costs a fifth of counting."""
+    at, found = body.find(mark), 0
+    while at >= 0 and found < FEW:
+        at, found = body.find(mark, at + 1), found + 1
+    return found if at < 0 else found + body.count(mark, at)
 
 
 def _mend(match: re.Match[bytes]) -> bytes:
