@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-PATIENCE = 180_000.0
+PATIENCE = 120_000.0
 """Milliseconds until a test gives up waiting for the page. Pictures yield to whatever else runs: a
-film takes 2 s alone, and more than a minute beside the busiest tests."""
+film takes 2 s alone, and 30 s beside four busy processes."""
 
 DROP = """([target, files]) => {
   const carried = new DataTransfer();

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -19,6 +20,9 @@ from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
 from tests.browser.conftest import Open
 from tests.browser.playground import Playground
 from tests.fakes import PATIENCE, FakeGraph
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +183,23 @@ def test_everything_that_can_be_used_has_a_name(quick: Playground) -> None:
         quick.show(view)
         described = quick.page.locator("body").aria_snapshot()
         assert not [line for line in described.splitlines() if NAMELESS.match(line)], described
+
+
+def test_samples_are_offered_when_they_can_be_had(visit: Open, fake: FakeServing) -> None:
+    """A button that is seen answers: no click is lost before the samples' names are here."""
+    page = visit(fake.url).page
+    button = page.get_by_role("button", name="Try the samples")
+    button.wait_for()
+    asked: list[Route] = []
+    page.route("**/playground/samples.json", lambda route: asked.append(route))
+    page.reload()
+    page.locator("#facts").get_by_text("fa4e").wait_for()
+    while not asked:
+        page.wait_for_timeout(10)
+    assert not button.is_visible()
+    asked[0].continue_()
+    button.click()
+    page.locator(".card", has_text="film.mp4").wait_for()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])

@@ -65,8 +65,8 @@ class Playground {
     byId("docs-link").hidden = byId("metrics-link").hidden = this.service.hasKey;
     this.#drawFacts();
     const samples = images && texts ? await listSamples() : [];
-    byId("try-samples").hidden = !samples.length;
     byId("try-samples").addEventListener("click", () => this.#trySamples(samples));
+    byId("try-samples").hidden = !samples.length; // not before: a click would be lost
   }
 
   #listen() {
