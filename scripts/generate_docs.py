@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,52 @@ def sizes_table() -> str:
     return table(SIZES.split(" | "), rows)
 
 
+def torch_table() -> str:
+    """What benchmarks/torch_sizes.py measured."""
+    rows = (
+        [
+            code(each["model"]),
+            each["card"],
+            each["inference"],
+            joined(each["cosine"], ".6f"),
+            joined(by_tower(each, "{}_f32_cosine"), ".6f"),
+            f"{each['first_open_s']:.1f} / {each['open_s']:.1f}",
+            f"{each['peak_mb']:.0f}",
+            joined(by_tower(each, "{}_s"), ".4f"),
+            joined(by_tower(each, "{}_graph_per_s_64"), ".0f"),
+            joined({"text": each["texts_per_s"], "image": each.get("pictures_per_s")}, ".0f"),
+            served(each),
+        ]
+        for each in json.loads((DOCS / "torch_sizes.json").read_text("utf-8"))
+    )
+    return table(TORCH_SIZES.split(" | "), rows)
+
+
+def by_tower(figures: Mapping[str, Any], key: str) -> dict[str, float | None]:
+    return {name: figures.get(key.format(name)) for name in ("text", "image")}
+
+
+def joined(values: Mapping[str, float | None], form: str) -> str:
+    known = ((name, values[name]) for name in sorted(values, reverse=True))
+    return ", ".join(f"{name} {value:{form}}" for name, value in known if value is not None)
+
+
+def served(figures: Mapping[str, Any]) -> str:
+    if "served_texts_per_s" not in figures:
+        return ""
+    p50, p99 = (1000 * figures[f"served_text_{each}_s"] for each in ("p50", "p99"))
+    return (
+        f"one text {p50:.1f} ms (p99 {p99:.1f}); {figures['served_texts_per_s']:.0f} texts/s, "
+        f"{figures['served_pictures_per_s']:.0f} pictures/s"
+    )
+
+
+TORCH_SIZES = (
+    "id | card | computes in | least cosine to float32 | float32 there to float32 on the CPU | "
+    "s to open, first / again | MB of the card | s for one | a second, in calls of 64 | "
+    "a second, in process | over HTTP"
+)
+
 SIZES = (
     "id | layout, file | stored as | checkpoint, MB | bundle, MB | private memory to build, MB | "
     "to certify, MB | s to build / certify | CPU s to convert | least cosine | "
@@ -155,7 +201,7 @@ def _standard(each: Any) -> str:
 
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "configuration.md": (settings_table,),
-    "models.md": (models_table, sizes_table),
+    "models.md": (models_table, sizes_table, torch_table),
     "errors.md": (errors_table,),
     "cli.md": (commands_table,),
     "scaling.md": tuple(

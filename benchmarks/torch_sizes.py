@@ -1,0 +1,231 @@
+"""Rows of the catalog at their true size, on torch: `python -m benchmarks.torch_sizes [NAME …]`.
+
+For each row a checkpoint with random weights is written as its repository holds one, and opened in
+a process of its own with `EMBEDDING_USE_OV=false` on `--device` (`cuda`). What was measured goes to
+`docs/torch_sizes.json`, from which `make docs` writes the table of docs/models.md. With `--served`
+the row is also served over HTTP, to callers on the same machine. Needs the `dev` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.inputs import PICTURES, mosaic, pictures, sentences
+from benchmarks.load import first_answer, image_requests, text_requests
+from benchmarks.measure import load_cell, run
+from benchmarks.places import CACHE
+from benchmarks.processes import serving
+from benchmarks.random_checkpoints import snapshot, write_repository
+from benchmarks.real_sizes import megabytes, rounded
+from benchmarks.systems import System
+from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
+from multimodal_embedding_serving.blueprint import Unconverted
+from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Modality, Row
+from multimodal_embedding_serving.unconverted import open_unconverted
+
+FIGURES = Path(__file__).parent.parent / "docs" / "torch_sizes.json"
+SECONDS = 2.0
+TEXTS = 2048
+CAPTION = "a photo of {} on the {} under a bright sky"
+SIZE = (640, 480)
+
+
+# ── one row, in a process of its own ──
+
+
+def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
+    """What the environment's settings give of a row, figure by figure."""
+    settings = Settings.from_env(model=spec.id)
+    started = time.perf_counter()
+    with Engine.open(settings=settings):
+        yield {"first_open_s": time.perf_counter() - started}
+    started = time.perf_counter()
+    with Engine.open(settings=settings) as engine:
+        yield {"open_s": time.perf_counter() - started, "memory_mb": allocated()}
+        parity = {name: each["minimum"] for name, each in (engine.info.parity or {}).items()}
+        yield {"inference": engine.info.inference, "cosine": parity}
+        texts = [CAPTION.format(f"cat {number}", f"table {number % 7}") for number in range(TEXTS)]
+        yield {"texts_per_s": rate(partial(engine.embed, texts=texts), len(texts))}
+        if "image" in engine.info.modalities:
+            photos = [mosaic(SIZE, seed) for seed in range(64)] * 4
+            yield {"pictures_per_s": rate(partial(engine.embed, images=photos), len(photos))}
+        yield {"peak_mb": torch.cuda.max_memory_allocated() / 1e6}
+    model = open_unconverted(settings)
+    for modality, plan in model.plans.items():
+        rows = draw_rows(model, modality)
+        graph = open_plan(plan, settings)
+        yield {f"{modality}_s": latency(partial(graph, rows[:1]))}
+        for size in (8, 64):
+            call = partial(graph, rows[:size])
+            yield {f"{modality}_graph_per_s_{size}": together(call, size, graph.parallel)}
+        yield {f"{modality}_f32_cosine": exactness(model, modality, settings, rows[:4])}
+        graph.close()
+
+
+def draw_rows(model: Unconverted, modality: Modality) -> list[Row]:
+    """64 rows as a tower takes them: captions, or noise."""
+    transform = dict(model.manifest.towers[modality].transform)
+    if modality == "text":
+        read = TextTransform(model.tokenizer or "", transform)
+        texts = [CAPTION.format(f"dog {number}", f"bridge {number % 5}") for number in range(64)]
+        return [features.row for features in read.prepare_many(texts)]
+    size = transform["size"]
+    return list(np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8))
+
+
+def exactness(model: Unconverted, modality: Modality, settings: Settings, rows: list[Row]) -> float:
+    """The least cosine of float32 on the device to float32 on the CPU."""
+    found = []
+    for device in (settings.device, "cpu"):
+        chosen = replace(settings, device=device, precision="f32")
+        graph: TorchGraph = open_plan(model.plans[modality], chosen)
+        found.append(graph(rows).astype(np.float64))
+        graph.close()
+    here, there = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in found)
+    return float((here * there).sum(1).min())
+
+
+def allocated() -> float:
+    """Megabytes of the device's memory."""
+    return torch.cuda.memory_allocated() / 1e6
+
+
+def rate(call: Callable[[], Any], items: int) -> float:
+    """Items a second, after one call that warms up."""
+    call()
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() < started + SECONDS:
+        call()
+        calls += 1
+    return items * calls / (time.perf_counter() - started)
+
+
+def latency(call: Callable[[], Any]) -> float:
+    """Median seconds of 50 calls, one after the other."""
+    taken = []
+    for _ in range(55):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken[5:]))
+
+
+def together(call: Callable[[], Any], items: int, callers: int) -> float:
+    """Items a second, so many callers at a time as the graph says it can take."""
+    call()
+    until = time.perf_counter() + SECONDS
+
+    def repeat(_: int) -> int:
+        calls = 0
+        while time.perf_counter() < until:
+            call()
+            calls += 1
+        return calls
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(callers) as threads:
+        calls = sum(threads.map(repeat, range(callers)))
+    return items * calls / (time.perf_counter() - started)
+
+
+# ── rows ──
+
+
+def measure(spec: ModelSpec, folder: Path, device: str, served: bool) -> dict[str, Any]:
+    cache = folder / "hub"
+    environ = os.environ | {
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "EMBEDDING_OV_MODELS_DIR": str(folder / "models"),
+        "EMBEDDING_USE_OV": "false",
+        "EMBEDDING_DEVICE": device,
+        "EMBEDDING_REQUEST_TIMEOUT_SEC": "3600",
+    }
+    figures: dict[str, Any] = {"model": spec.id, "layout": write_repository(spec, cache).layout}
+    figures["card"] = torch.cuda.get_device_name(device) if device != "cpu" else "CPU"
+    figures["checkpoint_mb"] = megabytes(cache)
+    command = [sys.executable, "-m", "benchmarks.torch_sizes", "--examine", spec.id]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        figures |= json.loads(line)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    if served:
+        figures |= serve(spec, environ)
+    return figures
+
+
+def serve(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Over HTTP: 64 callers of one picture, 8 of 128 texts, and one of one text."""
+    CACHE.mkdir(exist_ok=True)
+    served = {"EMBEDDING_MODEL_ALIASES": "it", "EMBEDDING_MODEL_NAME": spec.id}
+    command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "{port}"]
+    system = System("torch", pip=[], command=command, environ={**environ, **served})
+    tokenizer = snapshot(spec.tokenizer_repo or spec.repos[0], Path(environ["HF_HUB_CACHE"]))
+    texts = sentences(tokenizer / "tokenizer.json", 12)
+    figures: dict[str, Any] = {}
+    with serving(system, Path(spec.id)) as server:
+        one = text_requests(texts)
+        run(first_answer(server, one[0]))
+        found = load_cell(server, "text", one, 1, SECONDS)
+        figures |= {"served_text_p50_s": found.p50, "served_text_p99_s": found.p99}
+        figures["served_single_texts_per_s"] = load_cell(server, "text", one, 64, SECONDS).rate
+        many = text_requests(texts, 128)
+        figures["served_texts_per_s"] = load_cell(server, "texts", many, 8, 2 * SECONDS).rate
+        photos = image_requests(pictures(SIZE, PICTURES))
+        found = load_cell(server, "640x480", photos, 64, 2 * SECONDS)
+        figures |= {"served_pictures_per_s": found.rate, "served_picture_cpu_s": found.server_cpu}
+    return figures
+
+
+def keep(figures: Mapping[str, Any]) -> None:
+    """Put a row's figures in place of its older ones, in the catalog's order."""
+    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
+    order = [spec.id for spec in MODELS]
+    mine = figures["model"], figures["card"]
+    kept = [each for each in known if (each["model"], each["card"]) != mine]
+    rows = sorted([*kept, rounded(figures)], key=lambda each: order.index(each["model"]))
+    FIGURES.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="rows, in any spelling; all when none is named")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--folder", type=Path, help="where the files go for a while")
+    parser.add_argument("--served", action="store_true", help="over HTTP too")
+    parser.add_argument("--examine", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    rows = [resolve(name) for name in given.names] or [spec for spec in MODELS if spec.repos]
+    for spec in rows:
+        if given.examine:
+            for figure in examine(spec):
+                print(json.dumps(figure), flush=True)
+            continue
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            figures = measure(spec, Path(folder), given.device, given.served)
+        keep(figures)
+        print(json.dumps(rounded(figures)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
