@@ -67,12 +67,8 @@ found |= {"memory_mb": private_memory() / 1e6, "dimension": engine.info.dimensio
 def measure(spec: ModelSpec, folder: Path, precision: str | None) -> dict[str, Any]:
     """One row's figures. The folder is empty again afterwards."""
     cache, models = folder / "hub", folder / "models"
-    environ = os.environ | {
-        "HF_HUB_CACHE": str(cache),
-        "HF_HUB_OFFLINE": "1",
-        "EMBEDDING_OV_MODELS_DIR": str(models),
-        **({"EMBEDDING_PRECISION": precision} if precision else {}),
-    }
+    chosen = {"EMBEDDING_PRECISION": precision} if precision else {}
+    environ = os.environ | apart(cache, models) | chosen
     form = write_repository(spec, cache)
     figures: dict[str, Any] = {"model": spec.id, "layout": form.layout, "file": form.file}
     figures["checkpoint_mb"] = megabytes(cache)
@@ -95,6 +91,15 @@ def measure(spec: ModelSpec, folder: Path, precision: str | None) -> dict[str, A
         shutil.rmtree(cache, ignore_errors=True)
         shutil.rmtree(models, ignore_errors=True)
     return figures
+
+
+def apart(cache: Path, models: Path) -> dict[str, str]:
+    """The settings of a process that has the hub's cache and the models folder to itself."""
+    return {
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "EMBEDDING_OV_MODELS_DIR": str(models),
+    }
 
 
 def convert(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -137,14 +142,17 @@ def blobs(models: Path) -> float:
     return sum(megabytes(folder) for folder in models.rglob("compiled"))
 
 
-def keep(figures: Mapping[str, Any]) -> None:
-    """Put a row's figures in place of its older ones, in the catalog's order."""
-    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
+def keep(figures: Mapping[str, Any], path: Path, *facts: str) -> None:
+    """Put figures in place of older ones of the same model and facts, in the catalog's order."""
+    known = json.loads(path.read_text()) if path.exists() else []
     order = [spec.id for spec in MODELS]
-    mine = figures["model"], figures["precision"]
-    kept = [each for each in known if (each["model"], each["precision"]) != mine]
+
+    def subject(each: Mapping[str, Any]) -> list[Any]:
+        return [each[fact] for fact in ("model", *facts)]
+
+    kept = [each for each in known if subject(each) != subject(figures)]
     rows = sorted([*kept, rounded(figures)], key=lambda each: order.index(each["model"]))
-    FIGURES.write_text(json.dumps(rows, indent=1) + "\n")
+    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def main() -> None:
     for spec in rows:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             figures = measure(spec, Path(folder), given.precision)
-        keep(figures)
+        keep(figures, FIGURES, "precision")
         print(json.dumps(rounded(figures)), flush=True)
 
 

@@ -15,12 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from benchmarks.measure import load_cell, run
 from benchmarks.places import CACHE
 from benchmarks.processes import serving
 from benchmarks.random_checkpoints import snapshot, write_repository
-from benchmarks.real_sizes import megabytes, rounded
+from benchmarks.real_sizes import apart, keep, megabytes, rounded
 from benchmarks.systems import System
 from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
 from multimodal_embedding_serving.blueprint import Unconverted
@@ -39,6 +38,7 @@ from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.tune import measure_rate
 from multimodal_embedding_serving.types import Modality, Row
 from multimodal_embedding_serving.unconverted import open_unconverted
 
@@ -47,6 +47,7 @@ SECONDS = 2.0
 TEXTS = 2048
 CAPTION = "a photo of {} on the {} under a bright sky"
 SIZE = (640, 480)
+T = TypeVar("T")
 
 
 # ── one row, in a process of its own ──
@@ -60,14 +61,15 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
         yield {"first_open_s": time.perf_counter() - started}
     started = time.perf_counter()
     with Engine.open(settings=settings) as engine:
-        yield {"open_s": time.perf_counter() - started, "memory_mb": allocated()}
+        yield {"open_s": time.perf_counter() - started}
+        yield {"memory_mb": torch.cuda.memory_allocated() / 1e6}
         parity = {name: each["minimum"] for name, each in (engine.info.parity or {}).items()}
         yield {"inference": engine.info.inference, "cosine": parity}
         texts = [CAPTION.format(f"cat {number}", f"table {number % 7}") for number in range(TEXTS)]
-        yield {"texts_per_s": rate(partial(engine.embed, texts=texts), len(texts))}
+        yield {"text_per_s": rate(lambda them: engine.embed(texts=them), texts)}
         if "image" in engine.info.modalities:
             photos = [mosaic(SIZE, seed) for seed in range(64)] * 4
-            yield {"pictures_per_s": rate(partial(engine.embed, images=photos), len(photos))}
+            yield {"image_per_s": rate(lambda them: engine.embed(images=them), photos)}
         yield {"peak_mb": torch.cuda.max_memory_allocated() / 1e6}
     model = open_unconverted(settings)
     for modality, plan in model.plans.items():
@@ -75,8 +77,8 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
         graph = open_plan(plan, settings)
         yield {f"{modality}_s": latency(partial(graph, rows[:1]))}
         for size in (8, 64):
-            call = partial(graph, rows[:size])
-            yield {f"{modality}_graph_per_s_{size}": together(call, size, graph.parallel)}
+            found = rate(graph, rows[:size], graph.parallel)
+            yield {f"{modality}_graph_per_s_{size}": found}
         yield {f"{modality}_f32_cosine": exactness(model, modality, settings, rows[:4])}
         graph.close()
 
@@ -104,19 +106,10 @@ def exactness(model: Unconverted, modality: Modality, settings: Settings, rows: 
     return float((here * there).sum(1).min())
 
 
-def allocated() -> float:
-    """Megabytes of the device's memory."""
-    return torch.cuda.memory_allocated() / 1e6
-
-
-def rate(call: Callable[[], Any], items: int) -> float:
+def rate(run: Callable[[Sequence[T]], object], items: Sequence[T], callers: int = 1) -> float:
     """Items a second, after one call that warms up."""
-    call()
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() < started + SECONDS:
-        call()
-        calls += 1
-    return items * calls / (time.perf_counter() - started)
+    run(items)
+    return measure_rate(run, items, callers, SECONDS)
 
 
 def latency(call: Callable[[], Any]) -> float:
@@ -129,37 +122,17 @@ def latency(call: Callable[[], Any]) -> float:
     return float(np.median(taken[5:]))
 
 
-def together(call: Callable[[], Any], items: int, callers: int) -> float:
-    """Items a second, so many callers at a time as the graph says it can take."""
-    call()
-    until = time.perf_counter() + SECONDS
-
-    def repeat(_: int) -> int:
-        calls = 0
-        while time.perf_counter() < until:
-            call()
-            calls += 1
-        return calls
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(callers) as threads:
-        calls = sum(threads.map(repeat, range(callers)))
-    return items * calls / (time.perf_counter() - started)
-
-
 # ── rows ──
 
 
 def measure(spec: ModelSpec, folder: Path, device: str, served: bool) -> dict[str, Any]:
     cache = folder / "hub"
-    environ = os.environ | {
-        "HF_HUB_CACHE": str(cache),
-        "HF_HUB_OFFLINE": "1",
-        "EMBEDDING_OV_MODELS_DIR": str(folder / "models"),
+    chosen = {
         "EMBEDDING_USE_OV": "false",
         "EMBEDDING_DEVICE": device,
         "EMBEDDING_REQUEST_TIMEOUT_SEC": "3600",
     }
+    environ = os.environ | apart(cache, folder / "models") | chosen
     figures: dict[str, Any] = {"model": spec.id, "layout": write_repository(spec, cache).layout}
     figures["card"] = torch.cuda.get_device_name(device) if device != "cpu" else "CPU"
     figures["checkpoint_mb"] = megabytes(cache)
@@ -197,16 +170,6 @@ def serve(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
     return figures
 
 
-def keep(figures: Mapping[str, Any]) -> None:
-    """Put a row's figures in place of its older ones, in the catalog's order."""
-    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
-    order = [spec.id for spec in MODELS]
-    mine = figures["model"], figures["card"]
-    kept = [each for each in known if (each["model"], each["card"]) != mine]
-    rows = sorted([*kept, rounded(figures)], key=lambda each: order.index(each["model"]))
-    FIGURES.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="rows, in any spelling; all when none is named")
@@ -223,7 +186,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             figures = measure(spec, Path(folder), given.device, given.served)
-        keep(figures)
+        keep(figures, FIGURES, "card")
         print(json.dumps(rounded(figures)), flush=True)
 
 

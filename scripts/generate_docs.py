@@ -126,13 +126,13 @@ def torch_table() -> str:
             code(each["model"]),
             each["card"],
             each["inference"],
-            joined(each["cosine"], ".6f"),
-            joined(by_tower(each, "{}_f32_cosine"), ".6f"),
+            by_tower(each["cosine"], "{}", ".6f"),
+            by_tower(each, "{}_f32_cosine", ".6f"),
             f"{each['first_open_s']:.1f} / {each['open_s']:.1f}",
             f"{each['peak_mb']:.0f}",
-            joined(by_tower(each, "{}_s"), ".4f"),
-            joined(by_tower(each, "{}_graph_per_s_64"), ".0f"),
-            joined({"text": each["texts_per_s"], "image": each.get("pictures_per_s")}, ".0f"),
+            by_tower(each, "{}_s", ".4f"),
+            by_tower(each, "{}_graph_per_s_64", ".0f"),
+            by_tower(each, "{}_per_s", ".0f"),
             served(each),
         ]
         for each in json.loads((DOCS / "torch_sizes.json").read_text("utf-8"))
@@ -140,12 +140,9 @@ def torch_table() -> str:
     return table(TORCH_SIZES.split(" | "), rows)
 
 
-def by_tower(figures: Mapping[str, Any], key: str) -> dict[str, float | None]:
-    return {name: figures.get(key.format(name)) for name in ("text", "image")}
-
-
-def joined(values: Mapping[str, float | None], form: str) -> str:
-    known = ((name, values[name]) for name in sorted(values, reverse=True))
+def by_tower(figures: Mapping[str, Any], key: str, form: str) -> str:
+    """The figures named by a key with the tower's name in it, of the towers that there are."""
+    known = ((name, figures.get(key.format(name))) for name in ("text", "image"))
     return ", ".join(f"{name} {value:{form}}" for name, value in known if value is not None)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,6 +47,7 @@ FILES = "tuning-"
 CAPTIONS = ("a photo of a cat", "two people walk along the beach at sunset with their dog")
 
 Open = Callable[[Bundle, Modality, Settings], Graph]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +156,10 @@ def measure(
         graph = opens(bundle, modality, placed)
         graph(rows[:1])  # the first call makes preparations
         each = (end - clock()) / (len(ways) - tried) / (len(batches) + 1)
-        latency = 1 / _rate(graph, rows[:1], 1, each, clock)
+        latency = 1 / measure_rate(graph, rows[:1], 1, each, clock)
         for batch in batches:
             items = list(islice(cycle(rows), batch))
-            rate = _rate(graph, items, graph.parallel, each, clock)
+            rate = measure_rate(graph, items, graph.parallel, each, clock)
             found.append(dataclasses.replace(way, batch=batch, rate=rate, latency=latency))
             if clock() >= end and len(found) < len(ways) * len(batches):
                 graph.close()
@@ -178,16 +179,20 @@ def sample_rows(bundle: Bundle, modality: Modality) -> list[Row]:
     return list(np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8))
 
 
-def _rate(
-    graph: Graph, items: Sequence[Row], callers: int, seconds: float, clock: Callable[[], float]
+def measure_rate(
+    run: Callable[[Sequence[T]], object],
+    items: Sequence[T],
+    callers: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Items a second; every caller finishes at least one call."""
+    """Items a second of threads that call with all of them; each finishes at least one call."""
     started = clock()
     calls = [0] * callers
 
     def call(place: int) -> None:
         while not calls[place] or clock() < started + seconds:
-            graph(items)
+            run(items)
             calls[place] += 1
 
     threads = [threading.Thread(target=call, args=(place,)) for place in range(1, callers)]
