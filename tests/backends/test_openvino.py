@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.openvino import (
     collate,
+    compile_graph,
     compile_options,
     heeded,
     inference_precision,
@@ -126,8 +128,32 @@ def test_a_device_is_told_only_of_what_it_has(caplog: pytest.LogCaptureFixture) 
     npu = ["PERFORMANCE_HINT", "PERFORMANCE_HINT_NUM_REQUESTS", "NUM_STREAMS"]
     assert heeded(compile_options(chosen), npu).keys() == {"PERFORMANCE_HINT", "CACHE_DIR"}
     assert "INFERENCE_NUM_THREADS" in caplog.text
+    assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in caplog.text
     cpu = ov.Core().get_property("CPU", "SUPPORTED_PROPERTIES")
     assert heeded(compile_options(chosen), cpu) == compile_options(chosen)
+
+
+@pytest.mark.parametrize("device", ["CPU", "AUTO:CPU", "HETERO:CPU"])
+@pytest.mark.parametrize("precision", ["f32", "auto"])
+def test_activations_are_not_quantized_dynamically(
+    device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped model has INT8 weights: OpenVINO's default differs by the CPU's instructions."""
+    options: list[dict[str, Any]] = []
+    compiled: list[ov.CompiledModel] = []
+    compile_model = ov.Core.compile_model
+
+    def note(core: ov.Core, model: ov.Model, device: str, given: dict[str, Any]) -> Any:
+        options.append(given)
+        compiled.append(compile_model(core, model, device, given))
+        return compiled[-1]
+
+    monkeypatch.setattr(ov.Core, "compile_model", note)
+    graph = files("multimodal_embedding_serving") / "builtin" / "mini" / "text.xml"
+    compile_graph(Path(str(graph)), Settings(device=device, precision=precision, model_cache=False))
+    assert options[0]["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    if device == "CPU":  # AUTO and HETERO do not answer for the device below them
+        assert compiled[0].get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
 
 
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:
@@ -148,6 +174,7 @@ def test_openvino_options_follow_the_settings(tmp_path: Path) -> None:
         precision="bf16", cache_dir=tmp_path,
     )  # fmt: skip
     assert compile_options(chosen) == {
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "bf16",
         "NUM_STREAMS": 2,
@@ -155,4 +182,7 @@ def test_openvino_options_follow_the_settings(tmp_path: Path) -> None:
         "PERFORMANCE_HINT_NUM_REQUESTS": 4,
         "CACHE_DIR": str(tmp_path),
     }
-    assert compile_options(Settings(model_cache=False)) == {"PERFORMANCE_HINT": "LATENCY"}
+    assert compile_options(Settings(model_cache=False)) == {
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
