@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import httpx2
@@ -82,7 +83,7 @@ def rate(items: int, embed: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    samples = Path(sys.modules[Engine.__module__].__file__ or "").parent / "builtin" / "samples"
+    samples = Path(str(files("multimodal_embedding_serving") / "builtin" / "samples"))
     photos = sorted(samples.glob("*.jpg")) * 8
     film = {"num_frames": 16}
     texts = [f"{number} things that may be seen in a photograph" for number in range(256)]

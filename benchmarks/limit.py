@@ -18,7 +18,7 @@ from benchmarks.figures import GraphRate, Preparation
 from benchmarks.inputs import Film
 from benchmarks.processes import cpu_seconds
 from benchmarks.systems import OURS
-from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits

@@ -17,7 +17,7 @@ from benchmarks.load import Request
 from benchmarks.measure import load_cell, time_video
 from benchmarks.processes import Server
 from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, many
-from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
 
 CALLERS = 16
 """Of the pictures: while a batch of 8 is in the graph the next one is decoded."""

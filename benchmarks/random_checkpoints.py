@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.certificate import PROBE_TEXTS
 from multimodal_embedding_serving.checkpoints.configs import describe
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
 from tests.checkpoints.files import join_safetensors
 from tests.parity.small import Shape, read_layout
 from tests.small_clip import write_tokenizer

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.random_checkpoints import write_repository
-from multimodal_embedding_serving.bundle import MANIFEST
+from multimodal_embedding_serving.bundles.bundle import MANIFEST
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from tests.e2e.conversion import CONVERTED
 
@@ -40,7 +40,7 @@ CLOSE = "print(json.dumps(found)); engine.close()"
 EMBED = """
 import numpy as np
 from PIL import Image
-from multimodal_embedding_serving.memory import private_memory
+from multimodal_embedding_serving.monitoring.memory import private_memory
 
 def measure(name, run):
     vectors = run()  # shapes are compiled, pages are read

@@ -48,8 +48,8 @@ from benchmarks.report import render, summary
 from benchmarks.sampling import sampled
 from benchmarks.systems import OURS, SYSTEMS, System
 from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LANES, LATENCY, many, targets
-from multimodal_embedding_serving.bundle import Bundle
-from multimodal_embedding_serving.library import open_bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 

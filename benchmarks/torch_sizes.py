@@ -33,14 +33,14 @@ from benchmarks.random_checkpoints import snapshot, write_repository
 from benchmarks.real_sizes import apart, keep, megabytes, rounded
 from benchmarks.systems import System
 from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
-from multimodal_embedding_serving.blueprint import Unconverted
+from multimodal_embedding_serving.backends.tuning import measure_rate
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
+from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.conversion.torch_model import open_unconverted
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.tune import measure_rate
 from multimodal_embedding_serving.types import Modality, Row
-from multimodal_embedding_serving.unconverted import open_unconverted
 
 FIGURES = Path(__file__).parent.parent / "docs" / "torch_sizes.json"
 SECONDS = 2.0

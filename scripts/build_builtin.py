@@ -35,19 +35,19 @@ from multimodal_embedding_serving.backends.openvino import (
     compile_graph,
     compile_options,
 )
-from multimodal_embedding_serving.bundle import Bundle, seal
+from multimodal_embedding_serving.bundles.bundle import Bundle, seal
 from multimodal_embedding_serving.catalog import DEFAULT, resolve
-from multimodal_embedding_serving.certificate import certify
-from multimodal_embedding_serving.checkpoints.opcodes import interpret
-from multimodal_embedding_serving.checkpoints.pickled import (
+from multimodal_embedding_serving.checkpoints.pickle_reader import interpret
+from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
+from multimodal_embedding_serving.checkpoints.tokenizers import wordpiece_from_vocab
+from multimodal_embedding_serving.checkpoints.torch_file import (
     NAMES,
     STORAGE_NAMES,
     Storage,
 )
-from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
-from multimodal_embedding_serving.checkpoints.tokenizers import wordpiece_from_vocab
 from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTensor, Weights
-from multimodal_embedding_serving.convert import TOKENIZER, Conversion, build_bundle
+from multimodal_embedding_serving.conversion.build import TOKENIZER, Conversion, build_bundle
+from multimodal_embedding_serving.conversion.parity import certify
 from multimodal_embedding_serving.families import Checkpoint, TowerPlan
 from multimodal_embedding_serving.families.builtin import LENGTH, PAD, minilm, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.convert import Conversion
+from multimodal_embedding_serving.conversion.build import Conversion
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.ops import Ops, T
 

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS, resolve
-from multimodal_embedding_serving.certificate import BOUNDS
-from multimodal_embedding_serving.inputs import Input
+from multimodal_embedding_serving.conversion.parity import BOUNDS
+from multimodal_embedding_serving.inputs.kinds import Input
 from scripts.generate_docs import DOCS, PAGES, renewed
 from tests.serving import serving
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.api.service import EngineFactory, Service
-from multimodal_embedding_serving.api.web import Server, make_server
-from multimodal_embedding_serving.batcher import Batcher
+from multimodal_embedding_serving.api.uvicorn_server import Server, make_server
+from multimodal_embedding_serving.batching.batcher import Batcher
+from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.engine.loader import ModelInfo, Progress
+from multimodal_embedding_serving.engine.preprocess import prepare_images
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import ModelInfo, Progress
-from multimodal_embedding_serving.plans import Words
-from multimodal_embedding_serving.preparation import prepare_images
+from multimodal_embedding_serving.inputs.items import Words
+from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.sources import Media
-from multimodal_embedding_serving.tower import Prepare, Tower
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.types import Features, Modality, Row
 from tests.fakes import PATIENCE, FakeGraph

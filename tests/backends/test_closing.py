@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from multimodal_embedding_serving.convert import build_bundle
+from multimodal_embedding_serving.conversion.build import build_bundle
 from tests.small_model import small_conversion
 
 CALLED_ELSEWHERE = """

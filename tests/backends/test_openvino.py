@@ -18,8 +18,8 @@ from multimodal_embedding_serving.backends.openvino import (
     heeded,
     inference_precision,
 )
-from multimodal_embedding_serving.bundle import Bundle
-from multimodal_embedding_serving.convert import build_bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings

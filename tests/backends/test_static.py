@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
-from multimodal_embedding_serving.blueprint import look_up, read_blueprint
-from multimodal_embedding_serving.bundle import Bundle
-from multimodal_embedding_serving.certificate import PROBE_TEXTS, certify, probe_pictures
-from multimodal_embedding_serving.convert import Conversion, build_bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion.blueprint import look_up, read_blueprint
+from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, certify, probe_pictures
 from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.engine.loader import Opener
 from multimodal_embedding_serving.families import TowerPlan
-from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import Opener
-from multimodal_embedding_serving.plans import Role, Texts
+from multimodal_embedding_serving.inputs.items import Role, Texts
+from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.sources import Media
 from multimodal_embedding_serving.transforms.windows import cut_windows
 from multimodal_embedding_serving.types import Vectors
 from tests.repositories import FAMILIES, write_repository

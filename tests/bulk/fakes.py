@@ -18,7 +18,7 @@ from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import Film, Identity
 from multimodal_embedding_serving.bulk.output import FileOutput, Output
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
-from multimodal_embedding_serving.plans import FrameInfo
+from multimodal_embedding_serving.inputs.items import FrameInfo
 from multimodal_embedding_serving.types import Vector, Vectors
 from tests.fakes import vector_of
 

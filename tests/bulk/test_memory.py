@@ -15,7 +15,7 @@ import pytest
 from multimodal_embedding_serving.bulk.items import Item, Source
 from multimodal_embedding_serving.bulk.job import Options, Tally, run
 from multimodal_embedding_serving.bulk.output import FileOutput
-from multimodal_embedding_serving.memory import MemoryPeak, private_memory
+from multimodal_embedding_serving.monitoring.memory import MemoryPeak, private_memory
 from multimodal_embedding_serving.types import Vector
 from tests.bulk.fakes import FakeModel, vector
 from tests.conftest import Figure

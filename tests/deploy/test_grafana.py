@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.monitoring.metrics import Metrics
 
 DASHBOARD = Path(__file__).parent.parent.parent / "deploy" / "grafana" / "dashboard.json"
 

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from multimodal_embedding_serving.metrics import Metrics
+from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.bundle import TEMPORARY
+from multimodal_embedding_serving.bundles.bundle import TEMPORARY
 from tests.e2e.conversion import (
     CONVERTED,
     LAION,

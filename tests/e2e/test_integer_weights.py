@@ -10,9 +10,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.certificate import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.store import list_bundles
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.library import list_bundles
 from multimodal_embedding_serving.settings import Settings
 from tests.e2e.conversion import MMES, SERVE, conversions, embed
 from tests.repositories import write_repository

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from multimodal_embedding_serving.certificate import probe_rows, run_float32, run_layer_by_layer
+from multimodal_embedding_serving.client.protocol import encoded, lossless
+from multimodal_embedding_serving.conversion.parity import (
+    probe_rows,
+    run_float32,
+    run_layer_by_layer,
+)
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
-from multimodal_embedding_serving.memory import MemoryPeak, private_memory
+from multimodal_embedding_serving.monitoring.memory import MemoryPeak, private_memory
 from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.wire import encoded, lossless
 from tests.conftest import Figure
 from tests.e2e.conversion import (
     CONVERTED,

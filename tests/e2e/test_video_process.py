@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from multimodal_embedding_serving.convert import build_bundle
+from multimodal_embedding_serving.conversion.build import build_bundle
 from tests.media.processes import children, eventually, open_files, runs
 from tests.media_files import write_video
 from tests.serving import Running, serving

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.backends import open_graph
-from multimodal_embedding_serving.bundle import Bundle
+from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.catalog import DEFAULT, resolve
 from multimodal_embedding_serving.families import builtin
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames

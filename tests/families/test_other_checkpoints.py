@@ -18,12 +18,12 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from multimodal_embedding_serving.blueprint import Blueprint, look_up, read_blueprint
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.hub import HubAccess
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
+from multimodal_embedding_serving.conversion.blueprint import Blueprint, look_up, read_blueprint
+from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row

@@ -134,7 +134,7 @@ CONVERT = """
 import json, sys, threading
 from pathlib import Path
 from multimodal_embedding_serving.checkpoints import open_weights
-from multimodal_embedding_serving.convert import Conversion, build_bundle
+from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
 from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 

@@ -19,8 +19,8 @@ import pytest
 
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotReady
 from multimodal_embedding_serving.media.channel import Channel
-from multimodal_embedding_serving.media.decoders import Decoders, Decoding
-from multimodal_embedding_serving.media.process import Decoder
+from multimodal_embedding_serving.media.decoder_handle import Decoder
+from multimodal_embedding_serving.media.decoder_pool import Decoders, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from tests.media.processes import memory_files, open_files, runs
 from tests.media_files import read_barcode, write_video

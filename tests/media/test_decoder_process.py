@@ -24,7 +24,7 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
     UnrecognisedMedia,
 )
-from multimodal_embedding_serving.media.decoders import DecoderLimits, Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decoders, Decoding
 from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits
 from multimodal_embedding_serving.media.video import read_frames
 from tests.media.processes import eventually, memory_files, open_files, peak_memory, runs
@@ -288,7 +288,7 @@ def test_nothing_is_left_whatever_becomes_of_a_video(
 
 OWNER = """
 import os, signal, sys
-from multimodal_embedding_serving.media.decoders import Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import Decoders, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 decoders = Decoders(1, 6)
 limits = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
@@ -317,7 +317,7 @@ def test_the_process_dies_with_its_service(state: str) -> None:
 
 CONFINED = """
 import os, sys
-from multimodal_embedding_serving.media.confinement import allow_seconds, confine
+from multimodal_embedding_serving.media.sandbox import allow_seconds, confine
 confine(256 << 20)
 {step}
 print("done")

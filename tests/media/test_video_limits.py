@@ -19,8 +19,8 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
     UnrecognisedMedia,
 )
-from multimodal_embedding_serving.media import footage
-from multimodal_embedding_serving.media.footage import Footage, Source, Survey, survey
+from multimodal_embedding_serving.media import container as footage
+from multimodal_embedding_serving.media.container import Footage, Source, Survey, survey
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
 from tests.media_files import VIDEO_KINDS, read_barcode, write_image, write_video
 

@@ -15,8 +15,13 @@ import pytest
 import torch
 import transformers
 
-from multimodal_embedding_serving.blueprint import Blueprint, fetch, look_up, read_blueprint
 from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import (
+    Blueprint,
+    fetch,
+    look_up,
+    read_blueprint,
+)
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.settings import Settings

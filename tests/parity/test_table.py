@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import DEFAULT, MODELS, resolve
-from multimodal_embedding_serving.certificate import BOUNDS
+from multimodal_embedding_serving.conversion.parity import BOUNDS
 from tests.parity import test_golden, test_mobileclip, test_qwen_text, test_transformers
 from tests.parity.small import LAYOUTS
 

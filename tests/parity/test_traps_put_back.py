@@ -173,16 +173,16 @@ TRAPS = {
         f"{PICTURES}::test_every_kind_of_file_shows_the_same_picture",
     ),
     "vectors that are no numbers pass": Trap(
-        "opening.py",
+        "engine/loader.py",
         "if not np.isfinite(vectors).all():",
         "if vectors is None:",
-        "tests/test_engine.py::test_a_broken_graph_fails_its_self_test",
+        "tests/engine/test_engine.py::test_a_broken_graph_fails_its_self_test",
     ),
     "the same vector for everything passes": Trap(
-        "opening.py",
+        "engine/loader.py",
         "np.linalg.norm(vectors[0] - vectors[1]) < LEAST_DISTANCE",
         "vectors is None",
-        "tests/test_engine.py::test_a_broken_graph_fails_its_self_test",
+        "tests/engine/test_engine.py::test_a_broken_graph_fails_its_self_test",
     ),
     "SigLIP's texts are trimmed": Trap(
         "families/siglip.py",

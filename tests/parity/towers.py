@@ -15,7 +15,7 @@ from multimodal_embedding_serving.backends.openvino import compile_graph
 from multimodal_embedding_serving.backends.torch import open_plan
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
-from multimodal_embedding_serving.convert import STORAGES
+from multimodal_embedding_serving.conversion.build import STORAGES
 from multimodal_embedding_serving.families import Checkpoint, TowerPlan, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.graph.openvino_ops import emit_model

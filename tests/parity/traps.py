@@ -116,13 +116,13 @@ FAMILY_TRAPS = {
         f"{AROUND}::test_b_and_b_lt_never_share_a_file",
     ),
     "B and B-LT share a shelf": Trap(
-        "blueprint.py",
+        "conversion/blueprint.py",
         "models / spec.family / spec.name",
         "models / spec.family / spec.architecture",
         f"{AROUND}::test_b_and_b_lt_never_share_a_file",
     ),
     "Apple's licence is not told": Trap(
-        "blueprint.py",
+        "conversion/blueprint.py",
         'log.info("%s comes under the licence',
         'log.debug("%s comes under the licence',
         f"{AROUND}::test_apples_licence_is_told_before_the_download",

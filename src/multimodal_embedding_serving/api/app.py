@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from multimodal_embedding_serving import tracing
-from multimodal_embedding_serving.api.access import Access, Gate
 from multimodal_embedding_serving.api.cohere import cohere_routes
 from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
+from multimodal_embedding_serving.api.middleware import Access, Gate
+from multimodal_embedding_serving.api.multipart import FORM, SCHEMA
 from multimodal_embedding_serving.api.native import NativeRoutes
 from multimodal_embedding_serving.api.openai import openai_routes
 from multimodal_embedding_serving.api.playground import playground_routes
@@ -31,8 +31,8 @@ from multimodal_embedding_serving.api.schemas import (
     OpenAIRequest,
 )
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
-from multimodal_embedding_serving.api.uploads import FORM, SCHEMA
 from multimodal_embedding_serving.errors import EmbeddingError
+from multimodal_embedding_serving.monitoring import tracing
 from multimodal_embedding_serving.settings import Settings
 
 log = logging.getLogger(__name__)

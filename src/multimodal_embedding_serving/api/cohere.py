@@ -16,12 +16,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.answers import Embedded, renormalise
-from multimodal_embedding_serving.api.bodies import parse_body, validate
+from multimodal_embedding_serving.api.disconnect import unless_gone
 from multimodal_embedding_serving.api.errors import json_response
-from multimodal_embedding_serving.api.items import read_items
 from multimodal_embedding_serving.api.native import FINGERPRINT
-from multimodal_embedding_serving.api.presence import unless_gone
+from multimodal_embedding_serving.api.openai_input import read_items
+from multimodal_embedding_serving.api.request_body import parse_body, validate
 from multimodal_embedding_serving.api.schemas import (
     CohereAnswer,
     CohereErrorAnswer,
@@ -31,8 +30,9 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import encode
+from multimodal_embedding_serving.engine.results import Embedded, renormalise
 from multimodal_embedding_serving.errors import InvalidInput
-from multimodal_embedding_serving.plans import Embeddable
+from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 

@@ -8,10 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.answers import Embedded
-from multimodal_embedding_serving.api.bodies import parse_body, validate
+from multimodal_embedding_serving.api.disconnect import unless_gone
 from multimodal_embedding_serving.api.errors import json_response
-from multimodal_embedding_serving.api.presence import unless_gone
+from multimodal_embedding_serving.api.request_body import parse_body, validate
 from multimodal_embedding_serving.api.schemas import (
     Capabilities,
     CurrentModel,
@@ -24,8 +23,9 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
 from multimodal_embedding_serving.catalog import by_family
+from multimodal_embedding_serving.engine.loader import ModelInfo
+from multimodal_embedding_serving.engine.results import Embedded
 from multimodal_embedding_serving.errors import ModelMismatch, NotReady
-from multimodal_embedding_serving.opening import ModelInfo
 
 FINGERPRINT = "x-embedding-fingerprint"
 

@@ -1,4 +1,4 @@
-"""The shapes on the wire, as validated and as documented; input kinds are in inputs.py."""
+"""The shapes on the wire, as validated and as documented; input kinds are in `inputs.kinds`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from multimodal_embedding_serving.api.truncation import Truncate
 from multimodal_embedding_serving.api.vectors import Encoding
-from multimodal_embedding_serving.inputs import Input, WireModel
+from multimodal_embedding_serving.inputs.kinds import Input, WireModel
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
 

@@ -25,7 +25,7 @@ def serve(settings: Settings, listening: Listening | None = None) -> int:
     """Serve until a signal. Returns the exit status: 1 when the model can't be opened."""
     service = Service(settings)
     service.open_in_background(open_engine)
-    from multimodal_embedding_serving.api.web import make_server
+    from multimodal_embedding_serving.api.uvicorn_server import make_server
 
     server = make_server(service, listening)
     server.run()

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from multimodal_embedding_serving.account import Holdings
 from multimodal_embedding_serving.catalog import resolve, spellings
 from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.engine.loader import Progress
 from multimodal_embedding_serving.errors import EmbeddingError, NotReady, UnknownModel
-from multimodal_embedding_serving.metrics import Metrics
-from multimodal_embedding_serving.opening import Progress
+from multimodal_embedding_serving.monitoring.metrics import Metrics
+from multimodal_embedding_serving.monitoring.progress import show_stages
+from multimodal_embedding_serving.monitoring.request import Holdings
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import show_stages
 
 log = logging.getLogger(__name__)
 

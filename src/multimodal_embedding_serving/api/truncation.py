@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from multimodal_embedding_serving.answers import Embedded
+from multimodal_embedding_serving.engine.results import Embedded
 from multimodal_embedding_serving.errors import InvalidInput
 
 Truncate = Literal["NONE", "END"]

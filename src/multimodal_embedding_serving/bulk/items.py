@@ -20,7 +20,7 @@ from multimodal_embedding_serving.errors import (
     InvalidInput,
     NotFound,
 )
-from multimodal_embedding_serving.sources import is_url
+from multimodal_embedding_serving.inputs.media_access import is_url
 
 Kind = Literal["text", "image", "video"]
 KINDS: tuple[Kind, ...] = ("text", "image", "video")

@@ -35,7 +35,7 @@ from multimodal_embedding_serving.bulk.items import (
 )
 from multimodal_embedding_serving.bulk.tables import Range, table_rows
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
-from multimodal_embedding_serving.sources import is_url
+from multimodal_embedding_serving.inputs.media_access import is_url
 
 CHUNK = 10_000
 """Entries of a folder in memory at a time: about 2 MB."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from multimodal_embedding_serving.answers import Embedded
+from multimodal_embedding_serving.batching.queue import Lane
 from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.inputs import read_segment
-from multimodal_embedding_serving.lanes import Lane
+from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.inputs.items import Embeddable, FrameInfo, Images, Texts, Video
+from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.media.sampling import Segment
-from multimodal_embedding_serving.plans import Embeddable, FrameInfo, Images, Texts, Video
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vector, Vectors
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from multimodal_embedding_serving.bulk.items import Kind, printable
 from multimodal_embedding_serving.bulk.models import Identity
 from multimodal_embedding_serving.errors import MissingExtra
-from multimodal_embedding_serving.plans import FrameInfo
+from multimodal_embedding_serving.inputs.items import FrameInfo
 
 DType = Literal["f32", "f16"]
 NUMPY: dict[DType, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}

@@ -23,8 +23,8 @@ from multimodal_embedding_serving.bulk.schema import (
     arrow_table,
     pyarrow,
 )
+from multimodal_embedding_serving.client.protocol import WEB
 from multimodal_embedding_serving.errors import InvalidInput, MissingExtra, RemoteFailed
-from multimodal_embedding_serving.wire import WEB
 
 POINTS = 256
 """Of one request to Qdrant."""

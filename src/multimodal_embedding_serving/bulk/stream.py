@@ -12,6 +12,7 @@ from multimodal_embedding_serving.bulk.items import Failure, Item, unreadable
 from multimodal_embedding_serving.bulk.listing import Listed
 from multimodal_embedding_serving.bulk.lookahead import Lookahead
 from multimodal_embedding_serving.bulk.models import Model
+from multimodal_embedding_serving.client.protocol import LOST
 from multimodal_embedding_serving.errors import (
     EmbeddingError,
     ModalityNotSupported,
@@ -20,9 +21,8 @@ from multimodal_embedding_serving.errors import (
     QueueFull,
     Unauthorized,
 )
-from multimodal_embedding_serving.plans import FrameInfo
+from multimodal_embedding_serving.inputs.items import FrameInfo
 from multimodal_embedding_serving.types import Vectors
-from multimodal_embedding_serving.wire import LOST
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multimodal_embedding_serving.checkpoints.pickled import read_pickle
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
+from multimodal_embedding_serving.checkpoints.torch_file import read_pickle
 from multimodal_embedding_serving.checkpoints.weights import (
     MissingTensor,
     StoredTensor,

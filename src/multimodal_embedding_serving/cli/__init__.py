@@ -1,4 +1,4 @@
-"""The command `mmes`: one function a command, each in the module that its noun names.
+"""The command `mmes`: one module a command, named after it.
 
 Exit status: 0 done; 1 refused or failed (the reason is on stderr); 2 wrong usage or settings;
 3 from `compare` where the two are not comparable; 4 from `embed` where some inputs failed and
@@ -11,16 +11,18 @@ import sys
 
 import typer
 
-from multimodal_embedding_serving.cli.comparison import compare
-from multimodal_embedding_serving.cli.conversion import convert
-from multimodal_embedding_serving.cli.embedding import embed
-from multimodal_embedding_serving.cli.examination import doctor
-from multimodal_embedding_serving.cli.listing import models
-from multimodal_embedding_serving.cli.measuring import bench
-from multimodal_embedding_serving.cli.parcels import bundle
-from multimodal_embedding_serving.cli.searching import search
-from multimodal_embedding_serving.cli.serving import serve
-from multimodal_embedding_serving.cli.tuning import tune
+from multimodal_embedding_serving.cli import (
+    bench,
+    bundle,
+    compare,
+    convert,
+    doctor,
+    embed,
+    models,
+    search,
+    serve,
+    tune,
+)
 from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
 
 app = typer.Typer(
@@ -29,7 +31,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, embed, search, models, convert, compare, bundle, tune, bench, doctor):
+for command in (
+    serve.serve,
+    embed.embed,
+    search.search,
+    models.models,
+    convert.convert,
+    compare.compare,
+    bundle.bundle,
+    tune.tune,
+    bench.bench,
+    doctor.doctor,
+):
     app.command()(command)
 
 

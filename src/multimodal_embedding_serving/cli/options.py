@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.terminal import show_stages
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk import models

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from multimodal_embedding_serving.terminal import Work
+from multimodal_embedding_serving.monitoring.progress import Work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Tally

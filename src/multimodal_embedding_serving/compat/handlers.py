@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, resolve
+from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
-from multimodal_embedding_serving.library import open_bundle
 from multimodal_embedding_serving.settings import Settings
 
 Picture = Image.Image | NDArray[Any]

@@ -20,7 +20,6 @@ from pathlib import Path
 import httpcore2
 import httpx2
 
-from multimodal_embedding_serving.account import hold
 from multimodal_embedding_serving.errors import (
     Forbidden,
     InvalidInput,
@@ -30,6 +29,7 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
 )
 from multimodal_embedding_serving.media.addresses import AddressRules, Target, unwrap
+from multimodal_embedding_serving.monitoring.request import hold
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port -> the host's addresses; OSError where it has none."""

@@ -31,7 +31,7 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognise
-from multimodal_embedding_serving.media.levels import by_own_range
+from multimodal_embedding_serving.media.grayscale import by_own_range
 
 ImageSource = bytes | Image.Image | NDArray[Any]
 """An encoded file, a Pillow image, or an array [H, W], [H, W, 1..4] (grey, grey + alpha, RGB, RGBA)

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.media.footage import (
+from multimodal_embedding_serving.media.container import (
     Footage,
     Source,
     check_side,

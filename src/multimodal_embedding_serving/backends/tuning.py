@@ -1,0 +1,234 @@
+"""How a model's graphs run best on this machine: measured, written down, used at opening.
+
+Streams answer several calls at a time, threads share one call's work, and a batch is what one call
+takes. Which of these is best depends on the model and on the processor, so `mmes tune` tries them;
+`mmes convert` does so in short. The result lies beside the compiled graphs, under a name that
+holds for this model, device, processor and OpenVINO only. Where a setting names streams, threads,
+requests or a mode, nothing measured is used. A server never measures by itself: it would take the
+time from requests, and what it measured under load would be wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends.openvino import cache_folder
+from multimodal_embedding_serving.backends.static import is_static
+from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Graph, Modality, Row, Stage, ignore_stage
+
+log = logging.getLogger(__name__)
+
+QUICK = 2.5
+"""Seconds that `mmes convert` measures for."""
+BATCHES = {"image": (1, 2, 4, 8, 16), "text": (8, 16, 32, 64)}
+"""Items of a call that are tried; a batch is never larger than the settings allow."""
+NEAR = 0.9
+"""Of the ways whose rate is within a tenth of the best, the one with the lowest latency wins."""
+FILES = "tuning-"
+CAPTIONS = ("a photo of a cat", "two people walk along the beach at sunset with their dog")
+
+Open = Callable[[Bundle, Modality, Settings], Graph]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a tower's graph, and how fast it was."""
+
+    streams: int
+    threads: int
+    """All streams together."""
+    batch: int
+    rate: float
+    """Items a second, all streams busy."""
+    latency: float
+    """Seconds of a call with one item, when nothing else runs."""
+
+    def __str__(self) -> str:
+        streams = f"{self.streams} streams on {self.threads} threads, batches up to {self.batch}"
+        return f"{streams}: {self.rate:.1f}/s, {1000 * self.latency:.1f} ms for one"
+
+    def applied(self, settings: Settings) -> Settings:
+        return dataclasses.replace(settings, num_streams=self.streams, num_threads=self.threads)
+
+
+def can_tune(settings: Settings) -> bool:
+    """Whether there is a choice: torch has none, and neither has a device of static shapes."""
+    return settings.use_openvino and not is_static(settings.device)
+
+
+def find_way(model: Bundle | Unconverted, modality: Modality, settings: Settings) -> Way | None:
+    """What was measured for this tower here; None where nothing was, or the settings say it."""
+    named = settings.num_streams or settings.num_threads or settings.num_requests
+    if named or settings.performance_mode != "auto" or not isinstance(model, Bundle):
+        return None
+    folder = cache_folder(model.graph(modality), settings)
+    if not any(folder.glob(f"{FILES}*")):  # asking the device for its name takes a while
+        return None
+    try:
+        kept = json.loads(_place(model, settings).read_bytes())
+        return Way(**kept["towers"][modality])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def tune(
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    seconds: float,
+    stage: Stage = ignore_stage,
+    opens: Open = open_graph,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Modality, Way]:
+    """Measure every tower, for `seconds` in all, and write down the best.
+
+    A tower that can't be measured in that time is left out: half a measurement misleads. Raises
+    SettingsError.
+    """
+    best: dict[Modality, Way] = {}
+    towers = list(bundle.manifest.towers)
+    for place, modality in enumerate(towers):
+        stage("measuring how the graphs run best", place / len(towers))
+        rows = sample_rows(bundle, modality)
+        tried = measure(bundle, modality, settings, rows, seconds / len(towers), opens, clock)
+        if tried:
+            best[modality] = choose(tried)
+    if best:
+        _keep(bundle, settings, best)
+    return best
+
+
+def candidates(cores: int) -> Iterator[tuple[int, int]]:
+    """(streams, threads): the extremes first, because time may run out; then half of the threads,
+    for processors with two threads a core."""
+    doubling = [1 << power for power in range(cores.bit_length()) if 1 << power <= cores]
+    streams = sorted({*doubling, cores}, key=lambda each: (1 < each < cores, each))
+    yield from ((each, cores) for each in streams)
+    if cores > 2:
+        yield from ((each, cores // 2) for each in streams if each <= cores // 2)
+
+
+def choose(ways: Sequence[Way]) -> Way:
+    """The quickest to answer among those that are as good as the fastest."""
+    fastest = max(way.rate for way in ways)
+    near = [way for way in ways if way.rate >= NEAR * fastest]
+    return min(near, key=lambda way: (way.latency, way.batch))
+
+
+def measure(
+    bundle: Bundle,
+    modality: Modality,
+    settings: Settings,
+    rows: Sequence[Row],
+    seconds: float,
+    opens: Open,
+    clock: Callable[[], float],
+) -> list[Way]:
+    """Every way to run one tower; each has its share of the time that is left. Empty where the
+    time is not enough for all of them."""
+    found: list[Way] = []
+    ways, end = list(candidates(len(os.sched_getaffinity(0)))), clock() + seconds
+    most = settings.image_batch if modality == "image" else max(BATCHES[modality])
+    batches = [batch for batch in BATCHES[modality] if batch <= most] or [most]
+    for tried, (streams, threads) in enumerate(ways):
+        way = Way(streams, threads, batches[0], 0.0, 0.0)
+        placed = dataclasses.replace(way.applied(settings), model_cache=False)
+        graph = opens(bundle, modality, placed)
+        graph(rows[:1])  # the first call makes preparations
+        each = (end - clock()) / (len(ways) - tried) / (len(batches) + 1)
+        latency = 1 / measure_rate(graph, rows[:1], 1, each, clock)
+        for batch in batches:
+            items = list(islice(cycle(rows), batch))
+            rate = measure_rate(graph, items, graph.parallel, each, clock)
+            found.append(dataclasses.replace(way, batch=batch, rate=rate, latency=latency))
+            if clock() >= end and len(found) < len(ways) * len(batches):
+                graph.close()
+                log.info("%s: %d of %d ways were tried in time", modality, tried, len(ways))
+                return []
+        graph.close()
+    return found
+
+
+def sample_rows(bundle: Bundle, modality: Modality) -> list[Row]:
+    """Rows as a tower takes them: captions, or noise, which costs a graph what photos do."""
+    transform = dict(bundle.manifest.towers[modality].transform)
+    if modality == "text":
+        read = TextTransform(bundle.tokenizer or "", transform)
+        return [features.row for features in read.prepare_many(CAPTIONS)]
+    size = transform["size"]
+    return list(np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8))
+
+
+def measure_rate(
+    run: Callable[[Sequence[T]], object],
+    items: Sequence[T],
+    callers: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Items a second of threads that call with all of them; each finishes at least one call."""
+    started = clock()
+    calls = [0] * callers
+
+    def call(place: int) -> None:
+        while not calls[place] or clock() < started + seconds:
+            run(items)
+            calls[place] += 1
+
+    threads = [threading.Thread(target=call, args=(place,)) for place in range(1, callers)]
+    for thread in threads:
+        thread.start()
+    call(0)
+    for thread in threads:
+        thread.join()
+    return sum(calls) * len(items) / max(clock() - started, 1e-9)
+
+
+def _place(bundle: Bundle, settings: Settings) -> Path:
+    """The file of this model, device, processor and OpenVINO."""
+    try:
+        processor = ov.Core().get_property(settings.device, "FULL_DEVICE_NAME")
+    except RuntimeError:  # a device made of several has no name
+        processor = ""
+    cores = len(os.sched_getaffinity(0))
+    facts: Iterable[Any] = (
+        bundle.manifest.fingerprint, settings.device, settings.precision, processor, cores,
+        ov.get_version(),
+    )  # fmt: skip
+    mark = hashlib.sha256(json.dumps(list(facts)).encode()).hexdigest()[:16]
+    graph = bundle.graph(next(iter(bundle.manifest.towers)))
+    return cache_folder(graph, settings) / f"{FILES}{mark}.json"
+
+
+def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, Way]) -> None:
+    """Write it down; where that can't be done the plugin's own choice is used."""
+    place = _place(bundle, settings)
+    towers = {modality: dataclasses.asdict(way) for modality, way in ways.items()}
+    told = {"model": bundle.manifest.model, "towers": towers}
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        partial.replace(place)
+    except OSError as error:
+        log.warning("what was measured can't be kept: %s", error.strerror)

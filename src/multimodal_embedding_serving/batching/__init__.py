@@ -1,0 +1,1 @@
+"""One graph's queue, its batches, and the tower that feeds it."""

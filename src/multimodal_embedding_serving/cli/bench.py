@@ -1,0 +1,55 @@
+"""`mmes bench`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multimodal_embedding_serving.cli.options import ApiKey, Device, Json, Model, Server, ask
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.bulk.models import Identity
+    from multimodal_embedding_serving.diagnostics.benchmark import Rate
+
+Seconds = Annotated[float, typer.Option(min=0.01, max=600, help="For each kind of input.")]
+NAMES = {"text": "texts of 8 words", "image": "JPEGs of 640x480"}
+
+
+def bench(
+    seconds: Seconds = 5.0,
+    model: Model = None,
+    device: Device = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Measure texts and photos a second, and the time of a single one, here or on a server."""
+    from multimodal_embedding_serving.diagnostics.benchmark import measure
+
+    asked = ask(model, device, server, api_key)
+    opened = replace(asked, settings=replace(asked.settings, cache_mb=0)).open()
+
+    async def work(folder: Path) -> tuple[Identity, list[Rate]]:
+        embedder = await opened()
+        try:
+            return embedder.identity, await measure(embedder, folder, seconds)
+        finally:
+            await embedder.aclose()
+
+    with TemporaryDirectory(prefix="mmes-bench-") as folder:
+        identity, rates = asyncio.run(work(Path(folder)))
+    if as_json:
+        facts = [rate.facts() for rate in rates]
+        named = {"model": identity.model, "fingerprint": identity.fingerprint}
+        typer.echo(json.dumps({**named, "rates": facts}))
+        return
+    typer.echo(f"{identity.model} ({identity.fingerprint or 'no fingerprint'})")
+    for rate in rates:
+        single = f"one alone {rate.single_ms:.1f} ms (median of {rate.singles})"
+        typer.echo(f"{NAMES[rate.kind]}: {rate.per_second:.1f} a second, {single}")

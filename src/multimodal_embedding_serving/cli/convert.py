@@ -1,0 +1,45 @@
+"""`mmes convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multimodal_embedding_serving.cli.options import Json
+from multimodal_embedding_serving.monitoring.logs import set_up_logging
+from multimodal_embedding_serving.monitoring.progress import show_stages
+from multimodal_embedding_serving.settings import Settings
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="Catalog id, alias, hf:org/name, or a folder.")],
+    precision: Annotated[
+        str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Pictures and .txt files to calibrate int8 with.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Convert what is converted already.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Download a model and convert it, so that the server starts at once."""
+    from multimodal_embedding_serving.backends.tuning import QUICK, can_tune, find_way, tune
+    from multimodal_embedding_serving.conversion.store import describe, open_bundle
+
+    settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
+    set_up_logging(settings.log_format, settings.log_level)
+    with show_stages() as show:
+        bundle = open_bundle(settings, show, anew=force)
+        if can_tune(settings) and not find_way(bundle, "text", settings):
+            tune(bundle, settings, seconds=QUICK, stage=show)
+    facts = describe(bundle)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")

@@ -1,0 +1,5 @@
+"""Clients of a running server; importing them loads no engine and no web framework."""
+
+from multimodal_embedding_serving.client.client import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Client"]

@@ -1,0 +1,199 @@
+"""A model as its checkpoint describes it: opened and planned, nothing emitted yet.
+
+A blueprint is what a conversion starts from, and what the torch backend runs as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
+from pathlib import Path
+from typing import Any
+
+from multimodal_embedding_serving.bundles.bundle import Manifest
+from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
+from multimodal_embedding_serving.checkpoints.hub import (
+    HUB_PREFIX,
+    CheckpointFiles,
+    HubAccess,
+    find_checkpoint,
+    find_tokenizer,
+    split_repository,
+)
+from multimodal_embedding_serving.checkpoints.progress import Progress
+from multimodal_embedding_serving.checkpoints.shards import open_weights
+from multimodal_embedding_serving.checkpoints.tokenizers import (
+    clip_bpe_from_vocab,
+    wordpiece_from_vocab,
+)
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed, UnknownModel
+from multimodal_embedding_serving.families import TowerPlan, find_family
+from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Modality, Portion, Stage, ignore_stage
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
+STAGES = {"download": "downloading the checkpoint", "verify": "verifying the download"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """Everything that a model is made of, whatever runs it."""
+
+    model: str
+    family: str
+    plans: Sequence[TowerPlan]
+    tokenizer: str | None = None
+    """The text of tokenizer.json."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    notice: str | None = None
+    extras: Mapping[str, float] = field(default_factory=dict)
+    """Learned scalars of the similarity, as the manifest holds them."""
+    numbers: int = 0
+    """How many the checkpoint's tensors hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unconverted:
+    """A checkpoint that is served as it is: its manifest is in memory, its graphs are plans."""
+
+    plans: Mapping[Modality, TowerPlan]
+    manifest: Manifest
+    tokenizer: str | None
+    """The text of tokenizer.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a model's name means: a row, a repository or a folder, and where its bundle belongs."""
+
+    spec: ModelSpec | None
+    sources: Sequence[str]
+    """What `find_checkpoint` takes, the preferred one first."""
+    model: str
+    """What the model is called afterwards."""
+    shelf: Path
+    """The folder of its bundles, one for each stored precision."""
+
+
+def look_up(settings: Settings) -> Wanted:
+    """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
+    name, models = settings.model, settings.models_dir
+    if name.startswith(HUB_PREFIX):
+        repo, revision = split_repository(name)
+        wanted = repo if revision is None else f"{repo}@{revision}"
+        row = next((spec for spec in MODELS if repo in spec.repos), None)
+        return Wanted(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
+    folder = Path(name).expanduser()
+    if folder.is_dir() and (folder.is_absolute() or "/" in name or name.startswith(".")):
+        place = folder.resolve()
+        shelf = models / "local" / f"{place.name}-{_mark(place)}"
+        return Wanted(None, (str(place),), place.name, shelf)
+    try:
+        spec = resolve(name)
+    except UnknownModel as error:
+        raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
+    return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
+
+
+def read_blueprint(
+    wanted: Wanted, stage: Stage = ignore_stage, access: HubAccess | None = None
+) -> Blueprint:
+    """Download what is not here yet, and plan the towers; the licence is told first.
+
+    Raises FamilyNotBuilt, CheckpointError, RemoteFailed.
+    """
+    spec = wanted.spec
+    if spec is not None:
+        find_family(spec.family)
+        where = " or ".join(wanted.sources)
+        log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
+    found = fetch(wanted, stage, access)
+    stage("reading the checkpoint", 0.0)
+    weights = open_weights(found.weights)
+    family, checkpoint = open_checkpoint(weights, found.config, spec)
+    return Blueprint(
+        model=wanted.model,
+        family=family,
+        plans=find_family(family)(checkpoint),
+        tokenizer=read_tokenizer(found, wanted, stage, access),
+        source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
+        | {"files": {path.name: path.stat().st_size for path in found.weights}},
+        licence=spec.licence if spec else "",
+        extras=_scalars(weights),
+        numbers=sum(tensor.data.size for tensor in weights.values()),
+    )
+
+
+def fetch(wanted: Wanted, stage: Stage, access: HubAccess | None = None) -> CheckpointFiles:
+    """The checkpoint's files, from the first source that has them.
+
+    Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
+    """
+    refusals: list[CheckpointError | RemoteFailed] = []
+    for source in wanted.sources:
+        try:
+            return find_checkpoint(source, progress=_in_stages(stage), access=access)
+        except (CheckpointError, RemoteFailed) as error:
+            log.warning("%s", error.message)
+            refusals.append(error)
+    raise type(refusals[-1])("; ".join(error.message for error in refusals))
+
+
+def read_tokenizer(
+    found: CheckpointFiles,
+    wanted: Wanted,
+    stage: Stage = ignore_stage,
+    access: HubAccess | None = None,
+) -> str:
+    """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
+    paths = found.tokenizer
+    if not paths:
+        if wanted.spec is None or wanted.spec.tokenizer_repo is None:
+            raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
+        repo = wanted.spec.tokenizer_repo
+        paths = find_tokenizer(repo, progress=_in_stages(stage), access=access)
+    if "tokenizer.json" in paths:
+        return paths["tokenizer.json"].read_text("utf-8")
+    if "vocab.txt" in paths:
+        built = wordpiece_from_vocab(paths["vocab.txt"])
+    else:
+        built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
+    return str(built.to_str())
+
+
+def _mark(folder: Path) -> str:
+    """Of a folder's place and files: a checkpoint that was replaced is another one."""
+    seen = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.iterdir())
+        if path.suffix in CHECKPOINT_SUFFIXES
+    ]
+    return hashlib.sha256(repr((str(folder), seen)).encode()).hexdigest()[:8]
+
+
+def _in_stages(stage: Stage) -> Progress:
+    """Bytes done of a download as shares of its stages."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        stage(STAGES.get(what, what), Portion(done, total))
+
+    return tell
+
+
+def _scalars(weights: Weights) -> dict[str, float]:
+    """The similarity's learned scalars, whatever prefix a training run gave their names."""
+    found = {}
+    for name in weights:
+        kind = name.rpartition(".")[2]
+        if kind in ("logit_scale", "logit_bias") and weights[name].data.size == 1:
+            value = float(weights[name].float32().reshape(-1)[0])
+            found[kind] = exp(value) if kind == "logit_scale" else value
+    return found

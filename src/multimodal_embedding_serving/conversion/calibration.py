@@ -1,0 +1,146 @@
+"""INT8 weights and activations: a graph quantised by what it computes on sample photos and texts.
+
+nncf (the extra `quantize`) watches the float32 graph while it embeds the samples, and picks the
+range of every activation. The samples are the shipped photos, in several cuts, and the captions
+below; or the pictures and the lines of the .txt files of a folder (EMBEDDING_CALIBRATION_DIR),
+which should be like those that will be embedded. The certificate's probes are never among them.
+nncf is imported to convert and never to serve; its telemetry is hidden by `graph.runtime`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from multimodal_embedding_serving.backends.openvino import collate
+from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
+from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.graph.runtime import ov
+from multimodal_embedding_serving.inputs.media_access import image_limits
+from multimodal_embedding_serving.media.image import open_rgb
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.transforms.image import ImageTransform
+from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Row
+
+log = logging.getLogger(__name__)
+
+MOST = 200
+"""Samples of a tower: nncf's own advice is 300, and the ranges settle much earlier."""
+CUTS = ((0, 0, 1, 1), (0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
+"""(left, top, right, bottom) of the cuts of a shipped photo, as shares; each is mirrored too."""
+CAPTIONS = tuple(
+    """
+    a dog runs after a ball on the beach
+    two children on swings in a park
+    a plate of pasta with basil and tomatoes
+    aerial view of a river delta at dawn
+    close-up of a bee on a yellow flower
+    city street at night in the rain, neon signs
+    portrait of an old man with a white beard
+    a red sports car on a mountain road
+    screenshot of a spreadsheet with sales figures
+    a crowded stadium during a football match
+    black and white photograph of a steam locomotive
+    a bowl of fresh strawberries on a wooden table
+    a woman reading a newspaper in a café
+    x-ray image of a hand
+    snow-covered trees
+    laptop
+    how do I reset my password?
+    what causes inflation
+    The committee approved the budget on Tuesday after a long debate about pensions and roads.
+    def add(a, b): return a + b
+    Der Zug nach München fährt heute von Gleis 7 ab.
+    Un gato negro duerme en el tejado.
+    Les enfants jouent dans la cour de l'école.
+    公园里有很多人在跑步
+    東京タワーの夜景
+    Дети играют во дворе.
+    السوق القديم في الصباح
+    order no. 48213 was shipped on 2024-03-18 and should arrive within 5 working days
+    water boils at 100 degrees Celsius at sea level; at higher altitudes the boiling point falls
+    """.strip().splitlines()
+)
+
+
+def require_nncf() -> None:
+    """Raises MissingExtra, before anything is downloaded or built."""
+    if find_spec("nncf") is None:
+        raise MissingExtra("EMBEDDING_PRECISION=int8", "quantize")
+
+
+def quantize_activations(
+    plan: TowerPlan, model: ov.Model, tokenizer: Path | str | None, settings: Settings
+) -> ov.Model:
+    """A float32 graph with its weights and activations as 8-bit integers."""
+    import nncf  # an extra
+
+    rows = sample_rows(plan, tokenizer, settings)
+    names, pad_id = list(plan.inputs), int(plan.transform.get("pad_id", 0))
+    items = [collate([row], names, pad_id) for row in rows]
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset(items),
+            subset_size=len(items),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
+
+
+def sample_rows(plan: TowerPlan, tokenizer: Path | str | None, settings: Settings) -> list[Row]:
+    """What the tower embeds while it is watched. Raises BundleError where a folder has nothing."""
+    folder = settings.calibration_dir
+    if plan.modality == "text":
+        texts = list(CAPTIONS) if folder is None else list(islice(_lines(folder), MOST))
+        read = TextTransform(tokenizer or "", dict(plan.transform))
+        rows = [features.row for features in read.prepare_many([text.strip() for text in texts])]
+    else:
+        transform = ImageTransform.from_manifest(plan.transform)
+        pictures = _shipped() if folder is None else _pictures(folder, settings)
+        rows = [transform(picture) for picture in islice(pictures, MOST)]
+    if not rows:
+        what = "lines in .txt files" if plan.modality == "text" else "pictures"
+        raise BundleError(f"EMBEDDING_CALIBRATION_DIR holds no {what} to calibrate with")
+    return rows
+
+
+def _shipped() -> Iterator[Image.Image]:
+    samples = Path(str(files("multimodal_embedding_serving").joinpath("builtin", "samples")))
+    for path in sorted(samples.glob("*.jpg")):
+        with Image.open(path) as photo:
+            whole = photo.convert("RGB")
+        for left, top, right, bottom in CUTS:
+            wide, high = whole.size
+            cut = whole.crop(
+                (int(left * wide), int(top * high), int(right * wide), int(bottom * high))
+            )
+            yield cut
+            yield cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def _pictures(folder: Path, settings: Settings) -> Iterator[Image.Image]:
+    """Every picture of a folder and those below, in order of path; other files are passed over."""
+    limits = image_limits(settings)
+    for path in _files(folder):
+        with contextlib.suppress(EmbeddingError, OSError):
+            yield open_rgb(path.read_bytes(), limits)
+
+
+def _lines(folder: Path) -> Iterator[str]:
+    for path in _files(folder):
+        if path.suffix == ".txt":
+            yield from filter(str.strip, path.read_text("utf-8", "replace").splitlines())
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

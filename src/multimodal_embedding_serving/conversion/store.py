@@ -1,0 +1,231 @@
+"""The models folder: which bundle a name means, made first where there is none.
+
+`<models>/<family>/<name>/<precision>` holds a catalog row's bundle,
+`<models>/hub/<org>--<name>/…` and `<models>/local/<folder>-<hash>/…` those of other checkpoints.
+A bundle that is there is served as it is: no network is touched. One process converts, others
+that want the same bundle wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from multimodal_embedding_serving.bundles.bundle import MANIFEST, TEMPORARY, Bundle, locked
+from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import (
+    Unconverted,
+    Wanted,
+    look_up,
+    read_blueprint,
+)
+from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
+from multimodal_embedding_serving.conversion.calibration import quantize_activations, require_nncf
+from multimodal_embedding_serving.conversion.parity import BelowBound, certify
+from multimodal_embedding_serving.conversion.torch_model import open_unconverted
+from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Stage, ignore_stage
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "multimodal_embedding_serving"
+STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
+"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
+COMPILED = "compiled"
+"""A shelf's folder of compiled blobs."""
+LOCK = "conversion"
+"""A shelf's lock, held by the process that converts."""
+
+
+def open_model(
+    settings: Settings, stage: Stage = ignore_stage, access: HubAccess | None = None
+) -> Bundle | Unconverted:
+    """What the settings serve: OpenVINO a bundle, torch the checkpoint itself.
+
+    Raises what `open_bundle` or `open_unconverted` does.
+    """
+    if settings.use_openvino:
+        return open_bundle(settings, stage, access=access)
+    return open_unconverted(settings, stage, access)
+
+
+def open_bundle(
+    settings: Settings,
+    stage: Stage = ignore_stage,
+    *,
+    anew: bool = False,
+    access: HubAccess | None = None,
+) -> Bundle:
+    """The bundle of the model that the settings name, converted first where that was not done.
+
+    `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
+    RemoteFailed, BundleError.
+    """
+    found = find_bundle(settings, anew=anew)
+    if found is not None:
+        return found
+    wanted = look_up(settings)
+    with converting(wanted.shelf, stage):
+        found = None if anew else find_converted(wanted, settings)
+        return found or convert(wanted, settings, stage, access)
+
+
+def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
+    """What the settings name, if it is here: shipped, a bundle's folder, or converted (unless
+    `anew`). Raises UnknownModel, CheckpointError, BundleError.
+    """
+    given = Path(settings.model).expanduser()
+    if (given / MANIFEST).is_file():
+        return Bundle.open(given)
+    wanted = look_up(settings)
+    if wanted.spec is not None and wanted.spec.family == "Builtin":
+        return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
+    return None if anew else find_converted(wanted, settings)
+
+
+def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:
+    """A bundle on the shelf that serves these settings, if one opens."""
+    for precision in _acceptable(settings, wanted.spec):
+        folder = wanted.shelf / precision
+        if (folder / MANIFEST).is_file():
+            try:
+                return Bundle.open(folder)
+            except BundleError as error:
+                log.warning("%s; it is converted again", error.message)
+    return None
+
+
+@contextmanager
+def converting(shelf: Path, stage: Stage = ignore_stage) -> Iterator[None]:
+    """Hold the shelf's lock; wait where another process holds it. Raises BundleError."""
+    try:
+        lock = locked(shelf / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            stage("waiting for another process that converts this model", 0.0)
+            lock.acquire()
+    except OSError as error:
+        raise BundleError(
+            f"the models folder can't be written ({error.strerror}); set EMBEDDING_OV_MODELS_DIR"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def convert(
+    wanted: Wanted,
+    settings: Settings,
+    stage: Stage = ignore_stage,
+    access: HubAccess | None = None,
+) -> Bundle:
+    """Download, convert and certify, whatever is there already; the caller holds the lock.
+
+    Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
+    """
+    if settings.precision == "int8":
+        require_nncf()
+    spec, blueprint = wanted.spec, read_blueprint(wanted, stage, access)
+    default = "int8-weights" if blueprint.family == "QwenText" else "f16"
+    default = spec.precision if spec else default
+    precision = settings.precision if settings.precision in STORED else default
+    require_space(blueprint.numbers, precision, wanted.shelf)
+    check = partial(certify, settings=settings, stage=stage)
+    place = wanted.shelf / precision
+    if precision != "int8":
+        return build_bundle(Conversion.of(blueprint, precision), place, check, stage)
+    tokenizer = blueprint.tokenizer
+    quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
+    try:
+        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, stage)
+    except BelowBound as error:
+        notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
+    log.warning("%s", notice)
+    require_space(blueprint.numbers, "f16", wanted.shelf)
+    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
+    return build_bundle(floats, place, check, stage)
+
+
+def list_bundles(models: Path) -> Iterator[Bundle]:
+    """Every bundle in a models folder that opens, in order of path."""
+    for manifest in sorted(models.glob(f"*/*/*/{MANIFEST}")):
+        if not manifest.parent.name.startswith(TEMPORARY):
+            try:
+                yield Bundle.open(manifest.parent)
+            except BundleError as error:
+                log.warning("%s", error.message)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is and how good it is, for a listing."""
+    manifest = bundle.manifest
+    return {
+        "model": manifest.model,
+        "precision": manifest.precision,
+        "megabytes": round(bundle.size / 1e6),
+        "fingerprint": manifest.fingerprint,
+        "parity": {
+            name: manifest.parity[name]["minimum"]
+            for name in manifest.towers
+            if name in manifest.parity
+        },
+        "repository": manifest.source.get("repo"),
+        "revision": manifest.source.get("revision"),
+        "licence": manifest.licence,
+        "notice": manifest.notice,
+        "created": manifest.created,
+        "folder": str(bundle.path),
+    }
+
+
+def prune(models: Path) -> Mapping[Path, int]:
+    """Remove what nothing uses -> the removed folders and their sizes in bytes.
+
+    That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
+    bundle is gone. A shelf on which a conversion is running is left alone, and so is every folder
+    that no conversion has made: the setting may name a folder that holds other things too.
+    """
+    removed: dict[Path, int] = {}
+    for shelf in sorted(lock.parent for lock in models.glob(f"*/*/{LOCK}.lock")):
+        try:
+            with locked(shelf / LOCK).acquire(timeout=0):
+                for folder in _unused(shelf):
+                    removed[folder] = sum(path.stat().st_size for path in folder.rglob("*"))
+                    shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            log.warning("%s is being converted and is left alone", shelf.name)
+    return removed
+
+
+def _unused(shelf: Path) -> list[Path]:
+    unused, kept = [], 0
+    for folder in sorted(path for path in shelf.iterdir() if path.is_dir()):
+        try:
+            if folder.name.startswith(TEMPORARY):
+                unused.append(folder)
+            elif folder.name in STORED and Bundle.open(folder):
+                kept += 1
+        except BundleError:
+            unused.append(folder)
+    compiled = shelf / COMPILED
+    return unused if kept or not compiled.is_dir() else [*unused, compiled]
+
+
+def _acceptable(settings: Settings, spec: ModelSpec | None) -> list[str]:
+    """The stored precisions that serve these settings, the best first."""
+    if settings.precision in STORED:
+        return [settings.precision]
+    return [spec.precision] if spec else ["f16", "int8-weights"]

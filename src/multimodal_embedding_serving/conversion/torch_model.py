@@ -1,0 +1,114 @@
+"""Opening a checkpoint that is served as it is, by torch: nothing is converted, nothing is stored.
+
+It has what a bundle has: the same transforms and tokenizer, a fingerprint over structure, weights,
+tokenizer and transforms, and, where torch computes in 16 bits, a certificate. That one is measured
+once and kept on the model's shelf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from multimodal_embedding_serving.bundles.bundle import (
+    MANIFEST,
+    Manifest,
+    TowerManifest,
+    fingerprint,
+)
+from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import (
+    Blueprint,
+    Unconverted,
+    look_up,
+    read_blueprint,
+)
+from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest, each_tower
+from multimodal_embedding_serving.conversion.parity import certify
+from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.graph.identity import hash_structure
+from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Stage, ignore_stage
+
+log = logging.getLogger(__name__)
+
+
+def open_unconverted(
+    settings: Settings, stage: Stage = ignore_stage, access: HubAccess | None = None
+) -> Unconverted:
+    """The checkpoint of the model that the settings name, downloaded first if need be.
+
+    Raises MissingExtra without torch, SettingsError for a device, a precision or a model that
+    torch can't serve, all before anything is downloaded; then what `read_blueprint` does, and
+    BundleError where 16 bits are not near enough to float32.
+    """
+    from multimodal_embedding_serving.backends.torch import choose_precision
+
+    precision = choose_precision(settings)
+    wanted = look_up(settings)
+    shipped = wanted.spec is not None and wanted.spec.family == "Builtin"
+    if shipped or (Path(settings.model).expanduser() / MANIFEST).is_file():
+        raise SettingsError(
+            f"EMBEDDING_USE_OV='false' can't serve {wanted.model}: it is converted already, and "
+            "torch can't run OpenVINO's graphs; set EMBEDDING_MODEL_NAME to another model, "
+            "hf:org/name, or the folder of a checkpoint, or leave EMBEDDING_USE_OV unset"
+        )
+    blueprint = read_blueprint(wanted, stage, access)
+    manifest = identify(blueprint, precision, stage)
+    plans = {plan.modality: plan for plan in blueprint.plans}
+    model = Unconverted(plans, manifest, blueprint.tokenizer)
+    if precision == "f32":
+        return model
+    place = wanted.shelf / f"torch-{precision}.json"
+    parity = find_certificate(place, model, settings)
+    if parity is None:
+        parity = certify(blueprint.plans, model, settings, stage=stage)
+        keep_certificate(place, model, settings, parity)
+    return dataclasses.replace(model, manifest=dataclasses.replace(manifest, parity=parity))
+
+
+def identify(blueprint: Blueprint, precision: str, stage: Stage = ignore_stage) -> Manifest:
+    """The manifest, fingerprint included: in float32 that of the bundle of float32 weights."""
+
+    def mark(plan: TowerPlan) -> TowerManifest:
+        structure = hash_structure(emit_model(plan.inputs, plan.build, FLOAT32))
+        return TowerManifest(graph="", transform=dict(plan.transform), structure=structure)
+
+    towers = each_tower(mark, blueprint.plans, partial(stage, "hashing the weights"))
+    manifest = draw_manifest(Conversion.of(blueprint, precision), towers)
+    identity = fingerprint(towers, blueprint.tokenizer, precision)
+    return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
+
+
+def find_certificate(
+    place: Path, model: Unconverted, settings: Settings
+) -> Mapping[str, Any] | None:
+    """What was measured of this very model on this device, if anything was."""
+    try:
+        kept = json.loads(place.read_bytes())
+        return kept["parity"] if kept["of"] == _subject(model, settings) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def keep_certificate(
+    place: Path, model: Unconverted, settings: Settings, parity: Mapping[str, Any]
+) -> None:
+    """Write it down; where that can't be done it is measured again next time."""
+    text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text + "\n", "utf-8")
+    except OSError as error:
+        log.warning("the certificate can't be kept: %s", error.strerror)
+
+
+def _subject(model: Unconverted, settings: Settings) -> list[str]:
+    return [model.manifest.fingerprint, settings.device]

@@ -1,0 +1,233 @@
+"""What clients can send to be embedded: one class per input kind, and their union `Input`.
+
+Each class is the wire contract of its kind (see docs/api.md), names its modality, and plans itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from multimodal_embedding_serving.errors import InvalidInput
+from multimodal_embedding_serving.inputs.items import ManifestFrames, Plan, Texts, Video
+from multimodal_embedding_serving.inputs.media_access import Encoded, Media
+from multimodal_embedding_serving.media.fetch import media_path
+from multimodal_embedding_serving.media.manifest import Manifest, read_manifest
+from multimodal_embedding_serving.media.sampling import Segment
+from multimodal_embedding_serving.types import Modality
+
+T = TypeVar("T")
+
+MOST_INDEXES = 100_000
+
+OneOrMany = str | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+"""Only the first bad item is told: telling a million would take a gigabyte."""
+
+
+class WireModel(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class SegmentConfig(WireModel):
+    """Which frames of a video. Every key is optional; null means the default."""
+
+    startOffsetSec: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # noqa: N815
+    clip_duration: float | None = Field(default=None, allow_inf_nan=False)
+    num_frames: int | None = Field(default=None, ge=0, le=2**31)
+    extraction_fps: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias=AliasChoices("extraction_fps", "fps"),
+    )
+    frame_indexes: list[Annotated[int, Field(ge=0, le=2**53)]] | None = Field(
+        default=None, max_length=MOST_INDEXES
+    )
+    pooling: Literal["mean"] | None = None
+
+    @field_validator("clip_duration")
+    @classmethod
+    def positive_or_to_the_end(cls, value: float | None) -> float | None:
+        if value is not None and value <= 0 and value != -1:
+            raise ValueError("must be positive, or -1 for the rest of the video")
+        return value
+
+    def segment(self, defaults: Segment) -> Segment:
+        def given(value: T | None, default: T) -> T:
+            return default if value is None else value
+
+        indexes = None if self.frame_indexes is None else tuple(self.frame_indexes)
+        return Segment(
+            start_offset=given(self.startOffsetSec, defaults.start_offset),
+            clip_duration=given(self.clip_duration, defaults.clip_duration),
+            num_frames=given(self.num_frames, defaults.num_frames),
+            extraction_fps=given(self.extraction_fps, defaults.extraction_fps),
+            frame_indexes=given(indexes, defaults.frame_indexes),
+            pooling=given(self.pooling, defaults.pooling),
+        )
+
+
+def read_segment(given: Mapping[str, Any] | None, defaults: Segment) -> Segment:
+    """A segment_config of this process. Raises InvalidInput naming the key."""
+    try:
+        return SegmentConfig.model_validate(given or {}).segment(defaults)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in ("segment", *first["loc"]))
+        raise InvalidInput(f"{where}: {first['msg']}", param="segment") from None
+
+
+class TextInput(WireModel):
+    """A string is a query and gives one vector; a list holds documents and gives a list."""
+
+    type: Literal["text"]
+    text: OneOrMany
+    modality: ClassVar[Modality] = "text"
+
+    async def plan(self, media: Media) -> Plan:
+        if isinstance(self.text, str):
+            return await Texts([self.text], "query", many=False).plan(media)
+        return await Texts(self.text, "document").plan(media)
+
+
+class ImageUrlInput(WireModel):
+    type: Literal["image_url"]
+    image_url: OneOrMany
+    modality: ClassVar[Modality] = "image"
+
+    def raws(self, media: Media) -> list[Any]:
+        urls = _listed(self.image_url)
+        media.check_count(len(urls))
+        return [media.fetch_image(url) for url in urls]
+
+    async def plan(self, media: Media) -> Plan:
+        raws = self.raws(media)
+        return Plan(raws=raws, count=len(raws), many=isinstance(self.image_url, list))
+
+
+class ImageBase64Input(WireModel):
+    type: Literal["image_base64"]
+    image_base64: OneOrMany
+    modality: ClassVar[Modality] = "image"
+
+    def raws(self, media: Media) -> list[Any]:
+        listed = _listed(self.image_base64)
+        media.check_count(len(listed))
+        return [Encoded(data) for data in listed]
+
+    async def plan(self, media: Media) -> Plan:
+        raws = self.raws(media)
+        return Plan(raws=raws, count=len(raws), many=isinstance(self.image_base64, list))
+
+
+class VideoFramesInput(WireModel):
+    """Frames that the caller has cut out: one vector each, in order."""
+
+    type: Literal["video_frames"]
+    video_frames: Annotated[
+        list[Annotated[ImageUrlInput | ImageBase64Input, Field(discriminator="type")]],
+        Field(min_length=1, fail_fast=True),
+    ]
+    modality: ClassVar[Modality] = "image"
+
+    async def plan(self, media: Media) -> Plan:
+        media.check_count(len(self.video_frames))
+        raws = [raw for frame in self.video_frames for raw in frame.raws(media)]
+        return Plan(raws=raws, count=len(raws))
+
+
+class WireVideo(WireModel, ABC):
+    """What the three video kinds share; each says how its bytes are had."""
+
+    segment_config: SegmentConfig | None = None
+    modality: ClassVar[Modality] = "image"
+
+    @abstractmethod
+    async def load(self, media: Media) -> bytes | Path | Encoded: ...
+
+    async def plan(self, media: Media) -> Plan:
+        segment = (self.segment_config or SegmentConfig()).segment(media.segment)
+        return await Video(partial(self.load, media), segment).plan(media)
+
+
+class VideoUrlInput(WireVideo):
+    type: Literal["video_url"]
+    video_url: str
+
+    async def load(self, media: Media) -> bytes | Encoded:
+        return await media.fetch_video(self.video_url)
+
+
+class VideoBase64Input(WireVideo):
+    type: Literal["video_base64"]
+    video_base64: str
+
+    async def load(self, media: Media) -> Encoded:
+        return Encoded(self.video_base64)
+
+
+class VideoFileInput(WireVideo):
+    """A file under one of the media roots."""
+
+    type: Literal["video_file"]
+    video_path: str
+
+    async def load(self, media: Media) -> Path:
+        return await asyncio.to_thread(media_path, self.video_path, media.roots)
+
+
+class FramesBatchInput(WireModel):
+    """A manifest under one of the media roots: one vector per frame that can be read."""
+
+    type: Literal["frames_batch"]
+    frames_manifest_path: str
+    modality: ClassVar[Modality] = "image"
+
+    async def plan(self, media: Media) -> Plan:
+        manifest = await asyncio.to_thread(self._read, media)
+        return await ManifestFrames(manifest).plan(media)
+
+    def _read(self, media: Media) -> Manifest:
+        return read_manifest(media_path(self.frames_manifest_path, media.roots))
+
+
+KINDS = (
+    TextInput,
+    ImageUrlInput,
+    ImageBase64Input,
+    VideoFramesInput,
+    VideoUrlInput,
+    VideoBase64Input,
+    VideoFileInput,
+    FramesBatchInput,
+)
+"""Every kind, one class each: a new kind goes here and into `Input`."""
+
+Input = Annotated[
+    TextInput
+    | ImageUrlInput
+    | ImageBase64Input
+    | VideoFramesInput
+    | VideoUrlInput
+    | VideoBase64Input
+    | VideoFileInput
+    | FramesBatchInput,
+    Field(discriminator="type"),
+]
+
+
+def _listed(one_or_many: str | list[str]) -> list[str]:
+    return [one_or_many] if isinstance(one_or_many, str) else one_or_many

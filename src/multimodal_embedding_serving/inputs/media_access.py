@@ -1,0 +1,219 @@
+"""Where media come from: what of the service they need, and how raw sources become bytes."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, get_running_loop
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from multimodal_embedding_serving.batching.queue import LanePool
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decoders, Decoding
+from multimodal_embedding_serving.media.fetch import Fetcher
+from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_base64
+from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
+from multimodal_embedding_serving.monitoring.request import CURRENT, Account
+from multimodal_embedding_serving.settings import Settings
+
+MOST_VIDEOS = 4
+"""Videos that are decoded at a time, each in a process of its own and on several threads."""
+DECODE_BYTES = 512 << 20
+"""What all pictures that are being decoded may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Base64 (raw or a data URI) that a worker thread decodes."""
+
+    data: str
+
+    def decode(self, limit: int, what: str) -> bytes:
+        if len(self.data) * 3 // 4 > limit + 4096:
+            raise TooLarge(f"the {what} is larger than {limit} bytes")
+        return decode_base64(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A picture behind a URL, until a worker thread takes it: the request holds its bytes."""
+
+    data: bytes
+    account: Account | None
+
+    def release(self) -> bytes:
+        """The picture, which the decoding budget answers for from now on."""
+        if self.account is not None:
+            self.account.give_back(len(self.data))
+        return self.data
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=settings.max_image_mb * 2**20,
+        max_pixels=settings.max_image_mpix * 10**6,
+        formats=settings.image_formats,
+    )
+
+
+class Fetching(Protocol):
+    """What gets the bytes behind a URL."""
+
+    async def get(self, url: str, *, max_bytes: int) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class LoopFetchers:
+    """One fetcher for each event loop: the connections that it keeps belong to their loop."""
+
+    def __init__(self, make: Callable[[], Fetching]) -> None:
+        self._make = make
+        self._by_loop: WeakKeyDictionary[AbstractEventLoop, Fetching] = WeakKeyDictionary()
+
+    async def get(self, url: str, *, max_bytes: int) -> bytes:
+        loop = get_running_loop()
+        if loop not in self._by_loop:
+            self._by_loop[loop] = self._make()
+        return await self._by_loop[loop].get(url, max_bytes=max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        fetcher = self._by_loop.pop(get_running_loop(), None)
+        if fetcher is not None:
+            await fetcher.aclose()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """What inputs need of the service: limits, the fetcher, the folders that may be read."""
+
+    images: ImageLimits
+    videos: VideoLimits
+    fetcher: Fetching
+    roots: tuple[Path, ...]
+    segment: Segment
+    """The defaults of segment_config."""
+    max_items: int
+    """Items of one request."""
+    max_text_chars: int
+    workers: LanePool
+    """Threads that decode and resize images and tokenize texts."""
+    decoders: Decoders
+    """The processes that decode videos."""
+    budget: DecodeBudget
+    """The memory of pictures that are being decoded."""
+    threads: int = 0
+    """FFmpeg threads per video; 0 = FFmpeg's choice."""
+    ahead: int = 4
+    """Decoded frames that may wait for the image tower."""
+
+    received: Callable[[str, int], None]
+    """Hears of encoded media: its kind (image or video) and its bytes."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> Media:
+        return cls(
+            images=image_limits(settings),
+            videos=VideoLimits(
+                max_bytes=settings.max_video_mb * 2**20,
+                max_seconds=settings.max_video_seconds,
+                max_frames=settings.max_frames,
+            ),
+            fetcher=LoopFetchers(
+                partial(
+                    Fetcher,
+                    mode=settings.media_fetch,
+                    allowed_hosts=settings.allowed_hosts,
+                    proxy=settings.media_proxy,
+                    timeout=settings.request_timeout,
+                )
+            ),
+            roots=settings.media_roots,
+            segment=Segment(
+                start_offset=settings.start_offset,
+                clip_duration=settings.clip_duration,
+                num_frames=settings.num_frames,
+            ),
+            max_items=settings.max_items,
+            max_text_chars=settings.max_text_chars,
+            workers=LanePool(settings.worker_count),
+            decoders=Decoders(
+                min(settings.worker_count, MOST_VIDEOS),
+                slots=(settings.frame_queue or 4) + settings.worker_count + 2,
+                limits=DecoderLimits(seconds=settings.request_timeout),
+            ),
+            budget=DecodeBudget(DECODE_BYTES),
+            threads=settings.decoder_workers,
+            ahead=settings.frame_queue or 4,
+            received=received,
+        )
+
+    def close(self) -> None:
+        """Stop the threads, once what they do is done."""
+        self.workers.shutdown(wait=False)
+        self.decoders.close()
+
+    def check_count(self, count: int) -> None:
+        """Raises TooLarge for more items than one request may have."""
+        if count > self.max_items:
+            raise TooLarge(
+                f"the request has {count:,} items; the limit is {self.max_items:,}", param="input"
+            )
+
+    def fetch_image(self, url: str) -> Any:
+        """The raw item of an image's URL: a thunk, or the data that a data URI holds."""
+        if url[:5].lower() == "data:":
+            return Encoded(url)
+        return partial(self._fetch_image, url)
+
+    async def _fetch_image(self, url: str) -> Fetched:
+        data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
+        return Fetched(data, CURRENT.get())
+
+    async def fetch_video(self, url: str) -> bytes | Encoded:
+        if url[:5].lower() == "data:":
+            return Encoded(url)
+        return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+
+    def image_source(self, raw: Any) -> ImageSource:
+        """A raw item -> what `open_rgb` takes. Blocking: for worker threads."""
+        source: ImageSource = raw
+        if isinstance(raw, Encoded):
+            source = raw.decode(self.images.max_bytes, "image")
+        elif isinstance(raw, Fetched):
+            source = raw.release()
+        elif isinstance(raw, Path):
+            source = _read(raw, self.images.max_bytes)
+        if isinstance(source, bytes):
+            self.received("image", len(source))
+        return source
+
+    def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
+        load = partial(self._video_source, source)
+        return Decoding(self.decoders, load, segment, self.videos, threads=self.threads)
+
+    def _video_source(self, source: bytes | Path | Encoded) -> bytes | Path:
+        if isinstance(source, Encoded):
+            source = source.decode(self.videos.max_bytes, "video")
+        if isinstance(source, bytes):
+            self.received("video", len(source))
+        return source
+
+
+def is_url(text: str) -> bool:
+    """Whether a string of a caller in this process names a remote or inline medium, not a path."""
+    return text[:8].lower().startswith(("http://", "https://", "data:"))
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        if path.stat().st_size > limit:
+            raise TooLarge(f"the file is larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"the file can't be read: {error.strerror}") from None

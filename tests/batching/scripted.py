@@ -1,0 +1,56 @@
+"""What the batcher's tests share: a batcher over a fake graph, and what to submit to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from multimodal_embedding_serving.batching.batcher import Batcher, Lane
+from multimodal_embedding_serving.types import Features, Row, Vector
+from tests.fakes import PATIENCE, FakeGraph, text_features, vector_of
+
+
+@contextmanager
+def batching(graph: FakeGraph, **options: Any) -> Iterator[Batcher]:
+    limits: dict[str, Any] = {"max_batch": 8, "max_cost": 1024}
+    batcher = Batcher(graph, name="text", **limits | options)
+    try:
+        yield batcher
+    finally:
+        graph.release()
+        batcher.close()
+
+
+def now(batcher: Batcher, *items: Features, lane: Lane = Lane.INTERACTIVE) -> list[Future[Vector]]:
+    return batcher.submit(items, lane=lane)
+
+
+def occupy(
+    batcher: Batcher, graph: FakeGraph, start: int = 9000, lane: Lane = Lane.INTERACTIVE
+) -> list[Future[Vector]]:
+    """Keep every worker of the graph busy, so that what is submitted next has to wait."""
+    graph.hold()
+    graph.forget_calls()
+    futures = []
+    for worker in range(graph.parallel):
+        futures += now(batcher, text_features(start + worker), lane=lane)
+        graph.wait_for_call()
+    return futures
+
+
+def text(number: int, cost: int) -> Features:
+    """A text of `cost` tokens that is unlike any other number's."""
+    return text_features(*[1000 + number] * cost)
+
+
+def assert_answers(futures: Sequence[Future[Vector]], items: Sequence[Features]) -> None:
+    for future, item in zip(futures, items, strict=True):
+        np.testing.assert_array_equal(future.result(PATIENCE), vector_of(item.row))
+
+
+def costs(batch: Sequence[Row]) -> list[int]:
+    return [len(row) for row in batch]

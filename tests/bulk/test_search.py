@@ -1,0 +1,142 @@
+"""A folder is found by a description, and embedded once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.bulk.items import Kind
+from multimodal_embedding_serving.bulk.search import Found, search
+from multimodal_embedding_serving.cli.search import clock
+from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
+from tests.bulk.fakes import BAD, FakeModel, fill, vector
+from tests.cli.test_cli import mmes
+
+
+def find(
+    folder: Path, description: str, model: FakeModel | None = None, top: int = 3, recipe: str = ""
+) -> Found:
+    index = folder.parent / "index"
+    work = search(description, folder, model or FakeModel(), index, top=top, recipe=recipe)
+    return asyncio.run(work)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path / "media", ["a.jpg", "b.png", "c/d.jpg", "e.txt"])
+    (tmp_path / "media" / "film.mp4").write_bytes(b"123")
+    return tmp_path / "media"
+
+
+def names(found: Found) -> list[str]:
+    return [Path(match.path).name for match in found.matches]
+
+
+def test_the_file_that_is_most_like_the_description_comes_first(folder: Path) -> None:
+    found = find(folder, "b.png", top=10)
+    assert names(found)[0] == "b.png"
+    assert sorted(names(found)) == ["a.jpg", "b.png", "d.jpg", "film.mp4"]
+    assert found.matches[0].similarity == pytest.approx(1, abs=1e-3)
+    likeness = [match.similarity for match in found.matches]
+    assert likeness == sorted(likeness, reverse=True)
+    alike = {match.path: match.similarity for match in found.matches}
+    photo = str(folder / "c" / "d.jpg")
+    exact = float(vector(b"b.png") @ vector(b"c/d.jpg"))
+    assert alike[photo] == pytest.approx(exact, abs=1e-3)
+
+
+def test_a_video_is_one_match_at_its_best_frame(folder: Path) -> None:
+    for frame in range(4):
+        description = "123" + chr(frame)
+        best = find(folder, description).matches[0]
+        assert (Path(best.path).name, best.kind) == ("film.mp4", "video")
+        assert (best.frame, best.timestamp) == (10 * frame, 0.5 * frame)
+    assert names(find(folder, description, top=10)).count("film.mp4") == 1
+
+
+def test_a_second_search_embeds_what_is_new_and_forgets_what_is_gone(folder: Path) -> None:
+    model = FakeModel()
+    find(folder, "a", model)
+    fill(folder, ["new.jpg"])
+    (folder / "a.jpg").unlink()
+    model.seen.clear()
+    found = find(folder, "new.jpg", model, top=10)
+    assert model.seen == ["new.jpg"]
+    assert names(found)[0] == "new.jpg"
+    assert "a.jpg" not in names(found)
+    model.seen.clear()
+    find(folder, "something else", model)
+    assert not model.seen
+
+
+def test_few_videos_of_many_frames_do_not_hide_the_files_behind_them(tmp_path: Path) -> None:
+    fill(tmp_path / "media", ["z.jpg"])
+    for number in range(40):
+        (tmp_path / "media" / f"{number:02}.mp4").write_bytes(b"x" * 3 + bytes([number]) * 4)
+    assert len(find(tmp_path / "media", "a", top=41).matches) == 41
+
+
+def test_models_and_choices_of_frames_have_an_index_each(folder: Path) -> None:
+    find(folder, "a")
+    other, frames = FakeModel(fingerprint="f2"), FakeModel()
+    find(folder, "a", other)
+    find(folder, "a", frames, recipe="2 frames")
+    assert len(other.seen) == len(frames.seen) == 4
+
+
+def test_a_model_of_texts_alone_finds_texts(folder: Path) -> None:
+    found = find(folder, "e.txt", FakeModel(kinds=("text",)))
+    assert names(found) == ["e.txt"]
+
+
+def test_bad_files_are_counted_and_the_rest_is_found(folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(BAD)
+    found = find(folder, "a", top=10)
+    assert found.tally.errors == 1
+    assert len(found.matches) == 3
+
+
+def test_an_empty_folder_has_no_matches(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    assert find(tmp_path / "media", "a").matches == []
+
+
+def test_what_can_not_be_searched_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InvalidInput, match="is no folder"):
+        find(tmp_path / "nothing", "a")
+    pictures: tuple[Kind, ...] = ("image", "video")
+    with pytest.raises(ModalityNotSupported, match="embeds no text"):
+        find(folder, "a", FakeModel(kinds=pictures))
+
+
+def test_times_read_as_on_a_player() -> None:
+    assert [clock(seconds) for seconds in (0, 7.54, 59.97, 61, 3909.2)] == [
+        "0:00.0",
+        "0:07.5",
+        "1:00.0",
+        "1:01.0",
+        "1:05:09.2",
+    ]
+
+
+def test_the_command_finds_the_shipped_photos_and_the_moment_in_the_film(
+    samples: Path, tmp_path: Path
+) -> None:
+    index = {"EMBEDDING_SEARCH_DIR": str(tmp_path)}
+    asked = ("search", "a cup of coffee", str(samples), "--top", "2", "--frames", "8")
+    shown = mmes(*asked, **index)
+    assert shown.returncode == 0, shown.stderr
+    first, second = shown.stdout.splitlines()
+    assert first.endswith("samples/coffee.jpg")
+    assert "samples/film.mp4  at 0:0" in second
+    again = json.loads(mmes(*asked, "--json", **index).stdout)
+    assert again["index"]["embedded"] == 0
+    assert again["index"]["unchanged"] == 7
+    best, film = again["matches"]
+    assert best["path"] == str(samples / "coffee.jpg")
+    assert np.isclose(best["similarity"], float(first.split()[0]), atol=1e-3)
+    assert 0 < film["timestamp"] < 6

@@ -1,0 +1,205 @@
+"""The bundle: what is written, what is trusted, what its fingerprint covers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.bundles.bundle import (
+    MANIFEST,
+    TEMPORARY,
+    Bundle,
+    Manifest,
+    fingerprint,
+    publishing,
+)
+from multimodal_embedding_serving.conversion.build import (
+    STORAGES,
+    Conversion,
+    build_bundle,
+    require_space,
+)
+from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.families import TowerPlan
+from tests.small_model import small_conversion, small_plans, small_weights
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return build_bundle(small_conversion(), tmp_path / "small")
+
+
+def test_a_bundle_holds_graphs_tokenizer_and_a_manifest_that_reads_back(bundle: Bundle) -> None:
+    names = sorted(path.name for path in bundle.path.iterdir())
+    assert names == [
+        "image.bin", "image.xml", "manifest.json", "text.bin", "text.xml", "tokenizer.json",
+    ]  # fmt: skip
+    manifest = bundle.manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.dimension == 8
+    assert set(manifest.towers) == {"image", "text"}
+    assert len(manifest.fingerprint) == 32
+    assert set(manifest.files) == set(names) - {MANIFEST}
+    bundle.verify()
+
+
+def test_nothing_but_the_bundle_and_its_lock_is_left(bundle: Bundle) -> None:
+    left = {path.name for path in bundle.path.parent.iterdir()}
+    assert left <= {"small", "small.lock"}
+
+
+@pytest.mark.parametrize("name", ["text.bin", "image.xml", "tokenizer.json"])
+def test_a_truncated_file_is_refused_by_name(bundle: Bundle, name: str) -> None:
+    content = (bundle.path / name).read_bytes()
+    (bundle.path / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=f"small: {name} is truncated"):
+        Bundle.open(bundle.path)
+
+
+def test_a_missing_file_is_refused_by_name(bundle: Bundle) -> None:
+    (bundle.path / "text.bin").unlink()
+    with pytest.raises(BundleError, match=r"small: text\.bin is missing"):
+        Bundle.open(bundle.path)
+
+
+def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
+    content = bytearray((bundle.path / "image.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle.path / "image.bin").write_bytes(content)
+    with pytest.raises(BundleError, match=r"image\.bin was altered"):
+        Bundle.open(bundle.path).verify()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "towers": {"text": 3}}'],
+)
+def test_a_malformed_manifest_is_a_bundle_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(BundleError):
+        Bundle.open(tmp_path)
+
+
+def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
+    data = json.loads((bundle.path / MANIFEST).read_text())
+    data["files"]["../outside"] = {"sha256": "", "size": 0}
+    (bundle.path.parent / "outside").write_bytes(b"")
+    (bundle.path / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(BundleError, match="outside is missing"):
+        Bundle.open(bundle.path)
+
+
+def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path: Path) -> None:
+    again = build_bundle(small_conversion(), tmp_path / "again")
+    assert again.manifest.fingerprint == bundle.manifest.fingerprint
+
+
+def flip(name: str) -> Sequence[TowerPlan]:
+    """The small towers, the last bit of one weight turned."""
+    weights = {key: array.copy() for key, array in small_weights().items()}
+    weights[name].reshape(-1).view(np.uint32)[7] ^= 1
+    return small_plans(weights=weights)
+
+
+def transformed(modality: str, key: str, value: object) -> Sequence[TowerPlan]:
+    return [
+        dataclasses.replace(plan, transform={**plan.transform, key: value})
+        if plan.modality == modality
+        else plan
+        for plan in small_plans()
+    ]
+
+
+FIRST = small_conversion()
+TOKENIZER = str(FIRST.tokenizer)
+PLANS: dict[str, Sequence[TowerPlan]] = {
+    **{f"one bit of {name}": flip(name) for name in small_weights()},
+    "pooling": small_plans(pooling="first"),
+    "the mean of the pixels": small_plans(centre=0.4),
+    "size": transformed("image", "size", 17),
+    "resize": transformed("image", "resize", "short_side"),
+    "resample": transformed("image", "resample", "bilinear"),
+    "max_length": transformed("text", "max_length", 11),
+    "pad_id": transformed("text", "pad_id", 1),
+    "lowercase": transformed("text", "lowercase", True),
+    "prompts": transformed("text", "prompts", {"query": "q: {text}"}),
+    "a tower left out": FIRST.plans[:1],
+}
+MUTATIONS: dict[str, Conversion] = {
+    **{name: dataclasses.replace(FIRST, plans=plans) for name, plans in PLANS.items()},
+    "a word": dataclasses.replace(FIRST, tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
+    **{name: dataclasses.replace(FIRST, precision=name) for name in STORAGES if name != "f16"},
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_whatever_decides_the_vectors_changes_the_fingerprint(
+    mutation: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    changed = build_bundle(MUTATIONS[mutation], tmp_path / "changed")
+    assert changed.manifest.fingerprint != bundle.manifest.fingerprint
+
+
+def test_name_source_and_licence_do_not_change_the_fingerprint(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(
+        small_conversion(), model="Other/name", source={}, licence="mit",
+        notice="hello", extras={"logit_scale": 2.0},
+    )  # fmt: skip
+    made = build_bundle(other, tmp_path / "other")
+    assert made.manifest.fingerprint == bundle.manifest.fingerprint
+    manifest = made.manifest
+    assert fingerprint(manifest.towers, made.tokenizer, "f16") == manifest.fingerprint
+
+
+def test_a_failed_publication_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with publishing(tmp_path / "model") as folder:
+            (folder / "half").write_text("written")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    stale = tmp_path / f"{TEMPORARY}model-12345"
+    stale.mkdir()
+    (stale / "half").write_bytes(b"x")
+    with publishing(tmp_path / "model") as folder:
+        (folder / "whole").write_text("written")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:
+    def refuse(plans: Sequence[TowerPlan], made: Bundle) -> dict[str, object]:
+        raise BundleError("below the bound")
+
+    with pytest.raises(BundleError, match="below the bound"):
+        build_bundle(small_conversion(seed=1), bundle.path, refuse)
+    kept = Bundle.open(bundle.path)
+    kept.verify()
+    assert kept.manifest == bundle.manifest
+
+
+def test_publishing_again_replaces_the_old_bundle_as_a_whole(bundle: Bundle) -> None:
+    made = build_bundle(small_conversion(seed=1), bundle.path)
+    made.verify()
+    assert made.manifest.fingerprint != bundle.manifest.fingerprint
+    assert {path.name for path in bundle.path.parent.iterdir()} <= {"small", "small.lock"}
+
+
+def test_space_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        BundleError, match=r"needs 2,251,799,813\.7 MB, and the disk of the models folder"
+    ):
+        require_space(1 << 50, "f16", tmp_path / "shelf")
+    require_space(0, "f16", tmp_path / "shelf")
+    assert list((tmp_path / "shelf").iterdir()) == []

@@ -1,0 +1,137 @@
+"""The commands in processes of their own: what they print, and with which status they end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from multimodal_embedding_serving.cli import app
+from tests.cli.test_cli import mmes
+from tests.serving import PATIENCE, Running, serving
+
+COMMAND = [sys.executable, "-m", "multimodal_embedding_serving"]
+COMMANDS = vars(typer.main.get_command(app))["commands"]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell that ignores it."""
+    pipe = subprocess.PIPE
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_json_and_says_what_it_does(name: str) -> None:
+    assert "--json" in {option for each in COMMANDS[name].params for option in each.opts}
+    assert all(each.help for each in COMMANDS[name].params)
+    assert COMMANDS[name].help
+
+
+def complete(**environ: str) -> str:
+    """What the program answers to a shell that completes it by its name."""
+    code = "import sys; sys.argv = ['mmes']; from multimodal_embedding_serving.cli import main"
+    command = [sys.executable, "-c", f"{code}; main()"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_there_is_a_script_for_each_shell(shell: str) -> None:
+    assert f"complete_{shell}" in complete(_MMES_COMPLETE=f"source_{shell}")
+
+
+def test_shells_complete_the_commands() -> None:
+    words = {"COMP_WORDS": "mmes se", "COMP_CWORD": "1"}
+    answer = complete(_MMES_COMPLETE="complete_bash", **words)
+    assert sorted(answer.split()) == ["search", "serve"]
+
+
+def test_inputs_that_fail_are_named_and_the_others_embedded(samples: Path) -> None:
+    photo = str(samples / "cat.jpg")
+    done = mmes("embed", "a cat", "nothing.jpg", photo, "--text", "dog.jpg")
+    assert done.returncode == 4
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["path"], row["kind"]) for row in rows] == [
+        ("a cat", "text"),
+        (photo, "image"),
+        ("dog.jpg", "text"),
+    ]
+    assert all(np.isclose(np.linalg.norm(row["vector"]), 1, atol=1e-3) for row in rows)
+    assert done.stderr.startswith("mmes: nothing.jpg: there is no file nothing.jpg")
+    assert mmes("embed", "nothing.jpg").returncode == 1
+
+
+def test_a_bulk_job_by_a_server_reports_what_it_did(
+    server: Running, samples: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "vectors.jsonl"
+    wanted = ("embed", str(samples), "--out", str(out), "--kind", "image", "--server", server.url)
+    told = json.loads(mmes(*wanted, "--json").stdout)
+    assert told["out"] == str(out)
+    assert (told["embedded"], told["unchanged"], told["rows"]) == (6, 0, 6)
+    again = mmes(*wanted)
+    assert (
+        again.stdout == f"{out}: 6 vectors; 0 inputs embedded, 6 unchanged, 0 removed, 0 failed\n"
+    )
+    assert len(out.read_text().splitlines()) == 6
+
+
+def test_vectors_come_as_they_are_asked_for_and_an_interrupt_ends_it() -> None:
+    process = start("embed", "-")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("a cat\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["path"] == "a cat"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:
+    process = start("embed", "-")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("a cat\n" * 200)
+    process.stdin.close()
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(PATIENCE) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_a_conversion_is_described_in_json(tmp_path: Path) -> None:
+    place = {"EMBEDDING_OV_MODELS_DIR": str(tmp_path)}
+    told = json.loads(mmes("convert", "Builtin/mini", "--json", **place).stdout)
+    assert told["model"] == "Builtin/mini"
+    assert told["fingerprint"]
+    ways = json.loads(mmes("tune", "--seconds", "30", "--json", **place).stdout)
+    assert ways["text"]["rate"] > 0
+
+
+def test_a_server_logs_lines_of_json() -> None:
+    with serving([*COMMAND, "serve", "--port", "0", "--json"]) as running:
+        running.stop()
+        lines = [json.loads(line) for line in running.log]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert any("running on" in line["message"] for line in lines)
+
+
+def test_an_output_folder_that_is_not_there_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = mmes("embed", "a cat", "--out", str(tmp_path / "file" / "vectors.npy"))
+    assert done.returncode == 1
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,130 @@
+"""INT8 weights and activations: what they are calibrated on, and what is served where they fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.conversion import calibration
+from multimodal_embedding_serving.conversion import store as library
+from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CUTS, sample_rows
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import BundleError, MissingExtra
+from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
+from multimodal_embedding_serving.graph.runtime import opset as op
+from multimodal_embedding_serving.settings import Settings
+from tests.media_files import photo, write_image
+from tests.parity.towers import open_towers
+from tests.small_clip import write_clip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("checkpoints") / "tiny-clip")
+
+
+@pytest.fixture
+def settings(checkpoint: Path, tmp_path: Path) -> Settings:
+    return Settings.from_env(
+        {}, model=str(checkpoint), models_dir=tmp_path / "models", precision="int8",
+        model_cache=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plans(checkpoint: Path) -> Sequence[TowerPlan]:
+    config = json.loads((checkpoint / "config.json").read_text())
+    return open_towers([checkpoint / "model.safetensors"], config).plans
+
+
+def rows(plans: Sequence[TowerPlan], checkpoint: Path, **changes: Any) -> list[int]:
+    """How many samples each tower gets: pictures, then texts."""
+    settings = Settings.from_env({}, **changes)
+    tokenizer = checkpoint / "tokenizer.json"
+    return [len(sample_rows(plan, tokenizer, settings)) for plan in plans]
+
+
+def test_the_shipped_photos_and_captions_calibrate(
+    plans: Sequence[TowerPlan], checkpoint: Path, samples: Path
+) -> None:
+    photos = len(list(samples.glob("*.jpg")))
+    assert rows(plans, checkpoint) == [photos * len(CUTS) * 2, len(CAPTIONS)]
+    assert not set(CAPTIONS) & set(PROBE_TEXTS)
+
+
+def test_a_folder_calibrates_and_what_is_no_picture_is_passed_over(
+    plans: Sequence[TowerPlan], checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.jpg").write_bytes(write_image("jpeg"))
+    (tmp_path / "b.png").write_bytes(write_image("png", photo(seed=2)))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (tmp_path / "lines.txt").write_text("one\n\ntwo\nthree\n", "utf-8")
+    assert rows(plans, checkpoint, calibration_dir=tmp_path) == [2, 3]
+
+
+def test_a_folder_with_nothing_of_use_is_refused(
+    plans: Sequence[TowerPlan], checkpoint: Path, tmp_path: Path
+) -> None:
+    for plan, what in zip(plans, ("pictures", "lines in .txt files"), strict=True):
+        with pytest.raises(BundleError, match=f"no {what}"):
+            sample_rows(plan, checkpoint / "tokenizer.json", Settings(calibration_dir=tmp_path))
+
+
+def test_the_missing_extra_is_named_before_anything_is_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="quantize"):
+        open_bundle(settings)
+    assert not list(settings.models_dir.rglob("*.xml"))
+
+
+def test_below_its_bound_floats_are_served_and_it_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What quantises here rounds every weight to two bits' worth: far too coarse."""
+
+    def ruin(plan: TowerPlan, model: object, **_: object) -> object:
+        coarse = emit_model(plan.inputs, plan.build, FLOAT32)
+        for node in coarse.get_ops():
+            if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
+                values = np.array(node.data)
+                if values.dtype == np.float32:
+                    step = np.abs(values).max() / 2 or 1
+                    rough = op.constant((np.rint(values / step) * step).astype(np.float32))
+                    for target in node.output(0).get_target_inputs():
+                        target.replace_source_output(rough.output(0))
+        return coarse
+
+    monkeypatch.setattr(library, "require_nncf", lambda: None)
+    monkeypatch.setattr(library, "quantize_activations", ruin)
+    bundle = open_bundle(settings)
+    assert bundle.manifest.precision == "f16"
+    assert bundle.path.name == "int8"
+    with Engine.open(settings=settings) as engine:
+        assert engine.info.precision == "f16"
+        assert "int8 was asked for, and f16 is served" in (engine.info.notice or "")
+        assert "below its bound of 0.98" in (engine.info.notice or "")
+    assert open_bundle(settings) == bundle
+
+
+@pytest.mark.slow
+def test_a_quantised_model_reaches_its_bound_and_is_served(settings: Settings) -> None:
+    pytest.importorskip("nncf", reason="nncf is not installed (extra quantize)")
+    bundle = open_bundle(settings)
+    assert bundle.manifest.precision == "int8", bundle.manifest.notice
+    assert min(each["minimum"] for each in bundle.manifest.parity.values()) >= 0.98
+    assert "FakeQuantize" in bundle.graph("image").read_text("utf-8")
+    with Engine.open(settings=settings) as engine:
+        found = engine.embed(texts=["a cat", "two boats"])
+        assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+        assert engine.info.precision == "int8"

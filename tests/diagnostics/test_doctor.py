@@ -1,0 +1,142 @@
+"""`mmes doctor` tells what it finds, and by its status whether serving would fail."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from multimodal_embedding_serving.checkpoints.hub import HubAccess, find_checkpoint
+from multimodal_embedding_serving.diagnostics import doctor
+from multimodal_embedding_serving.diagnostics.doctor import Finding
+from multimodal_embedding_serving.settings import Settings
+from tests.cli.test_cli import mmes
+from tests.hub_standin import HubStandIn
+
+FILES: dict[str, bytes | Path] = {
+    "config.json": b'{"model_type": "clip"}',
+    "model.safetensors": b"x" * 5000,
+    "model.ckpt": b"y" * 100_000,
+    "tokenizer.json": b"{}",
+}
+NEEDED = len(FILES["config.json"]) + 5000 + 2  # type: ignore[arg-type]
+
+
+def by_name(found: list[Finding]) -> dict[str, Finding]:
+    return {each.name: each for each in found}
+
+
+def test_the_shipped_model_on_this_machine_is_healthy(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environ |= {"HF_HOME": str(tmp_path / "hub"), "EMBEDDING_API_KEYS": "secret-key"}
+    done = mmes("doctor", "--open", "--json", **environ)
+    assert done.returncode == 0, done.stderr
+    assert "secret-key" not in done.stdout
+    told = json.loads(done.stdout)
+    assert told["healthy"] is True
+    found = by_name([Finding(**each) for each in told["findings"]])
+    assert "fingerprint" in found["opens"].value
+    assert found["reachable"].value == "not asked: HF_HUB_OFFLINE is set"
+    assert found["EMBEDDING_API_KEYS"].value == "set"
+    assert found["models"].value.startswith(f"{tmp_path}/mmes/models: not there yet, ")
+    assert "384 numbers" in found["Builtin/mini"].value
+    assert found["CPU"].state == "ok"
+    assert found["CPU"].value.partition(" (")[0]
+    assert set(doctor.PACKAGES) <= set(found)
+
+
+def test_what_is_broken_is_marked_and_told_by_the_status(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "EMBEDDING_DEVICE": "NPU.7"}
+    done = mmes("doctor", "--model", "CLIP/clip-vit-b-32", **environ, HF_HOME=str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("x EMBEDDING_DEVICE: NPU.7: OpenVINO finds")]
+    assert [line for line in lines if line.startswith("x CLIP/clip-vit-b-32: ")]
+    assert lines[-1].startswith("2 broken, ")
+
+
+def test_a_setting_that_is_not_allowed_is_status_2() -> None:
+    assert mmes("doctor", EMBEDDING_PRECISION="fp8").returncode == 2
+
+
+def test_what_would_be_downloaded_is_told_and_not_downloaded(
+    hub: HubStandIn, access: HubAccess, tmp_path: Path
+) -> None:
+    hub.add("org/small", FILES)
+    settings = Settings(model="hf:org/small", models_dir=tmp_path)
+    (found,) = doctor.model(settings, access)
+    size = f"{NEEDED / 1e6:,.1f} MB to download from hf:org/small; then it is converted"
+    assert (found.value, found.state) == (size, "ok")
+    assert not hub.seen("HEAD")  # what the client asks before it downloads
+    find_checkpoint("org/small", access=access)
+    (found,) = doctor.model(settings, access)
+    assert found.value == "hf:org/small is here; then it is converted"
+
+
+def test_a_model_that_can_not_be_had_is_broken(hub: HubStandIn, access: HubAccess) -> None:
+    (found,) = doctor.model(Settings(model="hf:org/nothing"), access)
+    assert found.state == "broken"
+    (found,) = doctor.model(Settings(model="no-such-model"), access)
+    assert found.state == "broken"
+    assert "no-such-model" in found.value
+
+
+def test_the_hub_is_asked_once_and_its_silence_is_told(
+    hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    (found,) = doctor.hub(Settings())
+    assert found.state == "ok"
+    assert f"{hub.url} answered " in found.value
+    assert len(hub.requests) == 1
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    (found,) = doctor.hub(Settings())
+    assert (found.value, found.state) == ("http://127.0.0.1:9: no answer (ConnectError)", "warning")
+
+
+def test_the_size_of_a_folder_is_told_with_the_room_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.bin").write_bytes(b"x" * 1_500_000)
+    (tmp_path / "c.bin").write_bytes(b"x" * 500_000)
+    found = by_name(list(doctor.folders(Settings(models_dir=tmp_path))))["models"]
+    assert found.value.startswith(f"{tmp_path}: 2.0 MB, ")
+    assert found.value.endswith(" GB free")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_models_folder_that_can_not_be_written_is_broken(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    found = by_name(list(doctor.folders(Settings(models_dir=tmp_path / "models"))))["models"]
+    tmp_path.chmod(0o700)
+    assert found.state == "broken"
+
+
+def test_what_is_allowed_but_often_a_mistake_is_a_warning(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    risky = Settings(host="0.0.0.0", media_roots=(tmp_path, missing))
+    found = list(doctor.cautions(risky))
+    assert [(each.name, each.state) for each in found] == [
+        ("EMBEDDING_MEDIA_ROOTS", "warning"),
+        ("EMBEDDING_API_KEYS", "warning"),
+    ]
+    assert str(missing) in found[0].value
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert not list(doctor.cautions(Settings(host=host, media_roots=(tmp_path,))))
+    assert not list(
+        doctor.cautions(Settings(host="0.0.0.0", api_keys=("k",), media_roots=(tmp_path,)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "broken"),
+    [("CPU", False), ("AUTO", False), ("AUTO:GPU,CPU", False), ("AUTO:-CPU", False), ("GPU", True)],
+)
+def test_a_device_that_is_not_here_is_broken(device: str, broken: bool) -> None:
+    states = [each.state for each in doctor.devices(Settings(device=device))]
+    assert ("broken" in states) is (broken and not _has_gpu())
+
+
+def _has_gpu() -> bool:
+    return any(each.name.startswith("GPU") for each in doctor.devices(Settings()))

@@ -1,0 +1,133 @@
+"""From a bundle on disk to an engine: real graphs, small."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.batching.queue import Lane
+from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion.build import build_bundle
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.engine.loader import Opener
+from multimodal_embedding_serving.engine.preprocess import prepare_texts
+from multimodal_embedding_serving.errors import (
+    BundleError,
+    InvalidInput,
+    SelfTestFailed,
+    UnknownModel,
+)
+from multimodal_embedding_serving.inputs.items import Words
+from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.monitoring.metrics import Metrics
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Features
+from tests.fakes import PATIENCE, FakeGraph
+from tests.media_files import photo
+from tests.small_model import DIMENSION, small_conversion
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(small_conversion(), tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def settings(bundle: Bundle) -> Settings:
+    return Settings.from_env({}, model=str(bundle.path), precision="f32", model_cache=False)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    with Engine.open(settings=settings) as opened:
+        yield opened
+
+
+def test_a_bundle_opens_to_an_engine_that_tells_inputs_apart(engine: Engine) -> None:
+    texts = engine.embed(texts=["cat", "dog"])
+    images = engine.embed(images=[photo(seed=1), photo(seed=3)])
+    for vectors in (texts, images):
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert not np.allclose(vectors[0], vectors[1], atol=1e-3)
+
+
+def test_the_model_is_described_by_its_bundle(engine: Engine, bundle: Bundle) -> None:
+    info = engine.info
+    assert (info.id, info.family, info.dimension) == ("Tests/small", "Tests", DIMENSION)
+    assert (info.precision, info.inference) == ("f16", "f32")
+    assert info.fingerprint == f"{bundle.manifest.fingerprint}-f32"
+    assert (info.text_length, info.image_size) == (12, 16)
+    assert set(info.modalities) == {"text", "image"}
+
+
+def test_a_shorter_length_may_be_set(settings: Settings, bundle: Bundle) -> None:
+    with Engine.open(model=str(bundle.path), max_length=8, model_cache=False) as engine:
+        assert engine.info.text_length == 8
+
+
+def test_progress_is_told(settings: Settings) -> None:
+    stages: list[str] = []
+    Engine.open(settings=settings, progress=lambda stage, share: stages.append(stage)).close()
+    assert stages[-1] == "opening the model"
+
+
+def test_a_name_that_is_nothing_lists_the_models() -> None:
+    with pytest.raises(UnknownModel, match="CLIP/clip-vit-b-32"):
+        Engine.open("no/such-model")
+
+
+def test_a_bundle_that_lost_its_tokenizer_is_refused(settings: Settings, tmp_path: Path) -> None:
+    conversion = dataclasses.replace(small_conversion(), tokenizer=None)
+    made = build_bundle(conversion, tmp_path / "mute")
+    with pytest.raises(BundleError, match="tokenizer"):
+        Engine.open(str(made.path), model_cache=False)
+
+
+def test_a_token_id_that_is_none_fails_alone(bundle: Bundle) -> None:
+    assert bundle.tokenizer is not None
+    transform = TextTransform(bundle.tokenizer, bundle.manifest.towers["text"].transform)
+    prepare = prepare_texts(transform)
+    good, bad, last = prepare([Words("cat"), Words((999,)), Words((2, 3))])
+    assert isinstance(good, Features)
+    assert isinstance(bad, InvalidInput)
+    assert isinstance(last, Features)
+
+
+def test_a_tower_that_breaks_while_in_use_is_reported(
+    bundle: Bundle, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that gives NaN from some moment on: its self-test fails, and the opener hears it."""
+    graph = Flaky()
+    monkeypatch.setattr("multimodal_embedding_serving.engine.loader.open_graph", lambda *_: graph)
+    metrics = Metrics()
+    opener = Opener(bundle, settings, Media.from_settings(settings, metrics.received), metrics)
+    broken = threading.Event()
+    towers = opener.open()
+    opener.on_broken = broken.set
+    graph.broken = True
+    features = Features(np.zeros(3, np.int32), 3, 3)
+    (future,) = towers["text"].batcher.submit([features], lane=Lane.BULK)
+    with pytest.raises(Exception, match="finite"):
+        future.result(PATIENCE)
+    assert broken.wait(PATIENCE)
+    for tower in towers.values():
+        tower.close()
+    with pytest.raises(SelfTestFailed):
+        opener.open()
+
+
+class Flaky(FakeGraph):
+    def __init__(self) -> None:
+        super().__init__(DIMENSION)
+        self.broken = False
+
+    def __call__(self, rows: Any) -> Any:
+        vectors = super().__call__(rows)
+        return vectors * np.nan if self.broken else vectors

@@ -1,0 +1,279 @@
+"""The wire's input kinds: what they accept, what they refuse, and what they plan."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from multimodal_embedding_serving.errors import Forbidden, InvalidInput, NotFound, TooLarge
+from multimodal_embedding_serving.inputs.items import (
+    Embeddable,
+    Images,
+    Plan,
+    Texts,
+    Video,
+    Words,
+)
+from multimodal_embedding_serving.inputs.kinds import KINDS, Input, SegmentConfig
+from multimodal_embedding_serving.inputs.media_access import Encoded, LoopFetchers, Media
+from multimodal_embedding_serving.media.video import Segment
+from multimodal_embedding_serving.settings import Settings
+from tests.media_files import read_barcode, write_image, write_video
+
+
+class Given(BaseModel):
+    input: Input
+
+
+class FakeFetcher:
+    """Remembers what was asked for."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+        self.asked: list[tuple[str, int]] = []
+
+    async def get(self, url: str, *, max_bytes: int) -> bytes:
+        self.asked.append((url, max_bytes))
+        return self.data
+
+    async def aclose(self) -> None:
+        self.asked.clear()
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Iterator[Media]:
+    settings = Settings.from_env({}, media_roots=(tmp_path,), max_text_chars=20, max_frames=50)
+    made = Media.from_settings(settings, lambda kind, size: None)
+    yield made
+    made.close()
+
+
+def parse(**given: Any) -> Embeddable:
+    return Given.model_validate({"input": given}).input
+
+
+async def run(plan: Plan) -> list[Any]:
+    """All raw items of a plan that streams."""
+    raws = cast("AsyncGenerator[Any, None]", plan.raws)
+    return [raw async for raw in raws]
+
+
+def test_there_are_eight_kinds_and_each_is_in_the_union() -> None:
+    schema = Given.model_json_schema()["properties"]["input"]
+    tags = {kind.model_json_schema()["properties"]["type"]["const"] for kind in KINDS}
+    assert len(tags) == len(schema["oneOf"]) == 8
+
+
+async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: Media) -> None:
+    single = await parse(type="text", text="a").plan(media)
+    assert (single.raws, single.many) == ([Words("a", "query")], False)
+    several = await parse(type="text", text=["a"]).plan(media)
+    assert (several.raws, several.many) == ([Words("a", "document")], True)
+
+
+async def test_a_long_text_is_refused_by_its_place(media: Media) -> None:
+    with pytest.raises(TooLarge) as caught:
+        await parse(type="text", text=["a", "b" * 21]).plan(media)
+    assert caught.value.index == 1
+
+
+async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: Media) -> None:
+    fetcher = FakeFetcher(b"bytes")
+    media = replace(media, fetcher=fetcher)
+    plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).plan(media)
+    fetch, encoded = cast("list[Any]", plan.raws)
+    assert fetcher.asked == []
+    assert media.image_source(await fetch()) == b"bytes"
+    assert fetcher.asked == [("https://a/b.png", 32 * 2**20)]
+    assert encoded == Encoded("data:,x")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Segment()),
+        ({"num_frames": None, "fps": None}, Segment()),
+        ({"num_frames": 0}, Segment(num_frames=0)),
+        ({"extraction_fps": 2}, Segment(extraction_fps=2)),
+        ({"fps": 0.5, "startOffsetSec": 3}, Segment(extraction_fps=0.5, start_offset=3)),
+        ({"frame_indexes": [3, 1], "other": {}}, Segment(frame_indexes=(3, 1))),
+        ({"clip_duration": -1, "pooling": "mean"}, Segment(pooling="mean")),
+    ],
+)
+def test_a_segment_config_fills_in_the_defaults(given: dict[str, Any], expected: Segment) -> None:
+    assert SegmentConfig.model_validate(given).segment(Segment()) == expected
+
+
+def test_the_defaults_of_a_segment_come_from_the_settings() -> None:
+    defaults = Segment(start_offset=1, clip_duration=2, num_frames=3)
+    assert SegmentConfig().segment(defaults) == defaults
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"num_frames": -1},
+        {"num_frames": 1.5},
+        {"clip_duration": 0},
+        {"clip_duration": float("inf")},
+        {"fps": 0},
+        {"frame_indexes": [-1]},
+        {"frame_indexes": [2**60]},
+        {"pooling": "max"},
+        {"startOffsetSec": float("nan")},
+    ],
+)
+def test_a_segment_config_out_of_range_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SegmentConfig.model_validate(given)
+
+
+async def test_a_videos_frames_stream_and_are_named_as_they_come(media: Media) -> None:
+    data = write_video(frames=20, rate=10)
+
+    async def load() -> bytes:
+        return data
+
+    plan = await Video(load, Segment(frame_indexes=(3, 11))).plan(media)
+    assert (plan.count, plan.video, plan.many, plan.frames) == (2, True, True, [])
+    assert [read_barcode(rgb) for rgb in await run(plan)] == [3, 11]
+    assert [(frame.index, frame.timestamp) for frame in plan.frames or []] == [(3, 0.3), (11, 1.1)]
+
+
+@pytest.mark.parametrize(
+    ("segment", "expected"),
+    [
+        (Segment(), 50),
+        (Segment(num_frames=0), 50),
+        (Segment(num_frames=7), 7),
+        (Segment(extraction_fps=2, clip_duration=5), 10),
+        (Segment(extraction_fps=2), 50),
+        (Segment(frame_indexes=(1, 2, 3)), 3),
+    ],
+)
+async def test_admission_counts_the_frames_that_can_be_expected(
+    media: Media, segment: Segment, expected: int
+) -> None:
+    async def load() -> bytes:
+        raise AssertionError("planning loads nothing")
+
+    assert (await Video(load, segment).plan(media)).count == expected
+
+
+async def test_a_video_outside_the_roots_fails_when_it_is_loaded(media: Media) -> None:
+    plan = await parse(type="video_file", video_path="/etc/passwd").plan(media)
+    with pytest.raises(Forbidden):
+        await run(plan)
+
+
+async def test_a_video_in_base64_above_its_limit_is_not_decoded(media: Media) -> None:
+    limits = replace(media.videos, max_bytes=100)
+    plan = await parse(type="video_base64", video_base64="A" * 9000).plan(
+        replace(media, videos=limits)
+    )
+    with pytest.raises(TooLarge):
+        await run(plan)
+
+
+def write_manifest(folder: Path, **manifest: Any) -> Embeddable:
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return parse(type="frames_batch", frames_manifest_path="manifest.json")
+
+
+def entry(number: int, **more: Any) -> dict[str, Any]:
+    return {"frame_number": number, "timestamp": number / 25, "type": "full_frame", **more}
+
+
+async def test_a_manifest_takes_pictures_first_and_then_the_video(
+    media: Media, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(write_image("png"))
+    (tmp_path / "v.mp4").write_bytes(write_video(frames=12))
+    crop = entry(9, crop_bbox=[0, 0, 32.5, 16], type="detected_crop")
+    frames = [entry(9), entry(4, image_path="a.png"), entry(2), crop, entry(40)]
+    given = write_manifest(tmp_path, frames=frames, video_path="v.mp4")
+    plan = await given.plan(media)
+    picture, second, ninth, part = await run(plan)
+    assert picture == (tmp_path / "a.png").resolve()
+    assert (read_barcode(second), read_barcode(ninth)) == (2, 9)
+    assert part.shape == (16, 32, 3)
+    assert plan.order == [1, 2, 0, 3]
+    assert [skipped.frame_number for skipped in plan.skipped or []] == [40]
+
+
+async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
+    media: Media, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(write_image("png"))
+    frames = [entry(1), entry(2, image_path="a.png"), entry(3, image_path="b.png")]
+    plan = await write_manifest(tmp_path, frames=frames, video_path="gone.mp4").plan(media)
+    assert len(await run(plan)) == 1
+    errors = {skipped.frame_number: skipped.error for skipped in plan.skipped or []}
+    assert set(errors) == {1, 3}
+    assert all(isinstance(error, NotFound) for error in errors.values())
+
+
+async def test_a_picture_outside_the_roots_is_refused_by_its_place(
+    media: Media, tmp_path: Path
+) -> None:
+    frames = [entry(1, image_path="a.png"), entry(2, image_path="/etc/hostname")]
+    plan = await write_manifest(tmp_path, frames=frames).plan(media)
+    with pytest.raises(Forbidden) as caught:
+        await run(plan)
+    assert caught.value.index == 1
+
+
+async def test_a_manifest_of_too_many_frames_is_refused(media: Media, tmp_path: Path) -> None:
+    given = write_manifest(tmp_path, frames=[entry(1)] * 51, video_path="v.mp4")
+    with pytest.raises(TooLarge):
+        await given.plan(media)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [{}, {"frame_number": -1, "timestamp": 0}, entry(1), entry(1, crop_bbox=[1, 2, 3])],
+)
+async def test_a_malformed_manifest_names_its_field(
+    media: Media, tmp_path: Path, frame: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput, match=r"frames\.0"):
+        await write_manifest(tmp_path, frames=[frame]).plan(media)
+
+
+async def test_images_of_this_process_are_taken_as_they_are(media: Media, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"content")
+    plan = await Images([b"bytes", path, "data:;base64,AA=="]).plan(media)
+    sources = [media.image_source(raw) for raw in cast("list[Any]", plan.raws)]
+    assert sources == [b"bytes", b"content", b"\0"]
+
+
+async def test_texts_keep_their_role_and_instruction(media: Media) -> None:
+    plan = await Texts(["a", (1, 2)], "query", "Find").plan(media)
+    assert plan.raws == [Words("a", "query", "Find"), Words((1, 2), "query", "Find")]
+
+
+def test_each_event_loop_has_a_fetcher_of_its_own() -> None:
+    made: list[FakeFetcher] = []
+
+    def make() -> FakeFetcher:
+        made.append(FakeFetcher(b"bytes"))
+        return made[-1]
+
+    fetchers = LoopFetchers(make)
+
+    async def twice() -> None:
+        await fetchers.get("a", max_bytes=1)
+        await fetchers.get("b", max_bytes=2)
+
+    asyncio.run(twice())
+    asyncio.run(twice())
+    assert [fetcher.asked for fetcher in made] == [[("a", 1), ("b", 2)]] * 2
+    asyncio.run(fetchers.aclose())

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from multimodal_embedding_serving.batching.batcher import Batcher, Lane
+from multimodal_embedding_serving.monitoring.metrics import Metrics
+from tests.fakes import PATIENCE, FakeGraph, text_features
+
+
+def lines(metrics: Metrics) -> list[str]:
+    page, kind = metrics.render()
+    assert kind.startswith("text/plain")
+    return page.decode().splitlines()
+
+
+def test_a_request_is_counted_by_route_and_status_with_its_latency() -> None:
+    metrics = Metrics()
+    metrics.answered("/v1/embeddings", 200, 0.004)
+    metrics.answered("/v1/embeddings", 200, 0.5)
+    metrics.answered("/v1/embeddings", 429, 0.001)
+    page = lines(metrics)
+    assert 'mmes_requests_total{route="/v1/embeddings",status="200"} 2.0' in page
+    assert 'mmes_requests_total{route="/v1/embeddings",status="429"} 1.0' in page
+    assert 'mmes_request_seconds_bucket{le="0.005",route="/v1/embeddings"} 2.0' in page
+    assert 'mmes_request_seconds_count{route="/v1/embeddings"} 3.0' in page
+
+
+def test_items_tokens_bytes_and_errors_are_counted() -> None:
+    metrics = Metrics()
+    metrics.embedded("text", items=3, tokens=21)
+    metrics.embedded("text", items=1, tokens=4)
+    metrics.received("image", 1000)
+    metrics.failed("queue_full")
+    page = lines(metrics)
+    assert 'mmes_items_total{tower="text"} 4.0' in page
+    assert 'mmes_tokens_total{tower="text"} 25.0' in page
+    assert 'mmes_media_bytes_total{kind="image"} 1000.0' in page
+    assert 'mmes_errors_total{code="queue_full"} 1.0' in page
+
+
+def test_a_batcher_tells_its_batch_sizes_and_its_queue() -> None:
+    metrics, graph = Metrics(), FakeGraph()
+    batcher = Batcher(
+        graph, name="text", max_batch=8, max_cost=64, on_batch=metrics.batch_sizes("text")
+    )
+    metrics.watch_queue("text", lambda: batcher.waiting)
+    graph.hold()
+    futures = batcher.submit([text_features(1)], lane=Lane.INTERACTIVE)
+    graph.wait_for_call()
+    futures += batcher.submit([text_features(2), text_features(3)], lane=Lane.BULK)
+    assert 'mmes_queue_items{tower="text"} 2.0' in lines(metrics)
+    graph.release()
+    for future in futures:
+        future.result(PATIENCE)
+    batcher.close()
+    page = lines(metrics)
+    assert 'mmes_queue_items{tower="text"} 0.0' in page
+    assert 'mmes_batch_items_sum{tower="text"} 3.0' in page
+
+
+def test_two_sets_of_metrics_share_nothing() -> None:
+    first, second = Metrics(), Metrics()
+    first.failed("not_found")
+    assert not any("not_found" in line for line in lines(second))
