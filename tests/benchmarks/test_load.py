@@ -176,8 +176,9 @@ def test_an_answer_without_a_length_is_refused() -> None:
 def test_a_tree_holds_the_children_and_their_cpu_seconds() -> None:
     program = """
 import subprocess, sys
-child = "n = 0\\nwhile n < 1_000_000: n += 1\\nprint(1, flush=True); input()"
-subprocess.run([sys.executable, "-c", child])
+count = "n = 0\\nwhile n < 1_000_000: n += 1\\n"  # several ticks of the clock that counts
+exec(count)
+subprocess.run([sys.executable, "-c", count + "print(1, flush=True); input()"])
 """
     parent = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -40,12 +40,20 @@ def photos(http: httpx2.Client) -> Vectors:
     return np.array(answer["embedding"], np.float32)
 
 
-def test_openais_client_searches_photos_by_text(server: Running, photos: Vectors) -> None:
+def batch_bound(http: httpx2.Client) -> float:
+    """How near a vector is to itself from another batch, in the precision that is served here."""
+    name = http.get("/model/current").json()["inference_precision"]
+    return {"f32": 0.99999, "bf16": 0.9999}[name]
+
+
+def test_openais_client_searches_photos_by_text(
+    server: Running, http: httpx2.Client, photos: Vectors
+) -> None:
     items = ["a rocket", *({"image": b64(path)} for path in list_photos())]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         answer = client.embeddings.create(model="mini", input=items)  # type: ignore[arg-type]
     vectors = np.array([each.embedding for each in answer.data], np.float32)
-    assert np.allclose(vectors[1:], photos, atol=1e-5)
+    assert (vectors[1:] * photos).sum(1).min() >= batch_bound(http)
     assert list_photos()[int((vectors[1:] @ vectors[0]).argmax())].stem == "rocket"
 
 
@@ -66,8 +74,7 @@ def test_a_films_frames_are_found_by_descriptions(http: httpx2.Client, samples: 
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(http: httpx2.Client, photos: Vectors) -> None:
-    exact = http.get("/model/current").json()["inference_precision"] == "f32"
-    least = 0.99999 if exact else 0.999
+    least = batch_bound(http)
     path = list_photos()[3]
     alone = embed(http, type="image_base64", image_base64=b64(path))["embedding"]
     assert float(np.dot(alone, photos[3])) >= least
