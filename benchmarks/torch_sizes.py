@@ -34,8 +34,8 @@ from benchmarks.real_sizes import apart, keep, megabytes, rounded
 from benchmarks.systems import System
 from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
 from multimodal_embedding_serving.backends.tuning import measure_rate
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
 from multimodal_embedding_serving.conversion.torch_model import open_unconverted
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import close_session, constants
 from hypothesis import settings
 
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from tests.hub_standin import HubStandIn
 from tests.serving import Running, serving
 

@@ -11,9 +11,10 @@ import pytest
 
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.blueprint import look_up, read_blueprint
+from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, certify, probe_pictures
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import Opener
 from multimodal_embedding_serving.families import TowerPlan

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from multimodal_embedding_serving.batching.queue import (
+from multimodal_embedding_serving.batching.priority import (
     EXPRESS_NICENESS,
     IMAGE_NICENESS,
     LOWEST,
@@ -17,7 +17,7 @@ from multimodal_embedding_serving.batching.queue import (
 
 STEPS = """
 import os, threading
-from multimodal_embedding_serving.batching.queue import step_back
+from multimodal_embedding_serving.batching.priority import (step_back)
 
 os.nice({start})
 if os.getuid() == 0:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.queue import Job, Lane, LanePool, Line
+from multimodal_embedding_serving.batching.priority import Lane, LanePool
+from multimodal_embedding_serving.batching.queue import Job, Line
 from multimodal_embedding_serving.errors import NotReady
 from tests.fakes import PATIENCE, text_features
 

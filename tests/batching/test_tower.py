@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.batching.batcher import Batcher
-from multimodal_embedding_serving.batching.queue import Lane, LanePool
+from multimodal_embedding_serving.batching.priority import Lane, LanePool
 from multimodal_embedding_serving.batching.tower import Outcome, Tower
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,

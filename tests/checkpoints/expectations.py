@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.checkpoints import open_weights
-from multimodal_embedding_serving.checkpoints.hub import (
-    CheckpointFiles,
-    HubAccess,
-    find_checkpoint,
-)
+from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles, find_checkpoint
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import EmbeddingError
 
 REPO = "org/tiny-clip"

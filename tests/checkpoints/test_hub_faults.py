@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from multimodal_embedding_serving.checkpoints.hub import HubAccess, find_checkpoint, find_tokenizer
+from multimodal_embedding_serving.checkpoints.hub import find_checkpoint, find_tokenizer
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from tests.checkpoints.expectations import REPO, RIGHT, WRONG, check_progress, refused, same
 from tests.hub_standin import Answer, Cut, Damage, HubStandIn

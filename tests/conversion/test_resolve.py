@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import resolve
-from multimodal_embedding_serving.conversion.blueprint import look_up
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.errors import CheckpointError, UnknownModel
 from tests.conversion.test_store import LAION, ROW, settings
 

@@ -12,13 +12,14 @@ from types import MappingProxyType
 import pytest
 from tokenizers import Tokenizer
 
-from multimodal_embedding_serving.bundles.bundle import MANIFEST, TEMPORARY, Bundle
+from multimodal_embedding_serving.bundles.bundle import LOCK, MANIFEST, TEMPORARY, Bundle
 from multimodal_embedding_serving.catalog import CLIP_TOKENIZER, resolve
-from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles, HubAccess
-from multimodal_embedding_serving.conversion.blueprint import Wanted, fetch, look_up, read_tokenizer
+from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import fetch, read_tokenizer
+from multimodal_embedding_serving.conversion.convert import convert
+from multimodal_embedding_serving.conversion.resolve import Wanted, look_up
 from multimodal_embedding_serving.conversion.store import (
-    LOCK,
-    convert,
     converting,
     describe,
     list_bundles,

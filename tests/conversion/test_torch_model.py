@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
 from multimodal_embedding_serving.conversion import store as library
 from multimodal_embedding_serving.conversion import torch_model as unconverted
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_pictures
 from multimodal_embedding_serving.conversion.store import list_bundles, open_bundle, open_model
 from multimodal_embedding_serving.engine import Engine

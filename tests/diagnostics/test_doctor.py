@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from multimodal_embedding_serving.checkpoints.hub import HubAccess, find_checkpoint
+from multimodal_embedding_serving.checkpoints.hub import find_checkpoint
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.diagnostics import doctor
 from multimodal_embedding_serving.diagnostics.doctor import Finding
 from multimodal_embedding_serving.settings import Settings

@@ -20,7 +20,7 @@ import httpx2
 import numpy as np
 
 from multimodal_embedding_serving.bundles.bundle import TEMPORARY
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.store import list_bundles, open_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings

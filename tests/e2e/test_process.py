@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from multimodal_embedding_serving.bundles.bundle import locked
-from multimodal_embedding_serving.conversion.blueprint import look_up
 from multimodal_embedding_serving.conversion.build import build_bundle
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.settings import Settings
 from tests.conftest import Figure
 from tests.serving import ADDRESS, PATIENCE, Running, serving

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.batching.queue import Lane
+from multimodal_embedding_serving.batching.priority import Lane
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine

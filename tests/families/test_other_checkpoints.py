@@ -19,9 +19,10 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from multimodal_embedding_serving.checkpoints import open_weights
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
-from multimodal_embedding_serving.conversion.blueprint import Blueprint, look_up, read_blueprint
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.settings import Settings

@@ -15,13 +15,9 @@ import pytest
 import torch
 import transformers
 
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
-from multimodal_embedding_serving.conversion.blueprint import (
-    Blueprint,
-    fetch,
-    look_up,
-    read_blueprint,
-)
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import Blueprint, fetch, read_blueprint
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.settings import Settings

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
-from multimodal_embedding_serving.api.service import Service, open_engine
+from multimodal_embedding_serving.api.service import Listening, Service, open_engine
 from multimodal_embedding_serving.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """How to listen, beyond what the environment says."""
-
-    root_path: str = ""
-    """Where a proxy in front has mounted the service."""
-    certificate: Path | None = None
-    private_key: Path | None = None
 
 
 def serve(settings: Settings, listening: Listening | None = None) -> int:

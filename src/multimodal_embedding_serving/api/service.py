@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from multimodal_embedding_serving.catalog import resolve, spellings
 from multimodal_embedding_serving.engine import Engine
@@ -124,3 +125,13 @@ def spellings_of(engine: Engine, settings: Settings) -> frozenset[str]:
         with suppress(UnknownModel):
             names.update(spellings(resolve(name)))
     return frozenset(name.lower() for name in names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """How to listen, beyond what the environment says."""
+
+    root_path: str = ""
+    """Where a proxy in front has mounted the service."""
+    certificate: Path | None = None
+    private_key: Path | None = None

@@ -9,8 +9,7 @@ import uvicorn
 
 from multimodal_embedding_serving.api.app import create_app
 from multimodal_embedding_serving.api.connection import bounded
-from multimodal_embedding_serving.api.server import Listening
-from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
+from multimodal_embedding_serving.api.service import EngineFactory, Listening, Service, open_engine
 
 
 class Server(uvicorn.Server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multimodal_embedding_serving.backends.static import StaticShape
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Modality
 

@@ -29,7 +29,7 @@ from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.openvino import cache_folder
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform

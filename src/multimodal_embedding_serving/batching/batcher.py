@@ -25,7 +25,8 @@ from math import ceil, inf
 
 import numpy as np
 
-from multimodal_embedding_serving.batching.queue import EXPRESS_NICENESS, Job, Lane, Line, step_back
+from multimodal_embedding_serving.batching.priority import EXPRESS_NICENESS, Lane, step_back
+from multimodal_embedding_serving.batching.queue import Job, Line
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed, NotReady
 from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vectors
 

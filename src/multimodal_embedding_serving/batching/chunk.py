@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from multimodal_embedding_serving.batching.batcher import TOO_LATE, Batcher
-from multimodal_embedding_serving.batching.queue import Lane, LanePool
+from multimodal_embedding_serving.batching.priority import Lane, LanePool
 from multimodal_embedding_serving.errors import DeadlineExceeded, EmbeddingError
 from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Vector

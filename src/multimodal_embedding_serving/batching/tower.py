@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.chunk import Chunk, Outcome, Prepare, Raw
-from multimodal_embedding_serving.batching.queue import Lane, LanePool
+from multimodal_embedding_serving.batching.priority import Lane, LanePool
 from multimodal_embedding_serving.types import Graph, Modality
 
 __all__ = ["Outcome", "Prepare", "Raw", "Tower"]

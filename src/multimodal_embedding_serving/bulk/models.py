@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from multimodal_embedding_serving.batching.queue import Lane
+from multimodal_embedding_serving.batching.priority import Lane
 from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient
 from multimodal_embedding_serving.engine import Engine

@@ -14,13 +14,13 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from multimodal_embedding_serving.bundles.bundle import (
+    LOCK,
     MANIFEST,
     Bundle,
     Manifest,
     locked,
     publishing,
 )
-from multimodal_embedding_serving.conversion.store import LOCK
 from multimodal_embedding_serving.errors import BundleError
 
 LABEL = "parcel.json"

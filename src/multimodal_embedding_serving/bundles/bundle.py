@@ -232,3 +232,15 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
+"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
+
+
+COMPILED = "compiled"
+"""A shelf's folder of compiled blobs."""
+
+
+LOCK = "conversion"
+"""A shelf's lock, held by the process that converts."""

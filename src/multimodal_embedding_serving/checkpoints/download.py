@@ -17,9 +17,9 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import repo_folder_name
 
-from multimodal_embedding_serving.checkpoints.hub import Folder, HubAccess, Source
 from multimodal_embedding_serving.checkpoints.hub_errors import HUB_ERRORS, explain
 from multimodal_embedding_serving.checkpoints.progress import Progress
+from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.errors import CheckpointError, EmbeddingError
 
 DISTRIBUTION = "multimodal-embedding-serving"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from multimodal_embedding_serving.checkpoints.progress import Progress, ignore
 from multimodal_embedding_serving.checkpoints.selection import (
@@ -19,6 +19,7 @@ from multimodal_embedding_serving.checkpoints.selection import (
     select_weights,
 )
 from multimodal_embedding_serving.checkpoints.shards import INDEX_SUFFIX, read_index
+from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.checkpoints.weights import quote
 from multimodal_embedding_serving.errors import CheckpointError
 
@@ -30,18 +31,6 @@ NUMBER = {int, float}
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")
 """A commit, tag or branch; it becomes a path in the client's cache, so no way up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubAccess:
-    """Where the hub is and who asks; None: as the client's own environment says.
-
-    (HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the rest are huggingface_hub's to read.)
-    """
-
-    endpoint: str | None = None
-    cache: Path | None = None
-    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,55 +50,6 @@ class CheckpointFiles:
     """The hub's repository; None for a folder."""
     revision: str | None
     """The commit that the files are of; None for a folder."""
-
-
-class Source(Protocol):
-    """Files by name, wherever they are."""
-
-    @property
-    def label(self) -> str:
-        """What errors call it."""
-        ...
-
-    @property
-    def repo(self) -> str | None: ...
-
-    @property
-    def revision(self) -> str | None: ...
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
-        """The files on this disk. Raises CheckpointError or RemoteFailed naming source and file."""
-        ...
-
-    def missing(self, names: Sequence[str]) -> int:
-        """Bytes of these files that are not on this disk."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """Files that are here already: nothing is copied, nothing is checked but the names."""
-
-    path: Path
-    label: str
-    repo: str | None = None
-    revision: str | None = None
-
-    @property
-    def names(self) -> Sequence[str]:
-        try:
-            return sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
-        except OSError as error:
-            raise CheckpointError(f"{self.label} can't be read ({error.strerror})") from None
-
-    def fetch(self, names: Sequence[str], progress: Progress) -> dict[str, Path]:
-        return {name: self.path / name for name in names}
-
-    def missing(self, names: Sequence[str]) -> int:
-        return 0
 
 
 def find_checkpoint(

@@ -27,8 +27,8 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Log lines as JSON, on stderr.")] = False,
 ) -> None:
     """Serve the model over HTTP until SIGTERM or Ctrl-C. Settings come from the environment."""
-    from multimodal_embedding_serving.api.server import Listening
     from multimodal_embedding_serving.api.server import serve as run
+    from multimodal_embedding_serving.api.service import Listening
 
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
     form = "json" if as_json else settings.log_format

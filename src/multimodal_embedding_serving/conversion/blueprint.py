@@ -5,40 +5,33 @@ A blueprint is what a conversion starts from, and what the torch backend runs as
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
-from pathlib import Path
 from typing import Any
 
-from multimodal_embedding_serving.bundles.bundle import Manifest
-from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from multimodal_embedding_serving.checkpoints.hub import (
-    HUB_PREFIX,
     CheckpointFiles,
-    HubAccess,
     find_checkpoint,
     find_tokenizer,
-    split_repository,
 )
 from multimodal_embedding_serving.checkpoints.progress import Progress
 from multimodal_embedding_serving.checkpoints.shards import open_weights
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
     wordpiece_from_vocab,
 )
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed, UnknownModel
+from multimodal_embedding_serving.conversion.resolve import Wanted
+from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from multimodal_embedding_serving.families import TowerPlan, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
-from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Portion, Stage, ignore_stage
+from multimodal_embedding_serving.types import Portion, Stage, ignore_stage
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
 STAGES = {"download": "downloading the checkpoint", "verify": "verifying the download"}
 
 
@@ -58,49 +51,6 @@ class Blueprint:
     """Learned scalars of the similarity, as the manifest holds them."""
     numbers: int = 0
     """How many the checkpoint's tensors hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unconverted:
-    """A checkpoint that is served as it is: its manifest is in memory, its graphs are plans."""
-
-    plans: Mapping[Modality, TowerPlan]
-    manifest: Manifest
-    tokenizer: str | None
-    """The text of tokenizer.json."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a model's name means: a row, a repository or a folder, and where its bundle belongs."""
-
-    spec: ModelSpec | None
-    sources: Sequence[str]
-    """What `find_checkpoint` takes, the preferred one first."""
-    model: str
-    """What the model is called afterwards."""
-    shelf: Path
-    """The folder of its bundles, one for each stored precision."""
-
-
-def look_up(settings: Settings) -> Wanted:
-    """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
-    name, models = settings.model, settings.models_dir
-    if name.startswith(HUB_PREFIX):
-        repo, revision = split_repository(name)
-        wanted = repo if revision is None else f"{repo}@{revision}"
-        row = next((spec for spec in MODELS if repo in spec.repos), None)
-        return Wanted(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
-    folder = Path(name).expanduser()
-    if folder.is_dir() and (folder.is_absolute() or "/" in name or name.startswith(".")):
-        place = folder.resolve()
-        shelf = models / "local" / f"{place.name}-{_mark(place)}"
-        return Wanted(None, (str(place),), place.name, shelf)
-    try:
-        spec = resolve(name)
-    except UnknownModel as error:
-        raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
-    return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
 
 
 def read_blueprint(
@@ -167,16 +117,6 @@ def read_tokenizer(
     else:
         built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
     return str(built.to_str())
-
-
-def _mark(folder: Path) -> str:
-    """Of a folder's place and files: a checkpoint that was replaced is another one."""
-    seen = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(folder.iterdir())
-        if path.suffix in CHECKPOINT_SUFFIXES
-    ]
-    return hashlib.sha256(repr((str(folder), seen)).encode()).hexdigest()[:8]
 
 
 def _in_stages(stage: Stage) -> Progress:

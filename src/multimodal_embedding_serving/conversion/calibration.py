@@ -24,8 +24,7 @@ from multimodal_embedding_serving.backends.openvino import collate
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.runtime import ov
-from multimodal_embedding_serving.inputs.media_access import image_limits
-from multimodal_embedding_serving.media.image import open_rgb
+from multimodal_embedding_serving.media.image import image_limits, open_rgb
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform

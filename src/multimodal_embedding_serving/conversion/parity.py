@@ -26,7 +26,7 @@ from multimodal_embedding_serving.backends.openvino import (
 )
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
 from multimodal_embedding_serving.conversion.build import each_tower
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerPlan

@@ -12,26 +12,26 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
-from multimodal_embedding_serving.bundles.bundle import MANIFEST, TEMPORARY, Bundle, locked
-from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
-from multimodal_embedding_serving.conversion.blueprint import (
-    Unconverted,
-    Wanted,
-    look_up,
-    read_blueprint,
+from multimodal_embedding_serving.bundles.bundle import (
+    COMPILED,
+    LOCK,
+    MANIFEST,
+    STORED,
+    TEMPORARY,
+    Bundle,
+    locked,
 )
-from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
-from multimodal_embedding_serving.conversion.calibration import quantize_activations, require_nncf
-from multimodal_embedding_serving.conversion.parity import BelowBound, certify
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.convert import convert
+from multimodal_embedding_serving.conversion.resolve import Wanted, look_up
 from multimodal_embedding_serving.conversion.torch_model import open_unconverted
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.settings import Settings
@@ -40,12 +40,6 @@ from multimodal_embedding_serving.types import Stage, ignore_stage
 log = logging.getLogger(__name__)
 
 PACKAGE = "multimodal_embedding_serving"
-STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
-"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
-COMPILED = "compiled"
-"""A shelf's folder of compiled blobs."""
-LOCK = "conversion"
-"""A shelf's lock, held by the process that converts."""
 
 
 def open_model(
@@ -124,39 +118,6 @@ def converting(shelf: Path, stage: Stage = ignore_stage) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def convert(
-    wanted: Wanted,
-    settings: Settings,
-    stage: Stage = ignore_stage,
-    access: HubAccess | None = None,
-) -> Bundle:
-    """Download, convert and certify, whatever is there already; the caller holds the lock.
-
-    Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
-    """
-    if settings.precision == "int8":
-        require_nncf()
-    spec, blueprint = wanted.spec, read_blueprint(wanted, stage, access)
-    default = "int8-weights" if blueprint.family == "QwenText" else "f16"
-    default = spec.precision if spec else default
-    precision = settings.precision if settings.precision in STORED else default
-    require_space(blueprint.numbers, precision, wanted.shelf)
-    check = partial(certify, settings=settings, stage=stage)
-    place = wanted.shelf / precision
-    if precision != "int8":
-        return build_bundle(Conversion.of(blueprint, precision), place, check, stage)
-    tokenizer = blueprint.tokenizer
-    quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
-    try:
-        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, stage)
-    except BelowBound as error:
-        notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
-    log.warning("%s", notice)
-    require_space(blueprint.numbers, "f16", wanted.shelf)
-    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
-    return build_bundle(floats, place, check, stage)
 
 
 def list_bundles(models: Path) -> Iterator[Bundle]:

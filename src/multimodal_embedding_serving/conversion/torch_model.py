@@ -21,15 +21,12 @@ from multimodal_embedding_serving.bundles.bundle import (
     TowerManifest,
     fingerprint,
 )
-from multimodal_embedding_serving.checkpoints.hub import HubAccess
-from multimodal_embedding_serving.conversion.blueprint import (
-    Blueprint,
-    Unconverted,
-    look_up,
-    read_blueprint,
-)
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest, each_tower
 from multimodal_embedding_serving.conversion.parity import certify
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.families import TowerPlan
 from multimodal_embedding_serving.graph.identity import hash_structure

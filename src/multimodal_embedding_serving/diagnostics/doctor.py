@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.checkpoints.hub import HubAccess, missing_bytes
-from multimodal_embedding_serving.conversion.blueprint import look_up
+from multimodal_embedding_serving.checkpoints.hub import missing_bytes
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.resolve import look_up
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from multimodal_embedding_serving.batching.queue import Lane
+from multimodal_embedding_serving.batching.priority import Lane
 from multimodal_embedding_serving.batching.tower import Outcome, Tower
 from multimodal_embedding_serving.conversion.store import open_model
 from multimodal_embedding_serving.engine.loader import ModelInfo, Opener, Progress

@@ -15,10 +15,14 @@ from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_way
 from multimodal_embedding_serving.batching.batcher import Batcher, OpenExpress
-from multimodal_embedding_serving.batching.queue import IMAGE_NICENESS, WORKER_NICENESS, step_back
+from multimodal_embedding_serving.batching.priority import (
+    IMAGE_NICENESS,
+    WORKER_NICENESS,
+    step_back,
+)
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.blueprint import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import Unconverted
 from multimodal_embedding_serving.engine.cache import Recall, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from multimodal_embedding_serving.batching.queue import LanePool
+from multimodal_embedding_serving.batching.priority import LanePool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decoders, Decoding
 from multimodal_embedding_serving.media.fetch import Fetcher
-from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_base64
+from multimodal_embedding_serving.media.image import (
+    ImageLimits,
+    ImageSource,
+    decode_base64,
+    image_limits,
+)
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from multimodal_embedding_serving.monitoring.request import CURRENT, Account
 from multimodal_embedding_serving.settings import Settings
@@ -50,14 +55,6 @@ class Fetched:
         if self.account is not None:
             self.account.give_back(len(self.data))
         return self.data
-
-
-def image_limits(settings: Settings) -> ImageLimits:
-    return ImageLimits(
-        max_bytes=settings.max_image_mb * 2**20,
-        max_pixels=settings.max_image_mpix * 10**6,
-        formats=settings.image_formats,
-    )
 
 
 class Fetching(Protocol):

@@ -32,6 +32,7 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognise
 from multimodal_embedding_serving.media.grayscale import by_own_range
+from multimodal_embedding_serving.settings import Settings
 
 ImageSource = bytes | Image.Image | NDArray[Any]
 """An encoded file, a Pillow image, or an array [H, W], [H, W, 1..4] (grey, grey + alpha, RGB, RGBA)
@@ -297,3 +298,11 @@ def _from_array(
         raise InvalidInput("an image array must hold integers, floats or booleans")
     image = Image.fromarray(np.ascontiguousarray(levels))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=settings.max_image_mb * 2**20,
+        max_pixels=settings.max_image_mpix * 10**6,
+        formats=settings.image_formats,
+    )

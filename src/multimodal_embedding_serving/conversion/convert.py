@@ -1,0 +1,55 @@
+"""From a resolved name to a bundle: download, read, build, check, publish."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+from multimodal_embedding_serving.bundles.bundle import (
+    STORED,
+    Bundle,
+)
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.conversion.blueprint import read_blueprint
+from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
+from multimodal_embedding_serving.conversion.calibration import quantize_activations, require_nncf
+from multimodal_embedding_serving.conversion.parity import BelowBound, certify
+from multimodal_embedding_serving.conversion.resolve import Wanted
+from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Stage, ignore_stage
+
+log = logging.getLogger(__name__)
+
+
+def convert(
+    wanted: Wanted,
+    settings: Settings,
+    stage: Stage = ignore_stage,
+    access: HubAccess | None = None,
+) -> Bundle:
+    """Download, convert and certify, whatever is there already; the caller holds the lock.
+
+    Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
+    """
+    if settings.precision == "int8":
+        require_nncf()
+    spec, blueprint = wanted.spec, read_blueprint(wanted, stage, access)
+    default = "int8-weights" if blueprint.family == "QwenText" else "f16"
+    default = spec.precision if spec else default
+    precision = settings.precision if settings.precision in STORED else default
+    require_space(blueprint.numbers, precision, wanted.shelf)
+    check = partial(certify, settings=settings, stage=stage)
+    place = wanted.shelf / precision
+    if precision != "int8":
+        return build_bundle(Conversion.of(blueprint, precision), place, check, stage)
+    tokenizer = blueprint.tokenizer
+    quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
+    try:
+        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, stage)
+    except BelowBound as error:
+        notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
+    log.warning("%s", notice)
+    require_space(blueprint.numbers, "f16", wanted.shelf)
+    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
+    return build_bundle(floats, place, check, stage)

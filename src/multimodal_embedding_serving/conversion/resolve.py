@@ -1,0 +1,61 @@
+"""What a model's name means: a row of the catalog, a repository of the hub, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
+from multimodal_embedding_serving.checkpoints.hub import (
+    HUB_PREFIX,
+    split_repository,
+)
+from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.settings import Settings
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a model's name means: a row, a repository or a folder, and where its bundle belongs."""
+
+    spec: ModelSpec | None
+    sources: Sequence[str]
+    """What `find_checkpoint` takes, the preferred one first."""
+    model: str
+    """What the model is called afterwards."""
+    shelf: Path
+    """The folder of its bundles, one for each stored precision."""
+
+
+def look_up(settings: Settings) -> Wanted:
+    """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
+    name, models = settings.model, settings.models_dir
+    if name.startswith(HUB_PREFIX):
+        repo, revision = split_repository(name)
+        wanted = repo if revision is None else f"{repo}@{revision}"
+        row = next((spec for spec in MODELS if repo in spec.repos), None)
+        return Wanted(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
+    folder = Path(name).expanduser()
+    if folder.is_dir() and (folder.is_absolute() or "/" in name or name.startswith(".")):
+        place = folder.resolve()
+        shelf = models / "local" / f"{place.name}-{_mark(place)}"
+        return Wanted(None, (str(place),), place.name, shelf)
+    try:
+        spec = resolve(name)
+    except UnknownModel as error:
+        raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
+    return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
+
+
+def _mark(folder: Path) -> str:
+    """Of a folder's place and files: a checkpoint that was replaced is another one."""
+    seen = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.iterdir())
+        if path.suffix in CHECKPOINT_SUFFIXES
+    ]
+    return hashlib.sha256(repr((str(folder), seen)).encode()).hexdigest()[:8]
