@@ -34,9 +34,9 @@ from benchmarks.real_sizes import apart, keep, megabytes, rounded
 from benchmarks.systems import System
 from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
 from multimodal_embedding_serving.backends.tuning import measure_rate
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
-from multimodal_embedding_serving.conversion.torch_model import open_unconverted
+from multimodal_embedding_serving.conversion.torch_model import load_torch_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -71,7 +71,7 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
             photos = [mosaic(SIZE, seed) for seed in range(64)] * 4
             yield {"image_per_s": rate(lambda them: engine.embed(images=them), photos)}
         yield {"peak_mb": torch.cuda.max_memory_allocated() / 1e6}
-    model = open_unconverted(settings)
+    model = load_torch_model(settings)
     for modality, plan in model.plans.items():
         rows = draw_rows(model, modality)
         graph = open_plan(plan, settings)
@@ -83,7 +83,7 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
         graph.close()
 
 
-def draw_rows(model: Unconverted, modality: Modality) -> list[Row]:
+def draw_rows(model: TorchModel, modality: Modality) -> list[Row]:
     """64 rows as a tower takes them: captions, or noise."""
     transform = dict(model.manifest.towers[modality].transform)
     if modality == "text":
@@ -94,7 +94,7 @@ def draw_rows(model: Unconverted, modality: Modality) -> list[Row]:
     return list(np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8))
 
 
-def exactness(model: Unconverted, modality: Modality, settings: Settings, rows: list[Row]) -> float:
+def exactness(model: TorchModel, modality: Modality, settings: Settings, rows: list[Row]) -> float:
     """The least cosine of float32 on the device to float32 on the CPU."""
     found = []
     for device in (settings.device, "cpu"):

@@ -47,8 +47,8 @@ from multimodal_embedding_serving.checkpoints.torch_file import (
 )
 from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTensor, Weights
 from multimodal_embedding_serving.conversion.build import TOKENIZER, Conversion, build_bundle
-from multimodal_embedding_serving.conversion.parity import certify
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.conversion.parity import check_parity
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.builtin import LENGTH, PAD, minilm, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
@@ -145,7 +145,7 @@ def describe_storage(identity: Any) -> Storage:
 class Exact:
     """A tower in float32 on one thread: the order of its sums never changes."""
 
-    def __init__(self, tower: TowerPlan) -> None:
+    def __init__(self, tower: TowerSpec) -> None:
         # The compiled graph looks at the model's constants, so both live as long.
         self._model = emit_model(tower.inputs, tower.build, FLOAT32)
         compiled = ov.Core().compile_model(self._model, "CPU", compile_options(EXACTLY))
@@ -161,7 +161,7 @@ def embed_texts(
     """Text -> its vector by the float32 text graph, before any centring."""
     inputs = {"input_ids": None, "attention_mask": None}
     graph = Exact(
-        TowerPlan(
+        TowerSpec(
             "text",
             inputs,
             lambda ops, x: minilm(ops, text, x["input_ids"], x["attention_mask"]),
@@ -203,7 +203,7 @@ def join(text: Weights, image: Weights, classes: Vectors, mean: Vectors) -> Weig
     return Weights(tensors, file="the parts of Builtin/mini")
 
 
-def measure(plans: Sequence[TowerPlan], bundle: Bundle) -> dict[str, Any]:
+def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, Any]:
     """The manifest's `parity`: cosines to float32, and the retrieval of both."""
     towers = bundle.manifest.towers
     read = TextTransform(bundle.path / TOKENIZER, towers["text"].transform)
@@ -218,7 +218,7 @@ def measure(plans: Sequence[TowerPlan], bundle: Bundle) -> dict[str, Any]:
 
     exact = {each.modality: Exact(each) for each in plans}
     shipped = {name: compile_graph(bundle.graph(name), EXACTLY, pad_id=PAD) for name in towers}
-    return certify(plans, bundle, EXACTLY) | {
+    return check_parity(plans, bundle, EXACTLY) | {
         "retrieval": {
             "photos": len(images), "queries": len(texts),
             "float32": retrieve(exact), "shipped": retrieve(shipped),
@@ -245,7 +245,7 @@ def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
         licence=spec.licence,
         notice=NOTICE,
     )
-    bundle = build_bundle(conversion, target, certify=measure)
+    bundle = build_bundle(conversion, target, check_parity=measure)
     np.save(MEAN, mean[0])
     return seal(target, dataclasses.replace(bundle.manifest, created=CREATED))
 

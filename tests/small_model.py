@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.conversion.build import Conversion
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.ops import Ops, T
 
 DIMENSION = 8
@@ -31,7 +31,7 @@ def small_weights(seed: int = 0) -> Arrays:
 
 def small_plans(
     seed: int = 0, weights: Arrays | None = None, *, pooling: str = "mean", centre: float = 0.5
-) -> Sequence[TowerPlan]:
+) -> Sequence[TowerSpec]:
     """Text: the masked mean of embeddings (or the first). Image: the mean of patches."""
     w = small_weights(seed) if weights is None else weights
 
@@ -52,8 +52,8 @@ def small_plans(
     looks: dict[str, Any] = {"size": SIDE, "resize": "squash", "resample": "bicubic", "patches": 16}
     reads: dict[str, Any] = {"max_length": 12, "pad_id": 0, "eos_kept": False}
     return (
-        TowerPlan("image", {"pixels": SIDE}, image, looks, DIMENSION),
-        TowerPlan("text", {"input_ids": None, "attention_mask": None}, text, reads, DIMENSION),
+        TowerSpec("image", {"pixels": SIDE}, image, looks, DIMENSION),
+        TowerSpec("text", {"input_ids": None, "attention_mask": None}, text, reads, DIMENSION),
     )
 
 

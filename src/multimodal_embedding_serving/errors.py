@@ -80,7 +80,7 @@ class TooLarge(EmbeddingError):
     status, code = 413, "too_large"
 
 
-class UnrecognisedMedia(EmbeddingError):
+class UnsupportedMedia(EmbeddingError):
     """Bytes whose signature is no image or video format that may be opened."""
 
     status, code = 415, "unrecognised_media"

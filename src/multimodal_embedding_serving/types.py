@@ -25,11 +25,11 @@ class Portion(float):
         return portion
 
 
-Stage = Callable[[str, float], None]
+Progress = Callable[[str, float], None]
 """Hears (what is being done, which share of that is done: from 0 to 1)."""
 
 
-def ignore_stage(stage: str, share: float) -> None:
+def ignore_progress(stage: str, share: float) -> None:
     """For callers who do not ask how far it is."""
 
 

@@ -14,15 +14,15 @@ from multimodal_embedding_serving.api.uvicorn_server import Server, make_server
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import ModelInfo, Progress
+from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.preprocess import prepare_images
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.inputs.items import Words
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.items import TextItem
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.types import Features, Modality, Row
+from multimodal_embedding_serving.types import Features, Modality, Progress, Row
 from tests.fakes import PATIENCE, FakeGraph
 
 LONGEST = 64
@@ -37,7 +37,7 @@ def text_row(text: str, role: str | None = None, instruction: str | None = None)
     return np.array([ord(letter) for letter in (prefix + text)[:LONGEST]], np.int32)
 
 
-def prepare_letters(raws: Sequence[Words]) -> list[Features | EmbeddingError]:
+def prepare_letters(raws: Sequence[TextItem]) -> list[Features | EmbeddingError]:
     ready: list[Features | EmbeddingError] = []
     for words in raws:
         text = words.text if isinstance(words.text, str) else "".join(map(chr, words.text))
@@ -55,7 +55,7 @@ def fake_engine(
 ) -> Engine:
     """An engine over fake graphs, one tower for each."""
     metrics = metrics or Metrics()
-    media = Media.from_settings(settings, metrics.received)
+    media = MediaAccess.from_settings(settings, metrics.received)
     towers: dict[Modality, Tower] = {}
     for modality, graph in graphs.items():
         images = modality == "image"

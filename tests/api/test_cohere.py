@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.api.vectors import quantise
+from multimodal_embedding_serving.api.vectors import quantize
 from multimodal_embedding_serving.types import Vector
 from tests.api.fakes import LONGEST, Start, text_row
 from tests.api.test_native import b64, image_vector
@@ -99,10 +99,10 @@ def test_a_missing_key_is_told_in_coheres_shape(start: Start) -> None:
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=64))
 def test_eight_bits_keep_a_vectors_direction(numbers: list[float]) -> None:
     vector: Vector = np.array(numbers, np.float32)
-    levels = quantise(vector, "int8").astype(np.float64)
+    levels = quantize(vector, "int8").astype(np.float64)
     if np.abs(vector).max() > 1e-30:
         step = np.abs(vector).max() / 127
         assert np.abs(levels * step - vector).max() <= step * 0.51
-    assert np.array_equal(quantise(vector, "uint8").astype(int) - 128, levels)
-    bits = np.unpackbits(quantise(vector, "ubinary"))[: len(vector)]
+    assert np.array_equal(quantize(vector, "uint8").astype(int) - 128, levels)
+    bits = np.unpackbits(quantize(vector, "ubinary"))[: len(vector)]
     assert np.array_equal(bits.astype(bool), vector > 0)

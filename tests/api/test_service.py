@@ -13,10 +13,10 @@ import openai
 import pytest
 
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import Progress
 from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Progress
 from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
 from tests.conftest import Figure
 from tests.fakes import PATIENCE, FakeGraph

@@ -13,13 +13,13 @@ from multimodal_embedding_serving.backends.static import StaticShape, choose_sha
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, certify, probe_pictures
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, check_parity, probe_pictures
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import Opener
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.engine.loader import ModelLoader
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.inputs.items import Role, Texts
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.windows import cut_windows
@@ -83,16 +83,16 @@ class Converted:
 
     def __init__(self, model: str, folder: Path) -> None:
         settings = Settings(model=str(write_repository(folder / model, model)), models_dir=folder)
-        blueprint = read_blueprint(look_up(settings))
-        self.plans: Sequence[TowerPlan] = blueprint.plans
+        blueprint = read_blueprint(resolve_model(settings))
+        self.plans: Sequence[TowerSpec] = blueprint.plans
         self.bundle: Bundle = build_bundle(Conversion.of(blueprint, "f32"), folder / "bundle")
 
     @contextmanager
     def engine(self, *, static: bool, **changes: object) -> Iterator[Engine]:
         chosen = exact(**changes)
         metrics = Metrics()
-        media = Media.from_settings(chosen, metrics.received)
-        opener = Opener(self.bundle, chosen, media, metrics, static=static)
+        media = MediaAccess.from_settings(chosen, metrics.received)
+        opener = ModelLoader(self.bundle, chosen, media, metrics, static=static)
         towers = opener.open()
         with Engine(opener.describe(towers), towers, chosen, media=media) as engine:
             yield engine
@@ -190,6 +190,6 @@ async def test_elsewhere_a_long_text_is_cut_at_the_limit(qwen: Converted) -> Non
 
 def test_the_certificate_is_measured_in_the_static_shape(qwen: Converted) -> None:
     chosen = exact(static_length=128)
-    parity = certify(qwen.plans, qwen.bundle, chosen, static=True)
+    parity = check_parity(qwen.plans, qwen.bundle, chosen, static=True)
     assert parity["text"]["minimum"] >= SAME
     assert parity["text"]["items"] == len(PROBE_TEXTS)

@@ -17,7 +17,7 @@ import torch
 from multimodal_embedding_serving.backends.torch import choose_precision, open_plan, send
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.errors import SettingsError
-from multimodal_embedding_serving.families import TowerPlan, find_family
+from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row
@@ -50,7 +50,7 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{**chosen, **changes})
 
 
-def open_small(model: str, folder: Path) -> Sequence[tuple[TowerPlan, Sequence[Row]]]:
+def open_small(model: str, folder: Path) -> Sequence[tuple[TowerSpec, Sequence[Row]]]:
     """The towers of a small checkpoint, with rows for each."""
     rows: Mapping[str, Sequence[Row]]
     config: dict[str, Any] | None = None
@@ -73,7 +73,7 @@ def open_small(model: str, folder: Path) -> Sequence[tuple[TowerPlan, Sequence[R
     return [(plan, pad(plan, rows[plan.modality])) for plan in find_family(family)(checkpoint)]
 
 
-def pad(plan: TowerPlan, rows: Sequence[Row]) -> Sequence[Row]:
+def pad(plan: TowerSpec, rows: Sequence[Row]) -> Sequence[Row]:
     """Rows as the text transform gives them: of one length where that is fixed."""
     if not plan.transform.get("fixed_length"):
         return rows
@@ -107,7 +107,7 @@ def test_vectors_are_those_of_openvino(model: str, device: str, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def image() -> TowerPlan:
+def image() -> TowerSpec:
     return next(plan for plan in small_plans() if plan.modality == "image")
 
 
@@ -116,7 +116,7 @@ def draw_pictures(count: int) -> list[Row]:
     return list(rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8))
 
 
-def test_calls_from_many_threads_each_get_their_own_answer(image: TowerPlan) -> None:
+def test_calls_from_many_threads_each_get_their_own_answer(image: TowerSpec) -> None:
     graph = open_plan(image, settings())
     rows = draw_pictures(24)
     with ThreadPoolExecutor(8) as pool:
@@ -124,7 +124,7 @@ def test_calls_from_many_threads_each_get_their_own_answer(image: TowerPlan) -> 
     assert np.allclose(np.stack(found), graph(rows), atol=1e-6)
 
 
-def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerPlan) -> None:
+def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerSpec) -> None:
     graph = open_plan(image, settings())
     first, second = draw_pictures(2)
     kept = graph([first])
@@ -134,7 +134,7 @@ def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerPlan) -> None
     assert kept.flags.writeable
 
 
-def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerPlan) -> None:
+def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerSpec) -> None:
     graph = open_plan(image, settings())
     graph.close()
     graph.close()
@@ -143,18 +143,18 @@ def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerPlan) -> None:
 
 
 @pytest.mark.parametrize("device", ["GPU", "NPU", "AUTO:GPU,CPU", "cuda:99"])
-def test_a_device_that_torch_has_not_is_refused(image: TowerPlan, device: str) -> None:
+def test_a_device_that_torch_has_not_is_refused(image: TowerSpec, device: str) -> None:
     with pytest.raises(SettingsError, match=rf"EMBEDDING_DEVICE='{device}'.*devices: cpu"):
         open_plan(image, settings(device=device))
 
 
 @pytest.mark.parametrize("precision", ["int8-weights", "int4-weights", "int8"])
-def test_integer_weights_are_openvino_s(image: TowerPlan, precision: str) -> None:
+def test_integer_weights_are_openvino_s(image: TowerSpec, precision: str) -> None:
     with pytest.raises(SettingsError, match=r"needs OpenVINO .*auto, f32, bf16, f16"):
         open_plan(image, settings(precision=precision))
 
 
-def test_cpu_computes_in_float32_unless_told(image: TowerPlan) -> None:
+def test_cpu_computes_in_float32_unless_told(image: TowerSpec) -> None:
     assert open_plan(image, settings(precision="auto", device="CPU")).precision == "f32"
 
 
@@ -196,7 +196,7 @@ def test_inputs_go_to_cuda_from_pinned_memory_beside_what_computes(
     assert tensor.how == how
 
 
-def test_float32_is_not_rounded_to_tf32(image: TowerPlan) -> None:
+def test_float32_is_not_rounded_to_tf32(image: TowerSpec) -> None:
     libraries: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     for library in libraries:
         library.allow_tf32 = True
@@ -208,7 +208,7 @@ def test_float32_is_not_rounded_to_tf32(image: TowerPlan) -> None:
             library.allow_tf32 = False
 
 
-def test_the_number_of_threads_is_the_setting_s(image: TowerPlan) -> None:
+def test_the_number_of_threads_is_the_setting_s(image: TowerSpec) -> None:
     for count in (2, 1):
         open_plan(image, settings(num_threads=count))
         assert torch.get_num_threads() == count

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from multimodal_embedding_serving.backends.tuning import (
     BATCHES,
-    Way,
+    TunedConfig,
     candidates,
     choose,
-    find_way,
+    find_tuned_config,
     tune,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle
@@ -71,8 +71,10 @@ ENOUGH = 100.0 * len(list(candidates(len(os.sched_getaffinity(0)))))
 """Seconds of that clock in which every way can be measured."""
 
 
-def ways(*facts: tuple[int, int, float, float]) -> list[Way]:
-    return [Way(streams, 8, batch, rate, latency) for streams, batch, rate, latency in facts]
+def ways(*facts: tuple[int, int, float, float]) -> list[TunedConfig]:
+    return [
+        TunedConfig(streams, 8, batch, rate, latency) for streams, batch, rate, latency in facts
+    ]
 
 
 def test_the_fastest_way_wins_unless_another_is_as_good_and_answers_sooner() -> None:
@@ -101,7 +103,7 @@ def test_every_way_is_measured_and_the_best_is_written_down(
         assert way.batch == max(
             batch for batch in BATCHES[modality] if batch <= 32 or way.batch > 32
         )
-        assert find_way(bundle, modality, settings) == way
+        assert find_tuned_config(bundle, modality, settings) == way
 
 
 def test_a_time_that_is_too_short_leaves_things_as_they_were(
@@ -111,7 +113,7 @@ def test_a_time_that_is_too_short_leaves_things_as_they_were(
     assert tune(bundle, settings, seconds=3, opens=machine.open, clock=machine.clock) == {}
     assert all(graph.closed for graph in machine.graphs)
     assert machine.now < 10  # one way of each tower, and no second one
-    assert find_way(bundle, "text", settings) is None
+    assert find_tuned_config(bundle, "text", settings) is None
 
 
 @pytest.fixture
@@ -136,18 +138,18 @@ def tuned(bundle: Bundle, settings: Settings) -> Path:
 def test_what_was_measured_holds_for_its_settings_only(
     changes: dict[str, Any], bundle: Bundle, settings: Settings, tuned: Path
 ) -> None:
-    assert find_way(bundle, "text", settings)
-    assert not find_way(bundle, "text", dataclasses.replace(settings, **changes))
+    assert find_tuned_config(bundle, "text", settings)
+    assert not find_tuned_config(bundle, "text", dataclasses.replace(settings, **changes))
 
 
 def test_another_model_and_a_damaged_file_have_nothing_measured(
     bundle: Bundle, settings: Settings, tuned: Path
 ) -> None:
     manifest = dataclasses.replace(bundle.manifest, fingerprint="another")
-    assert not find_way(Bundle(bundle.path, manifest), "text", settings)
+    assert not find_tuned_config(Bundle(bundle.path, manifest), "text", settings)
     for damaged in ("", "{}", '{"towers": {"text": {"streams": 1}}}', "[]"):
         tuned.write_text(damaged, "utf-8")
-        assert not find_way(bundle, "text", settings)
+        assert not find_tuned_config(bundle, "text", settings)
 
 
 def test_a_server_opens_its_graphs_the_way_that_was_measured(

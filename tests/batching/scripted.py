@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.batching.batcher import Batcher, Lane
+from multimodal_embedding_serving.batching.batcher import Batcher, Priority
 from multimodal_embedding_serving.types import Features, Row, Vector
 from tests.fakes import PATIENCE, FakeGraph, text_features, vector_of
 
@@ -25,19 +25,21 @@ def batching(graph: FakeGraph, **options: Any) -> Iterator[Batcher]:
         batcher.close()
 
 
-def now(batcher: Batcher, *items: Features, lane: Lane = Lane.INTERACTIVE) -> list[Future[Vector]]:
-    return batcher.submit(items, lane=lane)
+def now(
+    batcher: Batcher, *items: Features, priority: Priority = Priority.INTERACTIVE
+) -> list[Future[Vector]]:
+    return batcher.submit(items, priority=priority)
 
 
 def occupy(
-    batcher: Batcher, graph: FakeGraph, start: int = 9000, lane: Lane = Lane.INTERACTIVE
+    batcher: Batcher, graph: FakeGraph, start: int = 9000, priority: Priority = Priority.INTERACTIVE
 ) -> list[Future[Vector]]:
     """Keep every worker of the graph busy, so that what is submitted next has to wait."""
     graph.hold()
     graph.forget_calls()
     futures = []
     for worker in range(graph.parallel):
-        futures += now(batcher, text_features(start + worker), lane=lane)
+        futures += now(batcher, text_features(start + worker), priority=priority)
         graph.wait_for_call()
     return futures
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.batcher import SHORT_BULK, TURNS, Batcher, Lane
+from multimodal_embedding_serving.batching.batcher import SHORT_BULK, TURNS, Batcher, Priority
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed
 from multimodal_embedding_serving.types import Features, Vector
 from tests.batching.scripted import assert_answers, batching, costs, now, occupy, text
@@ -109,7 +109,7 @@ def test_interactive_goes_before_bulk() -> None:
     graph = FakeGraph()
     with batching(graph) as batcher:
         occupy(batcher, graph)
-        bulk = now(batcher, text(0, 4), lane=Lane.BULK)
+        bulk = now(batcher, text(0, 4), priority=Priority.BULK)
         quick = now(batcher, text(1, 4))
         graph.release()
         assert_answers(bulk + quick, [text(0, 4), text(1, 4)])
@@ -122,7 +122,7 @@ def test_bulk_makes_progress_under_endless_interactive_work() -> None:
         occupy(batcher, graph)
         bulk = [text(number, 4) for number in range(3)]
         quick = [text(number, 4) for number in range(10, 40)]
-        futures = now(batcher, *bulk, lane=Lane.BULK) + now(batcher, *quick)
+        futures = now(batcher, *bulk, priority=Priority.BULK) + now(batcher, *quick)
         graph.release()
         assert_answers(futures, bulk + quick)
     order = [batch[0][0] < 1010 for batch in graph.batches[1:]]
@@ -135,7 +135,7 @@ def test_bulk_batches_are_short_only_while_interactive_items_keep_coming() -> No
     with batching(graph, max_batch=16, clock=clock) as batcher:
         occupy(batcher, graph)
         first = [text(number, 4) for number in range(16)] + [text(99, 100)]
-        futures = now(batcher, *first, lane=Lane.BULK)
+        futures = now(batcher, *first, priority=Priority.BULK)
         clock.now += SHORT_BULK / 16  # for one token: it can do 16 in the time of a short batch
         graph.release()
         assert_answers(futures, first)
@@ -143,7 +143,7 @@ def test_bulk_batches_are_short_only_while_interactive_items_keep_coming() -> No
         occupy(batcher, graph, start=9500)
         clock.now += 60
         second = [text(number, 4) for number in range(100, 116)]
-        futures = now(batcher, *second, lane=Lane.BULK)
+        futures = now(batcher, *second, priority=Priority.BULK)
         graph.release()
         assert_answers(futures, second)
     assert graph.sizes[-1] == 16
@@ -153,8 +153,12 @@ def test_an_item_whose_deadline_has_passed_never_reaches_the_graph() -> None:
     graph, clock = FakeGraph(), FakeClock()
     with batching(graph, clock=clock) as batcher:
         occupy(batcher, graph)
-        (late,) = batcher.submit([text(0, 4)], lane=Lane.INTERACTIVE, deadline=clock.now + 1)
-        (early,) = batcher.submit([text(1, 4)], lane=Lane.INTERACTIVE, deadline=clock.now + 9)
+        (late,) = batcher.submit(
+            [text(0, 4)], priority=Priority.INTERACTIVE, deadline=clock.now + 1
+        )
+        (early,) = batcher.submit(
+            [text(1, 4)], priority=Priority.INTERACTIVE, deadline=clock.now + 9
+        )
         clock.now += 2
         graph.release()
         assert_answers([early], [text(1, 4)])
@@ -236,7 +240,7 @@ def test_pictures_are_told_apart_by_their_pixels() -> None:
 
 
 submissions = st.lists(
-    st.tuples(st.sampled_from(Lane), st.lists(st.integers(1, 40), min_size=1, max_size=20)),
+    st.tuples(st.sampled_from(Priority), st.lists(st.integers(1, 40), min_size=1, max_size=20)),
     min_size=1,
     max_size=8,
 )
@@ -253,7 +257,7 @@ KINDS = st.sampled_from(["good"] * 6 + ["poison", "nan", "cancelled", "late"])
     express=st.booleans(),
 )
 def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
-    submissions: list[tuple[Lane, list[int]]],
+    submissions: list[tuple[Priority, list[int]]],
     parallel: int,
     max_batch: int,
     max_cost: int,
@@ -266,14 +270,14 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
         limits["open_express"] = lambda: copy
     asked: list[tuple[str, Features, Future[Vector]]] = []
     with batching(graph, clock=clock, **limits) as batcher:
-        occupy(batcher, graph, lane=Lane.BULK if express else Lane.INTERACTIVE)
-        for lane, lengths in submissions:
+        occupy(batcher, graph, priority=Priority.BULK if express else Priority.INTERACTIVE)
+        for priority, lengths in submissions:
             for length in lengths:
                 kind = kinds[len(asked) % len(kinds)]
                 first = {"poison": POISON, "nan": NOT_FINITE}.get(kind, 1)
                 item = text_features(first, *[1000 + len(asked)] * length)
                 deadline = clock.now + (1 if kind == "late" else 9)
-                (future,) = batcher.submit([item], lane=lane, deadline=deadline)
+                (future,) = batcher.submit([item], priority=priority, deadline=deadline)
                 asked.append((kind, item, future))
                 if kind == "cancelled":
                     future.cancel()
@@ -322,7 +326,7 @@ def test_many_threads_may_submit_at_once() -> None:
         try:
             for number in range(first, first + 40):
                 items = [text(number, 1 + number % 7), text(number + 5000, 3)]
-                assert_answers(now(batcher, *items, lane=Lane(number % 2)), items)
+                assert_answers(now(batcher, *items, priority=Priority(number % 2)), items)
         except BaseException as error:
             failures.append(error)
             raise

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.priority import Lane, LanePool
-from multimodal_embedding_serving.batching.queue import Job, Line
+from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
+from multimodal_embedding_serving.batching.queue import Entry, Queue
 from multimodal_embedding_serving.errors import NotReady
 from tests.fakes import PATIENCE, text_features
 
@@ -21,32 +21,32 @@ def test_the_pool_takes_interactive_tasks_before_waiting_bulk_tasks() -> None:
         started.set()
         assert held.wait(PATIENCE)
 
-    with LanePool(1) as pool:
-        pool.enter(Lane.BULK, first)
+    with PriorityPool(1) as pool:
+        pool.enter(Priority.BULK, first)
         assert started.wait(PATIENCE)
         for name in ("bulk 1", "bulk 2"):
-            pool.enter(Lane.BULK, partial(order.append, name))
-        pool.enter(Lane.INTERACTIVE, partial(order.append, "quick"))
+            pool.enter(Priority.BULK, partial(order.append, name))
+        pool.enter(Priority.INTERACTIVE, partial(order.append, "quick"))
         held.set()
     assert order == ["quick", "bulk 1", "bulk 2"]
 
 
 def test_a_pool_that_was_shut_down_takes_no_task() -> None:
-    pool = LanePool(1)
+    pool = PriorityPool(1)
     pool.shutdown()
     with pytest.raises(NotReady):
-        pool.enter(Lane.BULK, lambda: None)
+        pool.enter(Priority.BULK, lambda: None)
 
 
-def keep(job: Job) -> bool:
+def keep(job: Entry) -> bool:
     job.taken = True
     return True
 
 
 def test_the_oldest_job_is_joined_by_those_nearest_to_it_in_cost() -> None:
-    line = Line()
+    line = Queue()
     for number, length in enumerate([20, 26, 14, 21, 19]):
-        line.put(Job(text_features(number).row, length, (Lane.BULK, bytes([number]))))
+        line.put(Entry(text_features(number).row, length, (Priority.BULK, bytes([number]))))
     batch = line.pick(3, 1000, 50, keep)
     assert [job.cost for job in batch] == [20, 21, 19]
 
@@ -61,14 +61,14 @@ def test_the_oldest_job_is_joined_by_those_nearest_to_it_in_cost() -> None:
 def test_a_line_gives_every_job_once_and_keeps_to_its_limits(
     lengths: list[int], gone: list[bool], limit: int, max_cost: int, padding: int
 ) -> None:
-    line, wanted = Line(), []
+    line, wanted = Queue(), []
     for number, length in enumerate(lengths):
-        job = Job(text_features(*[number] * length).row, length, (Lane.BULK, bytes([number])))
+        job = Entry(text_features(*[number] * length).row, length, (Priority.BULK, bytes([number])))
         line.put(job)
         if not gone[number % len(gone)]:
             wanted.append(job)
 
-    def take(job: Job) -> bool:
+    def take(job: Entry) -> bool:
         assert not job.taken
         job.taken = True
         return any(job is each for each in wanted)

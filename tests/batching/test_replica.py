@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.batching.batcher import TURNS, Lane
+from multimodal_embedding_serving.batching.batcher import TURNS, Priority
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine
@@ -23,7 +23,7 @@ from tests.batching.scripted import assert_answers, batching, now, occupy, text
 from tests.fakes import NOT_FINITE, PATIENCE, POISON, FakeClock, FakeGraph, text_features
 from tests.small_model import small_conversion
 
-bulk_running = partial(occupy, start=9000, lane=Lane.BULK)
+bulk_running = partial(occupy, start=9000, priority=Priority.BULK)
 
 
 @pytest.mark.parametrize("parallel", [1, 2])
@@ -44,7 +44,7 @@ def test_what_waits_together_overtakes_together_but_bulk_stays() -> None:
     graph, copy = FakeGraph(), FakeGraph()
     with batching(graph, open_express=lambda: copy) as batcher:
         bulk_running(batcher, graph)
-        more = now(batcher, text(1, 4), lane=Lane.BULK)
+        more = now(batcher, text(1, 4), priority=Priority.BULK)
         items = [text(number, 4) for number in range(10, 16)]
         assert_answers(now(batcher, *items), items)
         assert sum(copy.sizes) == 6
@@ -62,7 +62,7 @@ def test_no_copy_is_opened_before_an_item_is_held_up_by_bulk() -> None:
     with batching(graph, open_express=fail) as batcher:
         items = [text(number, 4) for number in range(4)]
         futures = occupy(batcher, graph) + now(batcher, *items)
-        futures += now(batcher, text(50, 4), lane=Lane.BULK)
+        futures += now(batcher, text(50, 4), priority=Priority.BULK)
         graph.release()
         assert_answers(futures, [text_features(9000), *items, text(50, 4)])
         bulk_running(batcher, graph)
@@ -75,7 +75,7 @@ def test_a_worker_that_is_free_leaves_the_express_alone() -> None:
     graph, copy = FakeGraph(parallel=2), FakeGraph()
     with batching(graph, open_express=lambda: copy) as batcher:
         graph.hold()
-        now(batcher, text(0, 4), lane=Lane.BULK)
+        now(batcher, text(0, 4), priority=Priority.BULK)
         graph.wait_for_call()
         now(batcher, text(1, 4))
         graph.wait_for_call()
@@ -155,7 +155,7 @@ def test_bulk_steps_aside_while_the_copy_is_opened() -> None:
     graph = FakeGraph()
     with batching(graph, max_batch=1, open_express=open_slowly) as batcher:
         running = bulk_running(batcher, graph)
-        waiting = now(batcher, *[text(number, 4) for number in range(3)], lane=Lane.BULK)
+        waiting = now(batcher, *[text(number, 4) for number in range(3)], priority=Priority.BULK)
         quick = now(batcher, text(10, 4))
         assert opening.wait(PATIENCE)
         graph.release()
@@ -171,7 +171,9 @@ def test_a_late_item_does_not_reach_the_copy() -> None:
     graph, copy, clock = FakeGraph(), FakeGraph(), FakeClock()
     with batching(graph, open_express=lambda: copy, clock=clock) as batcher:
         bulk_running(batcher, graph)
-        (late,) = batcher.submit([text(0, 4)], lane=Lane.INTERACTIVE, deadline=clock.now - 1)
+        (late,) = batcher.submit(
+            [text(0, 4)], priority=Priority.INTERACTIVE, deadline=clock.now - 1
+        )
         assert isinstance(late.exception(PATIENCE), DeadlineExceeded)
         assert copy.sizes == []
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.batching.batcher import Batcher
-from multimodal_embedding_serving.batching.priority import Lane, LanePool
-from multimodal_embedding_serving.batching.tower import Outcome, Tower
+from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
+from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     EmbeddingError,
@@ -27,16 +27,16 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.types import Features, Row, Vector, Vectors
 from tests.fakes import PATIENCE, POISON, FakeGraph, text_features, vector_of
 
-QUICK = Lane.INTERACTIVE
+QUICK = Priority.INTERACTIVE
 
 
-def features_of(raw: int) -> Features:
-    return Features(text_features(raw, 7).row, cost=2, tokens=raw, truncated=raw % 2 == 1)
+def features_of(item: int) -> Features:
+    return Features(text_features(item, 7).row, cost=2, tokens=item, truncated=item % 2 == 1)
 
 
-def prepare(raws: Sequence[Any]) -> list[Features | EmbeddingError]:
+def prepare(items: Sequence[Any]) -> list[Features | EmbeddingError]:
     """Numbers become two tokens; words are bad items."""
-    return [InvalidInput(raw) if isinstance(raw, str) else features_of(raw) for raw in raws]
+    return [InvalidInput(item) if isinstance(item, str) else features_of(item) for item in items]
 
 
 class WatchedBatcher(Batcher):
@@ -55,15 +55,15 @@ class WatchedBatcher(Batcher):
         assert await asyncio.to_thread(self._handed.acquire, timeout=PATIENCE)
 
 
-class WatchedPool(LanePool):
+class WatchedPool(PriorityPool):
     """A LanePool that tells when tasks have been queued."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self._entered = threading.Semaphore(0)
 
-    def enter(self, lane: Lane, task: Callable[[], None]) -> None:
-        super().enter(lane, task)
+    def enter(self, priority: Priority, task: Callable[[], None]) -> None:
+        super().enter(priority, task)
         self._entered.release()
 
     async def entered(self) -> None:
@@ -75,12 +75,12 @@ def tower_over(
     graph: FakeGraph,
     *,
     prepare: Callable[[Sequence[Any]], list[Features | EmbeddingError]] = prepare,
-    pool: LanePool | None = None,
+    pool: PriorityPool | None = None,
     window: int = 8,
     chunk: int = 1,
 ) -> Iterator[tuple[Tower, WatchedBatcher]]:
     batcher = WatchedBatcher(graph)
-    with pool or LanePool(2) as pool:
+    with pool or PriorityPool(2) as pool:
         tower = Tower(
             "text", graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
         )
@@ -91,13 +91,13 @@ def tower_over(
             tower.close()
 
 
-def vectors(outcomes: Sequence[Outcome]) -> list[Vector]:
+def vectors(outcomes: Sequence[ItemResult]) -> list[Vector]:
     found = [outcome.vector for outcome in outcomes if outcome.vector is not None]
     assert len(found) == len(outcomes)
     return found
 
 
-def assert_outcomes(outcomes: Sequence[Outcome], numbers: Sequence[int]) -> None:
+def assert_outcomes(outcomes: Sequence[ItemResult], numbers: Sequence[int]) -> None:
     for vector, number in zip(vectors(outcomes), numbers, strict=True):
         np.testing.assert_array_equal(vector, vector_of(features_of(number).row))
 
@@ -114,7 +114,7 @@ async def test_outcomes_come_in_the_order_of_the_items(
 ) -> None:
     numbers = list(range(1, 65))
     with tower_over(FakeGraph(parallel=2), window=window, chunk=chunk) as (tower, _):
-        outcomes = await tower.embed(source(numbers), lane=QUICK)
+        outcomes = await tower.embed(source(numbers), priority=QUICK)
     assert_outcomes(outcomes, numbers)
     assert [outcome.tokens for outcome in outcomes] == numbers
     assert [outcome.truncated for outcome in outcomes] == [number % 2 == 1 for number in numbers]
@@ -122,8 +122,8 @@ async def test_outcomes_come_in_the_order_of_the_items(
 
 async def test_no_items_give_no_outcomes() -> None:
     with tower_over(FakeGraph()) as (tower, _):
-        assert await tower.embed([], lane=QUICK) == []
-        assert await tower.embed(streamed([]), lane=QUICK) == []
+        assert await tower.embed([], priority=QUICK) == []
+        assert await tower.embed(streamed([]), priority=QUICK) == []
 
 
 @settings(max_examples=40, deadline=None)
@@ -134,7 +134,7 @@ async def test_no_items_give_no_outcomes() -> None:
 )
 async def test_items_fail_alone(items: list[int | str], window: int, chunk: int) -> None:
     with tower_over(FakeGraph(), window=window, chunk=chunk) as (tower, _):
-        outcomes = await tower.embed(items, lane=QUICK)
+        outcomes = await tower.embed(items, priority=QUICK)
     assert len(outcomes) == len(items)
     for item, outcome in zip(items, outcomes, strict=True):
         if item in ("bad", POISON):
@@ -166,7 +166,7 @@ async def test_at_most_a_window_of_a_stream_is_in_flight() -> None:
 
     with tower_over(graph, window=window) as (tower, _):
         graph.hold()
-        task = asyncio.create_task(tower.embed(frames(), lane=Lane.BULK))
+        task = asyncio.create_task(tower.embed(frames(), priority=Priority.BULK))
         await full.wait()
         graph.release()
         assert_outcomes(await task, range(40))
@@ -187,7 +187,7 @@ async def test_a_promise_is_awaited_within_the_window_and_beside_its_mates() -> 
 
     promises: list[Callable[[], Awaitable[int]]] = [partial(fetch, n) for n in range(12)]
     with tower_over(FakeGraph(), window=window) as (tower, _):
-        outcomes = await asyncio.wait_for(tower.embed(promises, lane=QUICK), PATIENCE)
+        outcomes = await asyncio.wait_for(tower.embed(promises, priority=QUICK), PATIENCE)
     assert_outcomes(outcomes, range(12))
     assert most == window
 
@@ -198,7 +198,7 @@ async def test_a_promise_that_fails_is_that_items_error(chunk: int) -> None:
         raise RemoteFailed("the remote server answered 503")
 
     with tower_over(FakeGraph(), chunk=chunk) as (tower, _):
-        first, second, third = await tower.embed([1, fetch, 3], lane=QUICK)
+        first, second, third = await tower.embed([1, fetch, 3], priority=QUICK)
     assert isinstance(second.error, RemoteFailed)
     assert_outcomes([first, third], [1, 3])
 
@@ -207,17 +207,17 @@ async def test_a_request_that_is_gone_never_reaches_the_graph() -> None:
     graph = FakeGraph()
     with tower_over(graph, chunk=4) as (tower, batcher):
         graph.hold()
-        running = asyncio.create_task(tower.embed([1], lane=QUICK))
+        running = asyncio.create_task(tower.embed([1], priority=QUICK))
         await batcher.handed()
         await asyncio.to_thread(graph.wait_for_call)
-        gone = asyncio.create_task(tower.embed([2, 3, 4], lane=QUICK))
+        gone = asyncio.create_task(tower.embed([2, 3, 4], priority=QUICK))
         await batcher.handed()
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         graph.release()
         assert_outcomes(await running, [1])
-        assert_outcomes(await tower.embed([5], lane=QUICK), [5])
+        assert_outcomes(await tower.embed([5], priority=QUICK), [5])
     assert [row[0] for batch in graph.batches for row in batch] == [1, 5]
 
 
@@ -225,40 +225,40 @@ async def test_a_request_that_is_gone_is_not_even_prepared() -> None:
     prepared: list[int] = []
     held, pool = threading.Event(), WatchedPool(1)
 
-    def slow(raws: Sequence[Any]) -> list[Features | EmbeddingError]:
-        prepared.extend(raws)
+    def slow(items: Sequence[Any]) -> list[Features | EmbeddingError]:
+        prepared.extend(items)
         assert held.wait(PATIENCE)
-        return prepare(raws)
+        return prepare(items)
 
     with tower_over(FakeGraph(), prepare=slow, pool=pool) as (tower, _):
-        running = asyncio.create_task(tower.embed([1], lane=QUICK))
+        running = asyncio.create_task(tower.embed([1], priority=QUICK))
         await pool.entered()
-        gone = asyncio.create_task(tower.embed([2], lane=QUICK))
+        gone = asyncio.create_task(tower.embed([2], priority=QUICK))
         await pool.entered()
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         held.set()
         assert_outcomes(await running, [1])
-        assert_outcomes(await tower.embed([3], lane=QUICK), [3])
+        assert_outcomes(await tower.embed([3], priority=QUICK), [3])
     assert prepared == [1, 3]
 
 
 async def test_a_deadline_in_the_past_costs_no_work() -> None:
     graph = FakeGraph()
     with tower_over(graph, chunk=2) as (tower, _):
-        outcomes = await tower.embed([1, 2, 3], lane=QUICK, deadline=0.0)
+        outcomes = await tower.embed([1, 2, 3], priority=QUICK, deadline=0.0)
     assert all(isinstance(outcome.error, DeadlineExceeded) for outcome in outcomes)
     assert len(outcomes) == 3
     assert not graph.batches
 
 
 async def test_a_bug_in_the_preparation_is_raised_to_the_caller() -> None:
-    def broken(raws: Sequence[Any]) -> list[Features | EmbeddingError]:
+    def broken(items: Sequence[Any]) -> list[Features | EmbeddingError]:
         raise KeyError("no such thing")
 
     with tower_over(FakeGraph(), prepare=broken) as (tower, _), pytest.raises(KeyError):
-        await asyncio.wait_for(tower.embed([1, 2], lane=QUICK), PATIENCE)
+        await asyncio.wait_for(tower.embed([1, 2], priority=QUICK), PATIENCE)
 
 
 async def test_what_the_source_raises_is_raised_and_its_items_are_dropped() -> None:
@@ -275,7 +275,7 @@ async def test_what_the_source_raises_is_raised_and_its_items_are_dropped() -> N
     with tower_over(graph) as (tower, batcher):
         graph.hold()
         with pytest.raises(InvalidInput, match="middle of a frame"):
-            await tower.embed(frames(batcher), lane=Lane.BULK)
+            await tower.embed(frames(batcher), priority=Priority.BULK)
     assert [row[0] for batch in graph.batches for row in batch] == [1]
 
 
@@ -284,39 +284,39 @@ async def test_a_closed_tower_is_not_ready() -> None:
     with tower_over(graph) as (tower, _):
         tower.close()
         with pytest.raises(NotReady):
-            await tower.embed([1], lane=QUICK)
+            await tower.embed([1], priority=QUICK)
     assert graph.closed
 
 
 async def test_a_pool_that_was_shut_down_is_not_ready() -> None:
-    pool = LanePool(1)
+    pool = PriorityPool(1)
     with tower_over(FakeGraph(), pool=pool) as (tower, _):
         pool.shutdown()
         with pytest.raises(NotReady):
-            await tower.embed([1], lane=QUICK)
+            await tower.embed([1], priority=QUICK)
 
 
 def test_two_event_loops_may_share_a_tower() -> None:
     with tower_over(FakeGraph(), window=2) as (tower, _):
         for _ in range(2):
-            assert_outcomes(asyncio.run(tower.embed(range(1, 20), lane=QUICK)), range(1, 20))
+            assert_outcomes(asyncio.run(tower.embed(range(1, 20), priority=QUICK)), range(1, 20))
 
 
 async def test_a_text_in_windows_is_one_item_and_its_failure_is_its_own() -> None:
     """Raw n > 0 is in n windows; one of the second window's rows spoils its text alone."""
 
-    def in_windows(raws: Sequence[Any]) -> list[Features | EmbeddingError]:
-        return [windows_of(raw) for raw in raws]
+    def in_windows(items: Sequence[Any]) -> list[Features | EmbeddingError]:
+        return [windows_of(item) for item in items]
 
-    def windows_of(raw: int) -> Features:
-        rows = [text_features(raw, place) for place in range(raw)]
-        if raw == 3:
+    def windows_of(item: int) -> Features:
+        rows = [text_features(item, place) for place in range(item)]
+        if item == 3:
             rows[1] = text_features(POISON)
         first, *more = (replace(row, covers=place + 1) for place, row in enumerate(rows))
-        return replace(first, tokens=raw, more=tuple(more))
+        return replace(first, tokens=item, more=tuple(more))
 
     with tower_over(FakeGraph(), prepare=in_windows, chunk=8) as (tower, _):
-        one, bad, two = await tower.embed([1, 3, 2], lane=QUICK)
+        one, bad, two = await tower.embed([1, 3, 2], priority=QUICK)
     assert isinstance(bad.error, GraphFailed)
     assert_same = np.testing.assert_allclose
     assert_same(vectors([one])[0], vector_of(text_features(1, 0).row))

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import Progress
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Progress
 from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
 from tests.browser.conftest import Open
 from tests.browser.playground import Playground

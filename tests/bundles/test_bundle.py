@@ -25,7 +25,7 @@ from multimodal_embedding_serving.conversion.build import (
     require_space,
 )
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from tests.small_model import small_conversion, small_plans, small_weights
 
 
@@ -99,14 +99,14 @@ def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path
     assert again.manifest.fingerprint == bundle.manifest.fingerprint
 
 
-def flip(name: str) -> Sequence[TowerPlan]:
+def flip(name: str) -> Sequence[TowerSpec]:
     """The small towers, the last bit of one weight turned."""
     weights = {key: array.copy() for key, array in small_weights().items()}
     weights[name].reshape(-1).view(np.uint32)[7] ^= 1
     return small_plans(weights=weights)
 
 
-def transformed(modality: str, key: str, value: object) -> Sequence[TowerPlan]:
+def transformed(modality: str, key: str, value: object) -> Sequence[TowerSpec]:
     return [
         dataclasses.replace(plan, transform={**plan.transform, key: value})
         if plan.modality == modality
@@ -117,7 +117,7 @@ def transformed(modality: str, key: str, value: object) -> Sequence[TowerPlan]:
 
 FIRST = small_conversion()
 TOKENIZER = str(FIRST.tokenizer)
-PLANS: dict[str, Sequence[TowerPlan]] = {
+PLANS: dict[str, Sequence[TowerSpec]] = {
     **{f"one bit of {name}": flip(name) for name in small_weights()},
     "pooling": small_plans(pooling="first"),
     "the mean of the pixels": small_plans(centre=0.4),
@@ -179,7 +179,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
 
 
 def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:
-    def refuse(plans: Sequence[TowerPlan], made: Bundle) -> dict[str, object]:
+    def refuse(plans: Sequence[TowerSpec], made: Bundle) -> dict[str, object]:
         raise BundleError("below the bound")
 
     with pytest.raises(BundleError, match="below the bound"):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints.download import DOWNLOAD, VERIFY
 from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles, find_checkpoint
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import EmbeddingError
+from multimodal_embedding_serving.types import Portion
 
 REPO = "org/tiny-clip"
 WEIGHTS = np.arange(50_000, dtype=np.float32)
@@ -32,10 +34,19 @@ def refused(kind: type[EmbeddingError], source: str, access: HubAccess, **more: 
     return message
 
 
-def check_progress(steps: list[tuple[str, int, int]]) -> None:
-    for stage in ("download", "verify"):
-        done = [step[1] for step in steps if step[0] == stage]
-        totals = {step[2] for step in steps if step[0] == stage}
-        assert done == sorted(done)
-        assert totals == {done[-1]}
-        assert done[-1] > WEIGHTS.nbytes
+class Steps(list[tuple[str, float, int]]):
+    """What a download reports: (stage, share, size in bytes)."""
+
+    def note(self, stage: str, share: float) -> None:
+        assert isinstance(share, Portion)
+        self.append((stage, float(share), share.size))
+
+    def check(self) -> None:
+        """Both stages go up to their end, and know their size from the start."""
+        for stage in (DOWNLOAD, VERIFY):
+            shares = [share for name, share, _ in self if name == stage]
+            sizes = {size for name, _, size in self if name == stage}
+            assert shares == sorted(shares)
+            assert shares[-1] == 1
+            assert len(sizes) == 1
+            assert min(sizes) > WEIGHTS.nbytes

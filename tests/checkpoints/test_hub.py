@@ -14,7 +14,7 @@ from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.hub import find_checkpoint, find_tokenizer
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
-from tests.checkpoints.expectations import CONFIG, REPO, RIGHT, check_progress, refused, same
+from tests.checkpoints.expectations import CONFIG, REPO, RIGHT, Steps, refused, same
 from tests.hub_standin import HubStandIn
 
 
@@ -111,9 +111,9 @@ def test_progress_counts_bytes_to_the_end(
     hub: HubStandIn, access: HubAccess, files: dict[str, bytes | Path]
 ) -> None:
     hub.add(REPO, files)
-    steps: list[tuple[str, int, int]] = []
-    find_checkpoint(REPO, access=access, progress=lambda *step: steps.append(step))
-    check_progress(steps)
+    steps = Steps()
+    find_checkpoint(REPO, access=access, progress=steps.note)
+    steps.check()
 
 
 def run_alone(hub: HubStandIn, folder: Path, source: str, **environment: str) -> tuple[str, str]:

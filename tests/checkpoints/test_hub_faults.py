@@ -9,7 +9,7 @@ import pytest
 from multimodal_embedding_serving.checkpoints.hub import find_checkpoint, find_tokenizer
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
-from tests.checkpoints.expectations import REPO, RIGHT, WRONG, check_progress, refused, same
+from tests.checkpoints.expectations import REPO, RIGHT, WRONG, Steps, refused, same
 from tests.hub_standin import Answer, Cut, Damage, HubStandIn
 
 
@@ -83,12 +83,12 @@ def test_a_connection_cut_in_the_middle_of_a_file_is_resumed_there(
     content = b"middle" * (4 << 20)
     hub.add(REPO, files | {"model.safetensors": content})
     hub.fail("GET", "/cdn/", Cut(15 << 20), times=1)
-    steps: list[tuple[str, int, int]] = []
-    found = find_checkpoint(REPO, access=access, progress=lambda *step: steps.append(step))
+    steps = Steps()
+    found = find_checkpoint(REPO, access=access, progress=steps.note)
     assert found.weights[0].read_bytes() == content
     ranges = [each.headers.get("range") for each in hub.seen("GET", "/cdn/")]
     assert f"bytes={10 << 20}-" in ranges
-    check_progress(steps)
+    steps.check()
 
 
 def test_a_connection_that_is_reset_is_tried_again(

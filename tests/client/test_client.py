@@ -19,7 +19,7 @@ from PIL import Image
 
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.client import AsyncClient, Client
-from multimodal_embedding_serving.client.protocol import ImageLike, Wire
+from multimodal_embedding_serving.client.protocol import ImageLike, RequestBuilder
 from multimodal_embedding_serving.types import Vectors
 from tests.server_standin import DIMENSION, Reply, SmallServer, on_wire, vector_of
 
@@ -212,17 +212,17 @@ def test_a_pause_is_named_by_seconds_or_by_a_date(named: str, least: float, most
     if named == "in an hour":
         named = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     busy = httpx2.Response(429, headers=[(b"retry-after", named.encode("latin-1"))])
-    pause = Wire(None, 1, retries=4).pause(busy, 0)
+    pause = RequestBuilder(None, 1, retries=4).pause(busy, 0)
     assert pause is not None
     assert least <= pause <= most
 
 
 def test_without_a_named_pause_each_pause_is_longer() -> None:
-    wire, busy = Wire(None, 1, retries=4), httpx2.Response(503)
-    pauses = [wire.pause(busy, attempt) or 0 for attempt in range(4)]
+    protocol, busy = RequestBuilder(None, 1, retries=4), httpx2.Response(503)
+    pauses = [protocol.pause(busy, attempt) or 0 for attempt in range(4)]
     assert pauses == sorted(pauses)
-    assert wire.pause(busy, 4) is None
-    assert wire.pause(httpx2.ReadTimeout("late"), 0) is None
+    assert protocol.pause(busy, 4) is None
+    assert protocol.pause(httpx2.ReadTimeout("late"), 0) is None
 
 
 def test_a_server_that_stays_busy_is_believed_in_the_end(server: SmallServer) -> None:
@@ -248,7 +248,7 @@ def test_what_should_not_be_sent_again_is_not(server: SmallServer, client: Clien
         (401, {"error": {"message": "m", "code": "invalid_api_key"}}, errors.Unauthorized),
         (404, {"error": {"message": "m", "code": "model_not_found"}}, errors.UnknownModel),
         (413, {"detail": "m"}, errors.TooLarge),
-        (415, {"detail": "m"}, errors.UnrecognisedMedia),
+        (415, {"detail": "m"}, errors.UnsupportedMedia),
         (422, {"detail": [{"msg": "m"}]}, errors.InvalidInput),
         (424, {"detail": "m"}, errors.RemoteFailed),
         (504, {"detail": "m"}, errors.DeadlineExceeded),

@@ -105,7 +105,7 @@ async def test_a_film_is_the_same_by_every_way(
 
 def test_the_items_at_fault_are_named_over_http(client: mmes.Client, samples: Path) -> None:
     photo = samples / "cat.jpg"
-    with pytest.raises(errors.UnrecognisedMedia) as caught:
+    with pytest.raises(errors.UnsupportedMedia) as caught:
         client.embed_images([photo] * 70 + [b"no picture"])
     assert caught.value.index == 70
     with pytest.raises(errors.DimensionsNotAllowed, match="384"):

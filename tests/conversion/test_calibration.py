@@ -17,7 +17,7 @@ from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
 from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError, MissingExtra
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import opset as op
 from multimodal_embedding_serving.settings import Settings
@@ -40,12 +40,12 @@ def settings(checkpoint: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def plans(checkpoint: Path) -> Sequence[TowerPlan]:
+def plans(checkpoint: Path) -> Sequence[TowerSpec]:
     config = json.loads((checkpoint / "config.json").read_text())
     return open_towers([checkpoint / "model.safetensors"], config).plans
 
 
-def rows(plans: Sequence[TowerPlan], checkpoint: Path, **changes: Any) -> list[int]:
+def rows(plans: Sequence[TowerSpec], checkpoint: Path, **changes: Any) -> list[int]:
     """How many samples each tower gets: pictures, then texts."""
     settings = Settings.from_env({}, **changes)
     tokenizer = checkpoint / "tokenizer.json"
@@ -53,7 +53,7 @@ def rows(plans: Sequence[TowerPlan], checkpoint: Path, **changes: Any) -> list[i
 
 
 def test_the_shipped_photos_and_captions_calibrate(
-    plans: Sequence[TowerPlan], checkpoint: Path, samples: Path
+    plans: Sequence[TowerSpec], checkpoint: Path, samples: Path
 ) -> None:
     photos = len(list(samples.glob("*.jpg")))
     assert rows(plans, checkpoint) == [photos * len(CUTS) * 2, len(CAPTIONS)]
@@ -61,7 +61,7 @@ def test_the_shipped_photos_and_captions_calibrate(
 
 
 def test_a_folder_calibrates_and_what_is_no_picture_is_passed_over(
-    plans: Sequence[TowerPlan], checkpoint: Path, tmp_path: Path
+    plans: Sequence[TowerSpec], checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "a.jpg").write_bytes(write_image("jpeg"))
@@ -72,7 +72,7 @@ def test_a_folder_calibrates_and_what_is_no_picture_is_passed_over(
 
 
 def test_a_folder_with_nothing_of_use_is_refused(
-    plans: Sequence[TowerPlan], checkpoint: Path, tmp_path: Path
+    plans: Sequence[TowerSpec], checkpoint: Path, tmp_path: Path
 ) -> None:
     for plan, what in zip(plans, ("pictures", "lines in .txt files"), strict=True):
         with pytest.raises(BundleError, match=f"no {what}"):
@@ -93,7 +93,7 @@ def test_below_its_bound_floats_are_served_and_it_is_said(
 ) -> None:
     """What quantises here rounds every weight to two bits' worth: far too coarse."""
 
-    def ruin(plan: TowerPlan, model: object, **_: object) -> object:
+    def ruin(plan: TowerSpec, model: object, **_: object) -> object:
         coarse = emit_model(plan.inputs, plan.build, FLOAT32)
         for node in coarse.get_ops():
             if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:

@@ -19,7 +19,7 @@ from multimodal_embedding_serving.conversion.parity import (
     BOUNDS,
     PROBE_TEXTS,
     by_length,
-    certify,
+    check_parity,
     judge,
     least_bound,
     probe_pictures,
@@ -28,7 +28,7 @@ from multimodal_embedding_serving.conversion.parity import (
     run_layer_by_layer,
 )
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.ops import Ops, T
 from multimodal_embedding_serving.monitoring.memory import free_memory
@@ -49,7 +49,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_every_tower_is_measured_against_its_float32_graph(bundle: Bundle) -> None:
     stages: list[float] = []
-    parity = certify(small_plans(), bundle, EXACT, stage=lambda stage, share: stages.append(share))
+    parity = check_parity(
+        small_plans(), bundle, EXACT, progress=lambda stage, share: stages.append(share)
+    )
     assert set(parity) == {"image", "text"}
     assert parity["image"]["items"] >= 4
     assert parity["text"]["items"] >= 8
@@ -62,8 +64,8 @@ def test_every_tower_is_measured_against_its_float32_graph(bundle: Bundle) -> No
 
 
 def test_little_free_memory_turns_to_the_reference_layer_by_layer(bundle: Bundle) -> None:
-    roomy = certify(small_plans(), bundle, EXACT)
-    tight = certify(small_plans(), bundle, EXACT, free=1000)
+    roomy = check_parity(small_plans(), bundle, EXACT)
+    tight = check_parity(small_plans(), bundle, EXACT, free=1000)
     for modality in ("image", "text"):
         assert tight[modality]["reference"] == "layer by layer"
         assert abs(tight[modality]["minimum"] - roomy[modality]["minimum"]) < 1e-6
@@ -80,19 +82,19 @@ def test_both_references_are_the_same_to_rounding(model: str, tmp_path: Path) ->
 
 def test_a_graph_of_other_weights_is_refused_with_its_cosine(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"Tests/small: the \w+ graph in f16 reaches a cosine of"):
-        certify(small_plans(seed=1), bundle, EXACT)
+        check_parity(small_plans(seed=1), bundle, EXACT)
 
 
 def test_a_refused_bundle_is_not_published(tmp_path: Path) -> None:
-    def other(plans: Sequence[TowerPlan], made: Bundle) -> dict[str, object]:
-        return certify(small_plans(seed=1), made, EXACT)
+    def other(plans: Sequence[TowerSpec], made: Bundle) -> dict[str, object]:
+        return check_parity(small_plans(seed=1), made, EXACT)
 
     with pytest.raises(BundleError, match="it is refused"):
         build_bundle(small_conversion(), tmp_path / "small", other)
     assert not (tmp_path / "small").exists()
 
 
-def broken(plan: TowerPlan) -> TowerPlan:
+def broken(plan: TowerSpec) -> TowerSpec:
     """The same tower, whose vectors are no numbers."""
 
     def build(ops: Ops[T], inputs: Mapping[str, T]) -> T:
@@ -106,7 +108,7 @@ def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     conversion = dataclasses.replace(small_conversion(), plans=plans)
     made = build_bundle(conversion, tmp_path / "small")
     with pytest.raises(BundleError, match="not finite numbers"):
-        certify(plans, made, EXACT)
+        check_parity(plans, made, EXACT)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_towers_are_worked_on_at_the_same_time_where_that_is_allowed() -> None:
     meeting = threading.Barrier(2, timeout=PATIENCE)
     shares: list[float] = []
 
-    def meet(plan: TowerPlan) -> int:
+    def meet(plan: TowerSpec) -> int:
         meeting.wait()
         return plan.dimension
 
@@ -179,7 +181,7 @@ def test_towers_are_worked_on_at_the_same_time_where_that_is_allowed() -> None:
 def test_towers_are_worked_on_one_after_the_other_where_memory_is_short() -> None:
     busy = threading.Lock()
 
-    def work(plan: TowerPlan) -> bool:
+    def work(plan: TowerSpec) -> bool:
         alone = busy.acquire(blocking=False)
         busy.release()
         return alone
@@ -189,7 +191,7 @@ def test_towers_are_worked_on_one_after_the_other_where_memory_is_short() -> Non
 
 
 def test_a_tower_that_fails_is_told() -> None:
-    def fail(plan: TowerPlan) -> None:
+    def fail(plan: TowerSpec) -> None:
         if plan.modality == "text":
             raise BundleError("no text")
 

@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import resolve
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import CheckpointError, UnknownModel
 from tests.conversion.test_store import LAION, ROW, settings
 
 
 def test_a_row_is_meant_by_every_spelling(tmp_path: Path) -> None:
     for name in (ROW, "clip-vit-b-32", "CLIP-VIT-B-32", LAION):
-        wanted = look_up(settings(name, tmp_path))
+        wanted = resolve_model(settings(name, tmp_path))
         assert wanted.spec is resolve(ROW)
         assert wanted.sources == (LAION,)
-        assert wanted.shelf == tmp_path / "CLIP" / "clip-vit-b-32"
+        assert wanted.model_dir == tmp_path / "CLIP" / "clip-vit-b-32"
 
 
 def test_a_repository_has_a_shelf_of_its_own_and_a_pinned_revision_another(tmp_path: Path) -> None:
-    plain = look_up(settings("hf:org/name", tmp_path))
-    assert (plain.spec, plain.model, plain.shelf.name) == (None, "org/name", "org--name")
-    pinned = look_up(settings("hf:org/name@refs/pr/1", tmp_path))
+    plain = resolve_model(settings("hf:org/name", tmp_path))
+    assert (plain.spec, plain.model, plain.model_dir.name) == (None, "org/name", "org--name")
+    pinned = resolve_model(settings("hf:org/name@refs/pr/1", tmp_path))
     assert pinned.model == "org/name@refs/pr/1"
-    assert pinned.shelf == tmp_path / "hub" / "org--name@refs--pr--1"
+    assert pinned.model_dir == tmp_path / "hub" / "org--name@refs--pr--1"
     assert list(pinned.sources) == ["hf:org/name@refs/pr/1"]
 
 
 def test_a_repository_of_a_row_brings_what_the_row_knows(tmp_path: Path) -> None:
-    wanted = look_up(settings("hf:apple/MobileCLIP-S1-OpenCLIP", tmp_path))
+    wanted = resolve_model(settings("hf:apple/MobileCLIP-S1-OpenCLIP", tmp_path))
     assert wanted.spec is resolve("mobileclip_s1")
     assert list(wanted.sources) == ["hf:apple/MobileCLIP-S1-OpenCLIP"]
 
@@ -38,23 +38,23 @@ def test_a_repository_of_a_row_brings_what_the_row_knows(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["hf:..", "hf:../..", "hf:org/name@../x", "hf:", "hf:a/b/c"])
 def test_a_malformed_repository_is_refused(name: str, tmp_path: Path) -> None:
     if name == "hf:../..":  # dots are letters of a repository's name; the hub will not know it
-        assert look_up(settings(name, tmp_path)).shelf.parent == tmp_path / "hub"
+        assert resolve_model(settings(name, tmp_path)).model_dir.parent == tmp_path / "hub"
         return
     with pytest.raises(CheckpointError):
-        look_up(settings(name, tmp_path))
+        resolve_model(settings(name, tmp_path))
 
 
 def test_what_means_nothing_is_told_what_would(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"CLIP/clip-vit-b-32.*, hf:org/name, or a folder"):
-        look_up(settings("/no/such/folder", tmp_path))
+        resolve_model(settings("/no/such/folder", tmp_path))
 
 
 def test_a_folder_whose_checkpoint_was_replaced_is_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"x")
-    first = look_up(settings(folder, tmp_path)).shelf
+    first = resolve_model(settings(folder, tmp_path)).model_dir
     (folder / "README.md").write_text("notes")
-    assert look_up(settings(folder, tmp_path)).shelf == first
+    assert resolve_model(settings(folder, tmp_path)).model_dir == first
     (folder / "model.safetensors").write_bytes(b"longer")
-    assert look_up(settings(folder, tmp_path)).shelf != first
+    assert resolve_model(settings(folder, tmp_path)).model_dir != first

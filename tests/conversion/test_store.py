@@ -18,7 +18,7 @@ from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import fetch, read_tokenizer
 from multimodal_embedding_serving.conversion.convert import convert
-from multimodal_embedding_serving.conversion.resolve import Wanted, look_up
+from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
 from multimodal_embedding_serving.conversion.store import (
     converting,
     describe,
@@ -32,7 +32,7 @@ from multimodal_embedding_serving.errors import (
     RemoteFailed,
 )
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import ignore_stage
+from multimodal_embedding_serving.types import ignore_progress
 from tests.fakes import PATIENCE
 from tests.hub_standin import Answer, HubStandIn
 from tests.small_clip import repository, write_clip, write_tokenizer
@@ -115,8 +115,8 @@ def test_a_tokenizer_is_built_where_the_source_has_only_its_parts(
     shelves: Path, tmp_path: Path
 ) -> None:
     folder = write_clip(tmp_path / "parts", built_tokenizer=False)
-    wanted = look_up(settings(folder, tmp_path))
-    built = Tokenizer.from_str(read_tokenizer(fetch(wanted, ignore_stage), wanted))
+    wanted = resolve_model(settings(folder, tmp_path))
+    built = Tokenizer.from_str(read_tokenizer(fetch(wanted, ignore_progress), wanted))
     own = Tokenizer.from_file(str(find(shelves).tokenizer))
     for text in ("a photo of a cat", "Ein roter Bus hält."):
         assert built.encode(text).ids == own.encode(text).ids
@@ -126,14 +126,14 @@ def test_the_mean_of_the_pixels_is_read_from_the_preprocessor(tmp_path: Path) ->
     folder = write_clip(tmp_path / "here")
     told = folder / "preprocessor_config.json"
     told.write_text('{"image_mean": [0, 0.5, 0.5], "do_resize": true}')
-    wanted = look_up(settings(folder, tmp_path))
-    config = fetch(wanted, ignore_stage).config
+    wanted = resolve_model(settings(folder, tmp_path))
+    config = fetch(wanted, ignore_progress).config
     assert config is not None
     assert config["image_mean"] == [0, 0.5, 0.5]
     assert "do_resize" not in config
     told.write_text('{"image_std": [1, 2]}')
     with pytest.raises(CheckpointError, match="image_std is no list of three numbers"):
-        fetch(wanted, ignore_stage)
+        fetch(wanted, ignore_progress)
 
 
 def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
@@ -149,12 +149,12 @@ def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
 def test_the_next_repository_is_tried_and_all_refusals_are_told(
     hub: HubStandIn, access: HubAccess, checkpoint: Path, tmp_path: Path
 ) -> None:
-    wanted = Wanted(None, ("org/first", "org/second"), "x", tmp_path)
+    wanted = ResolvedModel(None, ("org/first", "org/second"), "x", tmp_path)
     hub.add("org/first", {"README.md": b"nothing yet"})
     with pytest.raises(RemoteFailed, match=r"org/first holds no checkpoint.*; org/second"):
-        fetch(wanted, ignore_stage, access)
+        fetch(wanted, ignore_progress, access)
     hub.add("org/second", repository(checkpoint))
-    assert fetch(wanted, ignore_stage, access).repo == "org/second"
+    assert fetch(wanted, ignore_progress, access).repo == "org/second"
 
 
 def test_a_row_without_a_tokenizer_takes_the_one_of_another_repository(
@@ -167,12 +167,12 @@ def test_a_row_without_a_tokenizer_takes_the_one_of_another_repository(
     )  # fmt: skip
     write_tokenizer(tmp_path, built=True)
     hub.add(CLIP_TOKENIZER, {**repository(tmp_path), "model.safetensors": b"w" * 5000})
-    wanted = Wanted(spec, spec.repos, spec.id, tmp_path)
+    wanted = ResolvedModel(spec, spec.repos, spec.id, tmp_path)
     text = read_tokenizer(bare, wanted, access=access)
     assert json.loads(text)["model"]["type"] == "BPE"
     assert not hub.seen("GET", "cdn/" + hub.repos[CLIP_TOKENIZER].digests["model.safetensors"])
     with pytest.raises(CheckpointError, match="no tokenizer beside the weights"):
-        read_tokenizer(bare, Wanted(None, (), "x", tmp_path), access=access)
+        read_tokenizer(bare, ResolvedModel(None, (), "x", tmp_path), access=access)
 
 
 def test_a_models_folder_that_can_not_be_written_is_named_as_the_setting(
@@ -225,10 +225,10 @@ def test_who_comes_second_waits_and_converts_nothing(checkpoint: Path, tmp_path:
             waiting.set()
 
     second = threading.Thread(target=open_bundle, args=(chosen, tell))
-    with converting(look_up(chosen).shelf):
+    with converting(resolve_model(chosen).model_dir):
         second.start()
         assert waiting.wait(PATIENCE)
-        made = convert(look_up(chosen), chosen)
+        made = convert(resolve_model(chosen), chosen)
     second.join(PATIENCE)
     assert set(stages) == {"waiting for another process that converts this model"}
     assert open_bundle(chosen) == made
@@ -254,7 +254,7 @@ def test_the_embedded_model_is_described_as_any_other(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shelf(shelves: Path, tmp_path: Path) -> Path:
+def model_dir(shelves: Path, tmp_path: Path) -> Path:
     """A shelf with a whole bundle, a broken one, a half-written one, and compiled graphs."""
     whole = find(shelves).path
     place = tmp_path / "models" / "local" / "tiny"
@@ -273,32 +273,32 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
-def test_prune_removes_what_is_broken_or_half_written_and_nothing_else(shelf: Path) -> None:
-    removed = prune(shelf.parent.parent)
+def test_prune_removes_what_is_broken_or_half_written_and_nothing_else(model_dir: Path) -> None:
+    removed = prune(model_dir.parent.parent)
     assert {path.name for path in removed} == {"int8-weights", f"{TEMPORARY}f32-123"}
-    assert removed[shelf / f"{TEMPORARY}f32-123"] == 4
-    assert names(shelf) == {"f16", "compiled"}
-    assert prune(shelf.parent.parent) == {}
+    assert removed[model_dir / f"{TEMPORARY}f32-123"] == 4
+    assert names(model_dir) == {"f16", "compiled"}
+    assert prune(model_dir.parent.parent) == {}
 
 
-def test_prune_removes_compiled_graphs_whose_bundle_is_gone(shelf: Path) -> None:
-    (shelf / "f16" / MANIFEST).unlink()
-    prune(shelf.parent.parent)
-    assert names(shelf) == set()
+def test_prune_removes_compiled_graphs_whose_bundle_is_gone(model_dir: Path) -> None:
+    (model_dir / "f16" / MANIFEST).unlink()
+    prune(model_dir.parent.parent)
+    assert names(model_dir) == set()
 
 
-def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(shelf: Path) -> None:
-    before = names(shelf)
-    with converting(shelf):
-        assert prune(shelf.parent.parent) == {}
-    assert names(shelf) == before
-    assert (shelf / f"{LOCK}.lock").exists()
+def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(model_dir: Path) -> None:
+    before = names(model_dir)
+    with converting(model_dir):
+        assert prune(model_dir.parent.parent) == {}
+    assert names(model_dir) == before
+    assert (model_dir / f"{LOCK}.lock").exists()
 
 
-def test_prune_leaves_alone_what_no_conversion_has_made(shelf: Path) -> None:
+def test_prune_leaves_alone_what_no_conversion_has_made(model_dir: Path) -> None:
     """EMBEDDING_OV_MODELS_DIR may be somebody's home."""
-    models = shelf.parent.parent
-    kept = [models / "photos" / "2026" / "july" / "cat.jpg", shelf / "notes" / "read.me"]
+    models = model_dir.parent.parent
+    kept = [models / "photos" / "2026" / "july" / "cat.jpg", model_dir / "notes" / "read.me"]
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_text("mine")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
 from multimodal_embedding_serving.conversion import store as library
@@ -142,7 +142,7 @@ def test_a_row_is_downloaded_and_its_licence_told_first(
     repo = hub.add(LAION, repository(checkpoint))
     stages: list[str] = []
     model = open_model(settings(ROW, tmp_path), lambda stage, share: stages.append(stage), access)
-    assert isinstance(model, Unconverted)
+    assert isinstance(model, TorchModel)
     manifest = model.manifest
     assert (manifest.model, manifest.family, manifest.licence) == (ROW, "CLIP", "mit")
     assert (manifest.source["repo"], manifest.source["revision"]) == (LAION, repo.commit)

@@ -13,7 +13,7 @@ import pytest
 
 from multimodal_embedding_serving.bundles.bundle import locked
 from multimodal_embedding_serving.conversion.build import build_bundle
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.settings import Settings
 from tests.conftest import Figure
 from tests.serving import ADDRESS, PATIENCE, Running, serving
@@ -52,7 +52,7 @@ def test_the_first_embedding_comes_soon(figure: Figure) -> None:
 def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
     """Another process converts the model, so that this one waits for it, listening."""
     environ = {"EMBEDDING_MODEL_NAME": "clip-vit-b-32", "EMBEDDING_OV_MODELS_DIR": str(tmp_path)}
-    with locked(look_up(Settings.from_env(environ)).shelf / "conversion"):
+    with locked(resolve_model(Settings.from_env(environ)).model_dir / "conversion"):
         process = subprocess.Popen(COMMAND, env=environ, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         found = next(filter(None, map(ADDRESS.search, process.stderr)))

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.chunk import Outcome
+from multimodal_embedding_serving.batching.chunk import ItemResult
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.cache import ENTRY, Recall, VectorCache
-from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable, Images, Texts
 from multimodal_embedding_serving.inputs.media_access import Encoded
@@ -28,10 +28,10 @@ from tests.media_files import photo, write_image
 from tests.small_model import small_conversion
 
 
-def outcome(numbers: int, first: float = 0.0) -> Outcome:
+def outcome(numbers: int, first: float = 0.0) -> ItemResult:
     vector = np.zeros(numbers, np.float32)
     vector[:1] = first
-    return Outcome(vector, None, tokens=3, truncated=True)
+    return ItemResult(vector, None, tokens=3, truncated=True)
 
 
 def key(number: int) -> bytes:
@@ -46,7 +46,7 @@ def test_the_bytes_stay_below_the_limit_and_only_the_oldest_are_forgotten(
     limit: int, steps: list[tuple[bool, int, int]]
 ) -> None:
     cache = VectorCache(limit)
-    model: dict[bytes, Outcome] = {}  # in the order of use
+    model: dict[bytes, ItemResult] = {}  # in the order of use
     for keeps, number, size in steps:
         if keeps:
             kept = outcome(size, number)
@@ -65,7 +65,7 @@ def test_the_bytes_stay_below_the_limit_and_only_the_oldest_are_forgotten(
         assert cache.count == len(model)
 
 
-def cost(kept: Outcome) -> int:
+def cost(kept: ItemResult) -> int:
     return ENTRY + (kept.vector.nbytes if kept.vector is not None else 0)
 
 
@@ -108,8 +108,8 @@ def engine(bundle: Path, metrics: Metrics) -> Iterator[Engine]:
         yield opened
 
 
-def embed(engine: Engine, item: Embeddable) -> Embedded:
-    async def run() -> list[Embedded]:
+def embed(engine: Engine, item: Embeddable) -> EmbeddingResult:
+    async def run() -> list[EmbeddingResult]:
         return await engine.aembed([item])
 
     return asyncio.run(run())[0]

@@ -15,7 +15,7 @@ import pytest
 
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import probes, self_test
-from multimodal_embedding_serving.engine.results import renormalise
+from multimodal_embedding_serving.engine.results import renormalize
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     DimensionsNotAllowed,
@@ -154,7 +154,7 @@ async def test_a_model_that_allows_it_cuts_and_renormalises(graphs: dict[Any, Fa
 
 def test_vectors_that_cancel_out_have_no_mean() -> None:
     with pytest.raises(InvalidInput):
-        renormalise(np.zeros((1, 4), np.float32))
+        renormalize(np.zeros((1, 4), np.float32))
 
 
 # ── without an event loop ──

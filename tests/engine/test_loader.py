@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.batching.priority import Lane
+from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import Opener
+from multimodal_embedding_serving.engine.loader import ModelLoader
 from multimodal_embedding_serving.engine.preprocess import prepare_texts
 from multimodal_embedding_serving.errors import (
     BundleError,
@@ -23,8 +23,8 @@ from multimodal_embedding_serving.errors import (
     SelfTestFailed,
     UnknownModel,
 )
-from multimodal_embedding_serving.inputs.items import Words
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.items import TextItem
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -94,7 +94,7 @@ def test_a_token_id_that_is_none_fails_alone(bundle: Bundle) -> None:
     assert bundle.tokenizer is not None
     transform = TextTransform(bundle.tokenizer, bundle.manifest.towers["text"].transform)
     prepare = prepare_texts(transform)
-    good, bad, last = prepare([Words("cat"), Words((999,)), Words((2, 3))])
+    good, bad, last = prepare([TextItem("cat"), TextItem((999,)), TextItem((2, 3))])
     assert isinstance(good, Features)
     assert isinstance(bad, InvalidInput)
     assert isinstance(last, Features)
@@ -107,13 +107,15 @@ def test_a_tower_that_breaks_while_in_use_is_reported(
     graph = Flaky()
     monkeypatch.setattr("multimodal_embedding_serving.engine.loader.open_graph", lambda *_: graph)
     metrics = Metrics()
-    opener = Opener(bundle, settings, Media.from_settings(settings, metrics.received), metrics)
+    opener = ModelLoader(
+        bundle, settings, MediaAccess.from_settings(settings, metrics.received), metrics
+    )
     broken = threading.Event()
     towers = opener.open()
     opener.on_broken = broken.set
     graph.broken = True
     features = Features(np.zeros(3, np.int32), 3, 3)
-    (future,) = towers["text"].batcher.submit([features], lane=Lane.BULK)
+    (future,) = towers["text"].batcher.submit([features], priority=Priority.BULK)
     with pytest.raises(Exception, match="finite"):
         future.result(PATIENCE)
     assert broken.wait(PATIENCE)

@@ -10,7 +10,7 @@ import pytest
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerPlan, find_family
+from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.graph.folding import convolve, fold_branches
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -30,7 +30,7 @@ def true_size(model: str, layout: str) -> Weights:
     return Weights(tensors, file=f"{model}.pt")
 
 
-def open_row(model: str, layout: str, row: str | None = None) -> dict[str, TowerPlan]:
+def open_row(model: str, layout: str, row: str | None = None) -> dict[str, TowerSpec]:
     config: dict[str, Any] | None = None
     if layout == "open_clip":
         config = {"model_cfg": {"text_cfg": {"no_causal_mask": model != "mobileclip_b"}}}

@@ -22,7 +22,7 @@ from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import open_bundle
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.settings import Settings
@@ -185,7 +185,7 @@ def test_a_checkpoint_beside_the_catalog_has_its_librarys_vectors(
     if name in FROM_HUB:
         hub.add("org/tuned", repository(folder))
         model = "hf:org/tuned"
-    wanted = look_up(Settings(model=model, models_dir=tmp_path / "models"))
+    wanted = resolve_model(Settings(model=model, models_dir=tmp_path / "models"))
     assert wanted.spec is None
     blueprint = read_blueprint(wanted, access=access)
     assert blueprint.family == other.family
@@ -228,4 +228,4 @@ def test_tensors_of_one_architecture_under_anothers_name_are_refused(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": kind}))
     with pytest.raises(CheckpointError, match=f"those of 'siglip', but config.json says '{kind}'"):
-        read_blueprint(look_up(Settings(model=str(tmp_path), models_dir=tmp_path)))
+        read_blueprint(resolve_model(Settings(model=str(tmp_path), models_dir=tmp_path)))

@@ -14,7 +14,7 @@ import pytest
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerPlan, find_family
+from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT32,
@@ -81,14 +81,14 @@ def write_model(folder: Path, width: int, inner: int, layers: int, entries: int)
 
 
 @pytest.fixture(scope="module")
-def tower(tmp_path_factory: pytest.TempPathFactory) -> TowerPlan:
+def tower(tmp_path_factory: pytest.TempPathFactory) -> TowerSpec:
     paths = write_model(tmp_path_factory.mktemp("qwen"), 64, 96, LAYERS, 500)
     family, checkpoint = open_checkpoint(open_weights(paths), CONFIG, None)
     assert family == "QwenText"
     return find_family(family)(checkpoint)[0]
 
 
-def layer_types(tower: TowerPlan, storage: Storage) -> Counter[str]:
+def layer_types(tower: TowerSpec, storage: Storage) -> Counter[str]:
     """What the CPU plugin makes of the graph: its own layer types, fused ones included."""
     model = emit_model(tower.inputs, tower.build, storage)
     compiled = ov.Core().compile_model(model, "CPU", {})
@@ -97,7 +97,7 @@ def layer_types(tower: TowerPlan, storage: Storage) -> Counter[str]:
 
 
 @pytest.mark.parametrize("storage", [FLOAT32, INT8_WEIGHTS], ids=["f32", "int8-weights"])
-def test_the_plugin_fuses_norms_and_rotations(tower: TowerPlan, storage: Storage) -> None:
+def test_the_plugin_fuses_norms_and_rotations(tower: TowerSpec, storage: Storage) -> None:
     found = layer_types(tower, storage)
     assert found["RMS"] == 4 * LAYERS + 1
     assert found["RoPE"] == 2 * LAYERS
@@ -106,7 +106,7 @@ def test_the_plugin_fuses_norms_and_rotations(tower: TowerPlan, storage: Storage
     assert not found["Softmax"]
 
 
-def test_queries_are_wrapped_and_documents_are_not(tower: TowerPlan) -> None:
+def test_queries_are_wrapped_and_documents_are_not(tower: TowerSpec) -> None:
     prompts, task = tower.transform["prompts"], tower.transform["default_instruction"]
     wrapped = prompts["query"].format(instruction=task, text="what is rain?")
     assert wrapped == (
@@ -116,7 +116,7 @@ def test_queries_are_wrapped_and_documents_are_not(tower: TowerPlan) -> None:
     assert prompts["document"].format(text="Rain is water.") == "Rain is water."
 
 
-def test_the_padding_is_a_token_of_the_model(tower: TowerPlan) -> None:
+def test_the_padding_is_a_token_of_the_model(tower: TowerSpec) -> None:
     assert tower.transform["pad_id"] == 499  # 151643 is beyond so small a vocabulary
     assert tower.transform["eos_kept"]
     assert tower.transform["max_length"] == 32768

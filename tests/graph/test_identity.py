@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import plan
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.graph.identity import hash_structure
@@ -48,7 +48,7 @@ def hashes(checkpoint: Checkpoint, storage: Storage = FLOAT32) -> list[str]:
     return [hash_plan(each, storage) for each in plan(checkpoint)]
 
 
-def hash_plan(tower: TowerPlan, storage: Storage) -> str:
+def hash_plan(tower: TowerSpec, storage: Storage) -> str:
     return hash_structure(emit_model(tower.inputs, tower.build, storage))
 
 

@@ -16,13 +16,13 @@ from multimodal_embedding_serving.errors import Forbidden, InvalidInput, NotFoun
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
     Images,
-    Plan,
+    ItemBatch,
+    TextItem,
     Texts,
     Video,
-    Words,
 )
 from multimodal_embedding_serving.inputs.kinds import KINDS, Input, SegmentConfig
-from multimodal_embedding_serving.inputs.media_access import Encoded, LoopFetchers, Media
+from multimodal_embedding_serving.inputs.media_access import Encoded, LoopFetchers, MediaAccess
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.settings import Settings
 from tests.media_files import read_barcode, write_image, write_video
@@ -48,9 +48,9 @@ class FakeFetcher:
 
 
 @pytest.fixture
-def media(tmp_path: Path) -> Iterator[Media]:
+def media(tmp_path: Path) -> Iterator[MediaAccess]:
     settings = Settings.from_env({}, media_roots=(tmp_path,), max_text_chars=20, max_frames=50)
-    made = Media.from_settings(settings, lambda kind, size: None)
+    made = MediaAccess.from_settings(settings, lambda kind, size: None)
     yield made
     made.close()
 
@@ -59,10 +59,10 @@ def parse(**given: Any) -> Embeddable:
     return Given.model_validate({"input": given}).input
 
 
-async def run(plan: Plan) -> list[Any]:
+async def run(plan: ItemBatch) -> list[Any]:
     """All raw items of a plan that streams."""
-    raws = cast("AsyncGenerator[Any, None]", plan.raws)
-    return [raw async for raw in raws]
+    items = cast("AsyncGenerator[Any, None]", plan.items)
+    return [raw async for raw in items]
 
 
 def test_there_are_eight_kinds_and_each_is_in_the_union() -> None:
@@ -71,24 +71,24 @@ def test_there_are_eight_kinds_and_each_is_in_the_union() -> None:
     assert len(tags) == len(schema["oneOf"]) == 8
 
 
-async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: Media) -> None:
+async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: MediaAccess) -> None:
     single = await parse(type="text", text="a").plan(media)
-    assert (single.raws, single.many) == ([Words("a", "query")], False)
+    assert (single.items, single.many) == ([TextItem("a", "query")], False)
     several = await parse(type="text", text=["a"]).plan(media)
-    assert (several.raws, several.many) == ([Words("a", "document")], True)
+    assert (several.items, several.many) == ([TextItem("a", "document")], True)
 
 
-async def test_a_long_text_is_refused_by_its_place(media: Media) -> None:
+async def test_a_long_text_is_refused_by_its_place(media: MediaAccess) -> None:
     with pytest.raises(TooLarge) as caught:
         await parse(type="text", text=["a", "b" * 21]).plan(media)
     assert caught.value.index == 1
 
 
-async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: Media) -> None:
+async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: MediaAccess) -> None:
     fetcher = FakeFetcher(b"bytes")
     media = replace(media, fetcher=fetcher)
     plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).plan(media)
-    fetch, encoded = cast("list[Any]", plan.raws)
+    fetch, encoded = cast("list[Any]", plan.items)
     assert fetcher.asked == []
     assert media.image_source(await fetch()) == b"bytes"
     assert fetcher.asked == [("https://a/b.png", 32 * 2**20)]
@@ -135,7 +135,7 @@ def test_a_segment_config_out_of_range_is_refused(given: dict[str, Any]) -> None
         SegmentConfig.model_validate(given)
 
 
-async def test_a_videos_frames_stream_and_are_named_as_they_come(media: Media) -> None:
+async def test_a_videos_frames_stream_and_are_named_as_they_come(media: MediaAccess) -> None:
     data = write_video(frames=20, rate=10)
 
     async def load() -> bytes:
@@ -159,7 +159,7 @@ async def test_a_videos_frames_stream_and_are_named_as_they_come(media: Media) -
     ],
 )
 async def test_admission_counts_the_frames_that_can_be_expected(
-    media: Media, segment: Segment, expected: int
+    media: MediaAccess, segment: Segment, expected: int
 ) -> None:
     async def load() -> bytes:
         raise AssertionError("planning loads nothing")
@@ -167,13 +167,13 @@ async def test_admission_counts_the_frames_that_can_be_expected(
     assert (await Video(load, segment).plan(media)).count == expected
 
 
-async def test_a_video_outside_the_roots_fails_when_it_is_loaded(media: Media) -> None:
+async def test_a_video_outside_the_roots_fails_when_it_is_loaded(media: MediaAccess) -> None:
     plan = await parse(type="video_file", video_path="/etc/passwd").plan(media)
     with pytest.raises(Forbidden):
         await run(plan)
 
 
-async def test_a_video_in_base64_above_its_limit_is_not_decoded(media: Media) -> None:
+async def test_a_video_in_base64_above_its_limit_is_not_decoded(media: MediaAccess) -> None:
     limits = replace(media.videos, max_bytes=100)
     plan = await parse(type="video_base64", video_base64="A" * 9000).plan(
         replace(media, videos=limits)
@@ -192,7 +192,7 @@ def entry(number: int, **more: Any) -> dict[str, Any]:
 
 
 async def test_a_manifest_takes_pictures_first_and_then_the_video(
-    media: Media, tmp_path: Path
+    media: MediaAccess, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_image("png"))
     (tmp_path / "v.mp4").write_bytes(write_video(frames=12))
@@ -209,7 +209,7 @@ async def test_a_manifest_takes_pictures_first_and_then_the_video(
 
 
 async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
-    media: Media, tmp_path: Path
+    media: MediaAccess, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_image("png"))
     frames = [entry(1), entry(2, image_path="a.png"), entry(3, image_path="b.png")]
@@ -221,7 +221,7 @@ async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
 
 
 async def test_a_picture_outside_the_roots_is_refused_by_its_place(
-    media: Media, tmp_path: Path
+    media: MediaAccess, tmp_path: Path
 ) -> None:
     frames = [entry(1, image_path="a.png"), entry(2, image_path="/etc/hostname")]
     plan = await write_manifest(tmp_path, frames=frames).plan(media)
@@ -230,7 +230,7 @@ async def test_a_picture_outside_the_roots_is_refused_by_its_place(
     assert caught.value.index == 1
 
 
-async def test_a_manifest_of_too_many_frames_is_refused(media: Media, tmp_path: Path) -> None:
+async def test_a_manifest_of_too_many_frames_is_refused(media: MediaAccess, tmp_path: Path) -> None:
     given = write_manifest(tmp_path, frames=[entry(1)] * 51, video_path="v.mp4")
     with pytest.raises(TooLarge):
         await given.plan(media)
@@ -241,23 +241,25 @@ async def test_a_manifest_of_too_many_frames_is_refused(media: Media, tmp_path: 
     [{}, {"frame_number": -1, "timestamp": 0}, entry(1), entry(1, crop_bbox=[1, 2, 3])],
 )
 async def test_a_malformed_manifest_names_its_field(
-    media: Media, tmp_path: Path, frame: dict[str, Any]
+    media: MediaAccess, tmp_path: Path, frame: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidInput, match=r"frames\.0"):
         await write_manifest(tmp_path, frames=[frame]).plan(media)
 
 
-async def test_images_of_this_process_are_taken_as_they_are(media: Media, tmp_path: Path) -> None:
+async def test_images_of_this_process_are_taken_as_they_are(
+    media: MediaAccess, tmp_path: Path
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"content")
     plan = await Images([b"bytes", path, "data:;base64,AA=="]).plan(media)
-    sources = [media.image_source(raw) for raw in cast("list[Any]", plan.raws)]
+    sources = [media.image_source(raw) for raw in cast("list[Any]", plan.items)]
     assert sources == [b"bytes", b"content", b"\0"]
 
 
-async def test_texts_keep_their_role_and_instruction(media: Media) -> None:
+async def test_texts_keep_their_role_and_instruction(media: MediaAccess) -> None:
     plan = await Texts(["a", (1, 2)], "query", "Find").plan(media)
-    assert plan.raws == [Words("a", "query", "Find"), Words((1, 2), "query", "Find")]
+    assert plan.items == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
 
 
 def test_each_event_loop_has_a_fetcher_of_its_own() -> None:

@@ -20,7 +20,7 @@ import pytest
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotReady
 from multimodal_embedding_serving.media.channel import Channel
 from multimodal_embedding_serving.media.decoder_handle import Decoder
-from multimodal_embedding_serving.media.decoder_pool import Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import DecoderPool, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from tests.media.processes import memory_files, open_files, runs
 from tests.media_files import read_barcode, write_video
@@ -59,7 +59,7 @@ class Liar(Decoder):
         self.channel.close()
 
 
-class Lying(Decoders):
+class Lying(DecoderPool):
     def __init__(self, says: Sequence[Said]) -> None:
         super().__init__(1, 4)
         self._says = says
@@ -125,7 +125,7 @@ def test_a_process_that_never_takes_a_video_is_a_503(says: list[Said]) -> None:
 class Killer:
     """Kills one of the processes, again and again, after pauses by chance."""
 
-    def __init__(self, decoders: Decoders, seed: int) -> None:
+    def __init__(self, decoders: DecoderPool, seed: int) -> None:
         self._decoders, self._chance = decoders, random.Random(seed)
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._kill)
@@ -150,7 +150,7 @@ class Killer:
             self._thread.join()
 
 
-def outcome(decoders: Decoders, clip: bytes) -> list[int] | str:
+def outcome(decoders: DecoderPool, clip: bytes) -> list[int] | str:
     """The frames' barcodes, or what the caller is told."""
     try:
         video = Decoding(decoders, lambda: clip, Segment(num_frames=0), LIMITS)
@@ -161,7 +161,7 @@ def outcome(decoders: Decoders, clip: bytes) -> list[int] | str:
 
 @pytest.mark.parametrize("videos", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None:
-    decoders = Decoders(3, 6)
+    decoders = DecoderPool(3, 6)
     clips = {count: write_video("mp4", count, size=(320, 180)) for count in (40, 80)}
     assert outcome(decoders, CLIP) == list(range(20))
     killer = Killer(decoders, seed=videos)
@@ -191,7 +191,7 @@ def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None
 def test_file_descriptors_do_not_pile_up() -> None:
     before = open_files()
     for _ in range(3):
-        decoders = Decoders(2, 4)
+        decoders = DecoderPool(2, 4)
         assert outcome(decoders, CLIP) == list(range(20))
         decoders.close()
         decoders.threads.shutdown()

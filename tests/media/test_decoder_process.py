@@ -22,9 +22,9 @@ from multimodal_embedding_serving.errors import (
     NotFound,
     NotReady,
     TooLarge,
-    UnrecognisedMedia,
+    UnsupportedMedia,
 )
-from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
 from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits
 from multimodal_embedding_serving.media.video import read_frames
 from tests.media.processes import eventually, memory_files, open_files, peak_memory, runs
@@ -41,8 +41,8 @@ Source = bytes | Path
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
-    made = Decoders(2, 6)
+def decoders() -> Iterator[DecoderPool]:
+    made = DecoderPool(2, 6)
     yield made
     pids = made.pids
     made.close()
@@ -50,11 +50,11 @@ def decoders() -> Iterator[Decoders]:
     assert not any(map(runs, pids))
 
 
-def decoding(decoders: Decoders, source: Source = CLIP, segment: Segment = ALL) -> Decoding:
+def decoding(decoders: DecoderPool, source: Source = CLIP, segment: Segment = ALL) -> Decoding:
     return Decoding(decoders, lambda: source, segment, LIMITS)
 
 
-def numbers(decoders: Decoders, source: Source = CLIP, segment: Segment = ALL) -> list[int]:
+def numbers(decoders: DecoderPool, source: Source = CLIP, segment: Segment = ALL) -> list[int]:
     """The barcodes of the frames, each looked at when it comes."""
     return [read_barcode(frame.rgb) for frame in decoding(decoders, source, segment).frames()]
 
@@ -64,7 +64,7 @@ def numbers(decoders: Decoders, source: Source = CLIP, segment: Segment = ALL) -
 
 @pytest.mark.parametrize("kind", [*VIDEO_KINDS, "turned", "file"])
 def test_frames_are_those_that_are_decoded_here(
-    kind: str, decoders: Decoders, tmp_path: Path
+    kind: str, decoders: DecoderPool, tmp_path: Path
 ) -> None:
     source: Source = write_video(
         kind if kind in VIDEO_KINDS else "mp4", 20, rotation=90 if kind == "turned" else 0
@@ -83,14 +83,14 @@ def test_frames_are_those_that_are_decoded_here(
     assert came == len(wanted) > 0
 
 
-def test_frames_may_grow_within_a_video(decoders: Decoders) -> None:
+def test_frames_may_grow_within_a_video(decoders: DecoderPool) -> None:
     both = write_video("ts", 12) + write_video("ts", 12, size=(640, 360))
     wanted = [frame.rgb.shape for frame in read_frames(both, ALL, LIMITS)]
     assert [frame.rgb.shape for frame in decoding(decoders, both).frames()] == wanted
     assert len(set(wanted)) == 2
 
 
-def test_one_process_serves_one_video_after_the_other(decoders: Decoders) -> None:
+def test_one_process_serves_one_video_after_the_other(decoders: DecoderPool) -> None:
     assert numbers(decoders) == list(range(30))
     first = decoders.pids
     for _ in range(5):
@@ -103,7 +103,7 @@ def test_one_process_serves_one_video_after_the_other(decoders: Decoders) -> Non
     ("source", "segment", "error"),
     [
         (b"", ALL, InvalidInput),
-        (b"no video at all, only words", ALL, UnrecognisedMedia),
+        (b"no video at all, only words", ALL, UnsupportedMedia),
         (CLIP[:200], ALL, InvalidInput),
         (bytes(LIMITS.max_bytes + 1), ALL, TooLarge),
         (Path("/nowhere/clip.mp4"), ALL, NotFound),
@@ -113,7 +113,7 @@ def test_one_process_serves_one_video_after_the_other(decoders: Decoders) -> Non
     ],
 )
 def test_a_refusal_is_the_one_that_is_raised_here(
-    source: Source, segment: Segment, error: type[EmbeddingError], decoders: Decoders
+    source: Source, segment: Segment, error: type[EmbeddingError], decoders: DecoderPool
 ) -> None:
     with pytest.raises(error) as there:
         list(decoding(decoders, source, segment).frames())
@@ -125,7 +125,7 @@ def test_a_refusal_is_the_one_that_is_raised_here(
     assert numbers(decoders) == list(range(30)), "and the next video is none the worse for it"
 
 
-def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: Decoders) -> None:
+def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: DecoderPool) -> None:
     kept: Frame | None = None
     for frame in decoding(decoders).frames():
         kept = kept or frame
@@ -136,7 +136,7 @@ def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: Decod
         kept.rgb[0, 0, 0] = 1
 
 
-def test_frames_that_are_looked_at_hold_the_decoder_back(decoders: Decoders) -> None:
+def test_frames_that_are_looked_at_hold_the_decoder_back(decoders: DecoderPool) -> None:
     frames = decoding(decoders).frames()
     held = [next(frames) for _ in range(decoders.slots)]
     assert [read_barcode(frame.rgb) for frame in held] == list(range(decoders.slots))
@@ -148,13 +148,13 @@ def test_frames_that_are_looked_at_hold_the_decoder_back(decoders: Decoders) -> 
 
 
 @pytest.mark.parametrize("size", [(3840, 2160), pytest.param((7680, 4320), marks=pytest.mark.slow)])
-def test_large_frames_come_through(size: tuple[int, int], decoders: Decoders) -> None:
+def test_large_frames_come_through(size: tuple[int, int], decoders: DecoderPool) -> None:
     large = write_video("mp4", 8, size=size)
     assert numbers(decoders, large) == list(range(8))
     assert numbers(decoders, large) == list(range(8))
 
 
-def test_many_videos_at_once_are_each_its_own(decoders: Decoders) -> None:
+def test_many_videos_at_once_are_each_its_own(decoders: DecoderPool) -> None:
     clips = [write_video("mkv", count) for count in range(10, 22)]
     lists = [decoders.threads.submit(numbers, decoders, clip) for clip in clips]
     assert [len(each.result()) for each in lists] == list(range(10, 22))
@@ -162,7 +162,7 @@ def test_many_videos_at_once_are_each_its_own(decoders: Decoders) -> None:
     assert len(decoders.pids) <= 2
 
 
-def test_memory_does_not_grow_with_the_videos_length(decoders: Decoders) -> None:
+def test_memory_does_not_grow_with_the_videos_length(decoders: DecoderPool) -> None:
     short, long = (write_video("mp4", count, size=(1280, 720)) for count in (20, 120))
     assert len(numbers(decoders, short)) == 20
     (pid,) = decoders.pids
@@ -176,21 +176,21 @@ def test_memory_does_not_grow_with_the_videos_length(decoders: Decoders) -> None
 # ── how it ends ──
 
 
-def killed_in_the_middle(decoders: Decoders, number: int) -> Iterator[Frame]:
+def killed_in_the_middle(decoders: DecoderPool, number: int) -> Iterator[Frame]:
     frames = decoding(decoders, WIDE).frames()
     yield next(frames)
     os.kill(decoders.pids[0], number)
     yield from frames
 
 
-def test_a_process_that_is_killed_costs_its_video_only(decoders: Decoders) -> None:
+def test_a_process_that_is_killed_costs_its_video_only(decoders: DecoderPool) -> None:
     for _ in range(3):
         with pytest.raises(InvalidInput, match="breaks the decoder"):
             list(killed_in_the_middle(decoders, signal.SIGKILL))
         assert numbers(decoders) == list(range(30))
 
 
-def test_a_process_that_is_lost_while_idle_costs_nothing(decoders: Decoders) -> None:
+def test_a_process_that_is_lost_while_idle_costs_nothing(decoders: DecoderPool) -> None:
     assert numbers(decoders) == list(range(30))
     (lost,) = decoders.pids
     os.kill(lost, signal.SIGKILL)
@@ -199,7 +199,7 @@ def test_a_process_that_is_lost_while_idle_costs_nothing(decoders: Decoders) -> 
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: Decoders) -> None:
+def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: DecoderPool) -> None:
     assert numbers(decoders) == list(range(30))
     (hung,) = decoders.pids
     video = decoding(decoders, WIDE)
@@ -214,7 +214,7 @@ def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: Decoders) -> 
     assert not runs(hung)
 
 
-def test_stopping_ends_a_video_whatever_its_process_does(decoders: Decoders) -> None:
+def test_stopping_ends_a_video_whatever_its_process_does(decoders: DecoderPool) -> None:
     video = decoding(decoders, WIDE)
     frames = video.frames()
     next(frames)
@@ -226,7 +226,7 @@ def test_stopping_ends_a_video_whatever_its_process_does(decoders: Decoders) -> 
     assert numbers(decoders) == list(range(30))
 
 
-def test_stopping_ends_a_video_that_waits_for_room(decoders: Decoders) -> None:
+def test_stopping_ends_a_video_that_waits_for_room(decoders: DecoderPool) -> None:
     video = decoding(decoders)
     frames = video.frames()
     held = [next(frames) for _ in range(decoders.slots)]
@@ -237,7 +237,7 @@ def test_stopping_ends_a_video_that_waits_for_room(decoders: Decoders) -> None:
     assert len(held) == decoders.slots
 
 
-def test_closing_refuses_what_comes_and_ends_what_runs(decoders: Decoders) -> None:
+def test_closing_refuses_what_comes_and_ends_what_runs(decoders: DecoderPool) -> None:
     frames = decoding(decoders, WIDE).frames()
     next(frames)
     decoders.close()
@@ -248,7 +248,7 @@ def test_closing_refuses_what_comes_and_ends_what_runs(decoders: Decoders) -> No
 
 
 def test_a_video_that_takes_too_much_memory_is_a_422_and_starves_nobody() -> None:
-    tight = Decoders(2, 6, DecoderLimits(memory=72 << 20))
+    tight = DecoderPool(2, 6, DecoderLimits(memory=72 << 20))
     jobs = [
         tight.threads.submit(numbers, tight, WIDE if place % 2 else CLIP) for place in range(12)
     ]
@@ -261,7 +261,7 @@ def test_a_video_that_takes_too_much_memory_is_a_422_and_starves_nobody() -> Non
 
 
 def test_nothing_is_left_whatever_becomes_of_a_video(
-    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decoders: DecoderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 

@@ -16,9 +16,9 @@ from multimodal_embedding_serving.errors import (
     EmbeddingError,
     MissingExtra,
     TooLarge,
-    UnrecognisedMedia,
+    UnsupportedMedia,
 )
-from multimodal_embedding_serving.media.formats import recognise
+from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media_files import IMAGE_KINDS, photo, write_image
@@ -49,7 +49,7 @@ NOT_IMAGES = {
 
 @pytest.mark.parametrize("name", NOT_IMAGES)
 def test_bytes_of_no_allowed_format_are_a_415(name: str) -> None:
-    with pytest.raises(UnrecognisedMedia) as raised:
+    with pytest.raises(UnsupportedMedia) as raised:
         open_rgb(NOT_IMAGES[name], LIMITS)
     assert "JPEG" in raised.value.message
 
@@ -57,14 +57,14 @@ def test_bytes_of_no_allowed_format_are_a_415(name: str) -> None:
 def test_a_format_that_is_not_allowed_is_a_415_even_where_it_could_be_opened() -> None:
     narrow = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, formats=("PNG", "JPEG"))
     assert open_rgb(write_image("png"), narrow).mode == "RGB"
-    with pytest.raises(UnrecognisedMedia, match="BMP images are not allowed here"):
+    with pytest.raises(UnsupportedMedia, match="BMP images are not allowed here"):
         open_rgb(write_image("bmp"), narrow)
 
 
 def test_the_signature_decides_for_every_kind() -> None:
     for kind in IMAGE_KINDS:
         expected = {"PGM": "PPM"}.get(form := kind.split("_")[0].upper(), form)
-        assert recognise(write_image(kind)) == expected
+        assert recognize(write_image(kind)) == expected
 
 
 def heic_header(brand: bytes, *others: bytes) -> bytes:
@@ -73,10 +73,10 @@ def heic_header(brand: bytes, *others: bytes) -> bytes:
 
 
 def test_heic_is_told_from_avif_by_its_brands() -> None:
-    assert recognise(heic_header(b"heic", b"mif1")) == "HEIF"
-    assert recognise(heic_header(b"mif1", b"heic")) == "HEIF"
-    assert recognise(heic_header(b"mif1", b"avif")) == "AVIF"
-    assert recognise(heic_header(b"isom", b"mp42")) is None
+    assert recognize(heic_header(b"heic", b"mif1")) == "HEIF"
+    assert recognize(heic_header(b"mif1", b"heic")) == "HEIF"
+    assert recognize(heic_header(b"mif1", b"avif")) == "AVIF"
+    assert recognize(heic_header(b"isom", b"mp42")) is None
 
 
 def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge
-from multimodal_embedding_serving.media.container import Source, recognise, survey
+from multimodal_embedding_serving.media.container import Source, recognize, survey
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, choose, read_frames
 from tests.media_files import HEIGHT, WIDTH, barcode, read_barcode, write_video
 
@@ -273,4 +273,4 @@ def test_the_signature_names_the_demuxer() -> None:
         "program_stream": "mpeg",
     }
     for name, demuxer in expected.items():
-        assert recognise(VIDEOS[name]()[:600]) == demuxer
+        assert recognize(VIDEOS[name]()[:600]) == demuxer

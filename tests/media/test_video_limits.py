@@ -17,7 +17,7 @@ from multimodal_embedding_serving.errors import (
     EmbeddingError,
     InvalidInput,
     TooLarge,
-    UnrecognisedMedia,
+    UnsupportedMedia,
 )
 from multimodal_embedding_serving.media import container as footage
 from multimodal_embedding_serving.media.container import Footage, Source, Survey, survey
@@ -45,7 +45,7 @@ NOT_VIDEOS = {
 
 @pytest.mark.parametrize("name", NOT_VIDEOS)
 def test_bytes_of_no_known_container_are_a_415(name: str) -> None:
-    with pytest.raises(UnrecognisedMedia):
+    with pytest.raises(UnsupportedMedia):
         next(read_frames(NOT_VIDEOS[name], Segment(), LIMITS))
 
 

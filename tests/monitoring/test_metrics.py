@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from multimodal_embedding_serving.batching.batcher import Batcher, Lane
+from multimodal_embedding_serving.batching.batcher import Batcher, Priority
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from tests.fakes import PATIENCE, FakeGraph, text_features
 
@@ -43,9 +43,9 @@ def test_a_batcher_tells_its_batch_sizes_and_its_queue() -> None:
     )
     metrics.watch_queue("text", lambda: batcher.waiting)
     graph.hold()
-    futures = batcher.submit([text_features(1)], lane=Lane.INTERACTIVE)
+    futures = batcher.submit([text_features(1)], priority=Priority.INTERACTIVE)
     graph.wait_for_call()
-    futures += batcher.submit([text_features(2), text_features(3)], lane=Lane.BULK)
+    futures += batcher.submit([text_features(2), text_features(3)], priority=Priority.BULK)
     assert 'mmes_queue_items{tower="text"} 2.0' in lines(metrics)
     graph.release()
     for future in futures:

@@ -17,12 +17,12 @@ import transformers
 
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, fetch, read_blueprint
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Row, Vectors, ignore_stage
+from multimodal_embedding_serving.types import Row, Vectors, ignore_progress
 from tests.hub_standin import HubStandIn
 from tests.parity.oracles import Oracle, widen
 from tests.parity.small import texts
@@ -35,10 +35,10 @@ CN_CLIP, SIGLIP, QWEN = "cn-clip-vit-b-16", "siglip2-vit-b-16", "qwen3-embedding
 
 
 def open_folder(folder: Path) -> Blueprint:
-    return read_blueprint(look_up(Settings(model=str(folder), models_dir=folder / "models")))
+    return read_blueprint(resolve_model(Settings(model=str(folder), models_dir=folder / "models")))
 
 
-def text_tower(blueprint: Blueprint) -> TowerPlan:
+def text_tower(blueprint: Blueprint) -> TowerSpec:
     return next(plan for plan in blueprint.plans if plan.modality == "text")
 
 
@@ -131,12 +131,12 @@ def test_b_and_b_lt_never_share_a_file(hub: HubStandIn, access: HubAccess, tmp_p
     found = {}
     for row, repo in (("mobileclip_b", "MobileCLIP-B"), ("mobileclip_blt", "MobileCLIP-B-LT")):
         hub.add(f"apple/{repo}", {"mobileclip_b.pt": row.encode(), "README.md": b"the same name"})
-        wanted = look_up(Settings(model=row, models_dir=tmp_path))
-        (path,) = fetch(wanted, ignore_stage, access).weights
+        wanted = resolve_model(Settings(model=row, models_dir=tmp_path))
+        (path,) = fetch(wanted, ignore_progress, access).weights
         assert path.read_bytes() == row.encode()
-        found[wanted.shelf] = path
+        found[wanted.model_dir] = path
     assert len(found) == len(set(found.values())) == 2
-    assert {shelf.name for shelf in found} == {"mobileclip_b", "mobileclip_blt"}
+    assert {model_dir.name for model_dir in found} == {"mobileclip_b", "mobileclip_blt"}
 
 
 def test_apples_licence_is_told_before_the_download(
@@ -145,14 +145,14 @@ def test_apples_licence_is_told_before_the_download(
     caplog.set_level("INFO", "multimodal_embedding_serving")
     seen: list[int] = []
 
-    def stage(what: str, share: float) -> None:
+    def progress(what: str, share: float) -> None:
         seen.append(sum("apple-amlr" in each.getMessage() for each in caplog.records))
 
     files = repository(write_repository(tmp_path / "model", "mobileclip_b"))
     hub.add("apple/MobileCLIP-B-LT", files)
-    wanted = look_up(Settings(model="mobileclip_blt", models_dir=tmp_path))
+    wanted = resolve_model(Settings(model="mobileclip_blt", models_dir=tmp_path))
     with pytest.raises(CheckpointError, match="is not that of MobileCLIP/mobileclip_blt"):  # small
-        read_blueprint(wanted, stage, access)
+        read_blueprint(wanted, progress, access)
     assert seen[0] == 1
     told = next(each.getMessage() for each in caplog.records if "apple-amlr" in each.getMessage())
     assert "apple/MobileCLIP-B-LT" in told

@@ -16,7 +16,7 @@ from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
 from multimodal_embedding_serving.checkpoints.mobileclip_names import LAYOUTS
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.mobileclip import plan
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.types import Graph, Modality, Vectors
@@ -63,7 +63,7 @@ class Model:
     folder: Path
     compiled: dict[tuple[Modality, str], Graph] = field(default_factory=dict)
 
-    def plan(self, modality: Modality) -> TowerPlan:
+    def plan(self, modality: Modality) -> TowerSpec:
         return next(each for each in plan(self.checkpoint) if each.modality == modality)
 
     def compile(self, modality: Modality, precision: str = "f32") -> Graph:

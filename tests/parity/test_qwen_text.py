@@ -20,7 +20,7 @@ from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect
 from multimodal_embedding_serving.checkpoints.qwen_config import LAYOUTS, QWEN3
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.families.qwen_text import open_qwen, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
@@ -62,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def open_plan(folder: Path, config: Mapping[str, Any] | None = None) -> TowerPlan:
+def open_plan(folder: Path, config: Mapping[str, Any] | None = None) -> TowerSpec:
     weights = open_weights([folder / INDEX])
     layout = detect(weights, LAYOUTS)
     assert layout is not None

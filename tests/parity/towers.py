@@ -16,7 +16,7 @@ from multimodal_embedding_serving.backends.torch import open_plan
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.conversion.build import STORAGES
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan, find_family
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 from multimodal_embedding_serving.graph.openvino_ops import emit_model
 from multimodal_embedding_serving.graph.runtime import ov
@@ -37,9 +37,9 @@ class Towers:
 
     family: str
     checkpoint: Checkpoint
-    plans: Sequence[TowerPlan]
+    plans: Sequence[TowerSpec]
 
-    def plan(self, modality: Modality) -> TowerPlan:
+    def plan(self, modality: Modality) -> TowerSpec:
         return next(plan for plan in self.plans if plan.modality == modality)
 
     def compile(self, folder: Path, precision: str = "f32") -> Graphs:
@@ -50,7 +50,7 @@ class Towers:
         }
 
 
-def compile_plan(plan: TowerPlan, path: Path) -> Graph:
+def compile_plan(plan: TowerSpec, path: Path) -> Graph:
     """`path` ends in -<precision>.xml."""
     precision = path.stem.partition("-")[2]
     if precision == "bf16":

@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.disconnect import unless_gone
+from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
@@ -30,7 +30,7 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import encode
-from multimodal_embedding_serving.engine.results import Embedded, renormalise
+from multimodal_embedding_serving.engine.results import EmbeddingResult, renormalize
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
@@ -53,7 +53,7 @@ def cohere_routes(service: Service) -> APIRouter:
         wanted, parts, inputs = await parse_body(request, service.settings, parse)
         service.require(wanted.model)
         work = engine.aembed(inputs, dimensions=wanted.output_dimension)
-        answers = await unless_gone(request, work)
+        answers = await cancel_on_disconnect(request, work)
         check_truncation(answers, wanted.truncate)
         vectors = fuse(np.concatenate([answer.vectors for answer in answers]), parts)
         body = cohere_body(wanted, vectors, answers)
@@ -95,11 +95,11 @@ def fuse(vectors: Vectors, parts: Sequence[int]) -> Vectors:
     if max(parts) == 1:
         return vectors
     edges = pairwise(accumulate(parts, initial=0))
-    return renormalise(np.stack([vectors[start:end].mean(0) for start, end in edges]))
+    return renormalize(np.stack([vectors[start:end].mean(0) for start, end in edges]))
 
 
 def cohere_body(
-    wanted: CohereRequest, vectors: Vectors, answers: Sequence[Embedded]
+    wanted: CohereRequest, vectors: Vectors, answers: Sequence[EmbeddingResult]
 ) -> dict[str, Any]:
     """The JSON of an answer."""
     kinds = dict.fromkeys(wanted.embedding_types or ("float",))

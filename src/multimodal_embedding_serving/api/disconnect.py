@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`; cancel it and raise ClientDisconnect when the client closes the connection."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

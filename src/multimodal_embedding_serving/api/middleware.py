@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multimodal_embedding_serving.api.errors import Unexpected, answer_error, error_code, note_error
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
-from multimodal_embedding_serving.monitoring.logs import current_request
-from multimodal_embedding_serving.monitoring.request import CURRENT, Account
+from multimodal_embedding_serving.monitoring.logs import current_request_id
+from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.monitoring.tracing import name_request, request_span
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Access:
         headers, service = scope["headers"], self._service
         given = next((value for name, value in headers if name == b"x-request-id"), b"")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        account = Account(service.holdings, request_id.decode())
+        account = RequestContext(service.memory_quota, request_id.decode())
         started, status = time.perf_counter(), CLIENT_GONE
 
         async def sender(message: Message) -> None:
@@ -59,7 +59,7 @@ class Access:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        token = CURRENT.set(account)
+        token = current_request.set(account)
         service.active += 1
         try:
             with request_span(scope["method"], headers) as span:
@@ -71,7 +71,7 @@ class Access:
             service.active -= 1
             account.close()
             self._tell(scope, status, time.perf_counter() - started, account.items)
-            CURRENT.reset(token)
+            current_request.reset(token)
 
     def _tell(self, scope: Scope, status: int, seconds: float, items: int) -> None:
         self._service.metrics.answered(_route(scope), status, seconds)
@@ -118,7 +118,7 @@ class Gate:
             log.exception("a request failed")
             if begun:
                 raise
-            await answer(Unexpected(f"internal error; its id is {current_request()}"))
+            await answer(Unexpected(f"internal error; its id is {current_request_id()}"))
 
     def _admits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
         if not self._keys or path in OPEN or path.startswith(OPEN_BELOW):

@@ -19,10 +19,10 @@ from multimodal_embedding_serving.api.openai_input import ONE_VECTOR, read_role
 from multimodal_embedding_serving.api.request_body import explain
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.inputs.items import Embeddable, Images, Plan, Texts, Video
+from multimodal_embedding_serving.inputs.items import Embeddable, Images, ItemBatch, Texts, Video
 from multimodal_embedding_serving.inputs.kinds import SegmentConfig
-from multimodal_embedding_serving.inputs.media_access import Media
-from multimodal_embedding_serving.media.formats import recognise
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
+from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality
 
@@ -44,8 +44,8 @@ class Upload:
     segment: SegmentConfig
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
-        if recognise(self.data) is not None:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
+        if recognize(self.data) is not None:
             return await Images([self.data]).plan(media)
         return await Video(self.data, self.segment.segment(media.segment)).plan(media)
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.disconnect import unless_gone
+from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.request_body import parse_body, validate
 from multimodal_embedding_serving.api.schemas import (
@@ -24,7 +24,7 @@ from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
 from multimodal_embedding_serving.catalog import by_family
 from multimodal_embedding_serving.engine.loader import ModelInfo
-from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import ModelMismatch, NotReady
 
 FINGERPRINT = "x-embedding-fingerprint"
@@ -127,7 +127,7 @@ class NativeRoutes:
                 f"loaded model '{engine.info.id}'. Send the loaded model's name, or none.",
                 param="model",
             )
-        (answer,) = await unless_gone(request, engine.aembed([wanted.input]))
+        (answer,) = await cancel_on_disconnect(request, engine.aembed([wanted.input]))
         encoding: Encoding = "base64" if wanted.encoding_format == "base64" else "float"
         return await answer_vectors(
             request,
@@ -145,7 +145,7 @@ class NativeRoutes:
 parse_request = partial(validate, EmbeddingsRequest)
 
 
-def native_body(answer: Embedded, encoding: Encoding, model: str) -> dict[str, Any]:
+def native_body(answer: EmbeddingResult, encoding: Encoding, model: str) -> dict[str, Any]:
     """The JSON of one input's answer."""
     rows = [encode(vector, encoding) for vector in answer.vectors]
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}

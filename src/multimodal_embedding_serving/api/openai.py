@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.disconnect import unless_gone
+from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.native import FINGERPRINT
@@ -26,7 +26,7 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
-from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 
@@ -49,7 +49,7 @@ def openai_routes(service: Service) -> APIRouter:
         wanted, inputs = await parse_body(request, settings, parse, blocking=decodes)
         service.require(wanted.model)
         work = engine.aembed(inputs, dimensions=wanted.dimensions)
-        answers = await unless_gone(request, work)
+        answers = await cancel_on_disconnect(request, work)
         check_truncation(answers, wanted.truncate)
         encoding = wanted.embedding_type or wanted.encoding_format or "float"
         return await answer_vectors(
@@ -99,7 +99,9 @@ def _described(service: Service) -> dict[str, Any]:
     }
 
 
-def openai_body(answers: Sequence[Embedded], encoding: Encoding, model: str) -> dict[str, Any]:
+def openai_body(
+    answers: Sequence[EmbeddingResult], encoding: Encoding, model: str
+) -> dict[str, Any]:
     """The JSON of a list's answer: a vector for each item, in order."""
     vectors = np.concatenate([answer.vectors for answer in answers])
     tokens = sum(answer.tokens for answer in answers)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from multimodal_embedding_serving.catalog import resolve, spellings
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.loader import Progress
 from multimodal_embedding_serving.errors import EmbeddingError, NotReady, UnknownModel
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.progress import show_stages
-from multimodal_embedding_serving.monitoring.request import Holdings
+from multimodal_embedding_serving.monitoring.request import MemoryQuota
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,11 @@ class Service:
     """Opening has been started."""
     opened: threading.Event = field(default_factory=threading.Event)
     """Set when opening has ended, well or not."""
-    holdings: Holdings = field(init=False)
+    memory_quota: MemoryQuota = field(init=False)
     """What the requests that are being answered hold in memory."""
 
     def __post_init__(self) -> None:
-        self.holdings = Holdings(self.settings.max_pending_mb << 20)
+        self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
 
     def note(self, stage: str, share: float) -> None:
         """How far opening is. Called from the opening thread."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import InvalidInput
 
 Truncate = Literal["NONE", "END"]
 """END, which is what happens by itself: the text's end is left out. NONE: the request fails."""
 
 
-def check_truncation(answers: Sequence[Embedded], truncate: Truncate | bool | None) -> None:
+def check_truncation(answers: Sequence[EmbeddingResult], truncate: Truncate | bool | None) -> None:
     """Raises InvalidInput naming the input, where a text was cut and must not be."""
     if truncate not in ("NONE", False):
         return

@@ -36,11 +36,11 @@ def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
     if encoding == "base64":
         return orjson.Fragment(b'"' + pybase64.b64encode(row.data) + b'"')
     if encoding != "float":
-        row = quantise(vector, encoding)
+        row = quantize(vector, encoding)
     return orjson.Fragment(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def quantise(vector: Vector, kind: Encoding) -> NDArray[Any]:
+def quantize(vector: Vector, kind: Encoding) -> NDArray[Any]:
     """A vector as int8 or uint8 [dimension], or as binary or ubinary [dimension / 8]."""
     if kind in ("binary", "ubinary"):
         bits: NDArray[np.uint8] = np.packbits(vector > 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from multimodal_embedding_serving.backends.static import StaticShape
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Modality
 
 
 def open_graph(
-    model: Bundle | Unconverted,
+    model: Bundle | TorchModel,
     modality: Modality,
     settings: Settings,
     shape: StaticShape | None = None,
@@ -27,7 +27,7 @@ def open_graph(
             transform = model.manifest.towers[modality].transform
             pad_id = transform.get("pad_id", 0)
             return compile_graph(model.graph(modality), settings, pad_id=pad_id, shape=shape)
-        case Unconverted():
+        case TorchModel():
             from multimodal_embedding_serving.backends.torch import open_plan
 
             return open_plan(model.plans[modality], settings)

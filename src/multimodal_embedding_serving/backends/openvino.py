@@ -146,8 +146,10 @@ def heeded(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, 
 
 def cache_folder(path: Path, settings: Settings) -> Path:
     """Where compiled blobs of a bundle's graph go: beside the bundle, if it is in our folder."""
-    shelf, ours = path.parent.parent, settings.models_dir
-    return settings.cache_dir or (shelf if shelf.is_relative_to(ours) else ours) / "compiled"
+    model_dir, ours = path.parent.parent, settings.models_dir
+    return (
+        settings.cache_dir or (model_dir if model_dir.is_relative_to(ours) else ours) / "compiled"
+    )
 
 
 def compile_options(settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from multimodal_embedding_serving.backends.openvino import collate
 from multimodal_embedding_serving.errors import MissingExtra, SettingsError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
 
@@ -31,7 +31,7 @@ class TorchGraph:
     """A tower on one device. On CPU one call at a time has all of torch's threads."""
 
     def __init__(
-        self, plan: TowerPlan, program: Program, device: torch.device, precision: str
+        self, plan: TowerSpec, program: Program, device: torch.device, precision: str
     ) -> None:
         self.dimension = plan.dimension
         self.parallel = CUDA_CALLS if device.type == "cuda" else 1
@@ -60,7 +60,7 @@ class TorchGraph:
             torch.cuda.empty_cache()
 
 
-def open_plan(plan: TowerPlan, settings: Settings) -> TorchGraph:
+def open_plan(plan: TowerSpec, settings: Settings) -> TorchGraph:
     """Put a tower on the device that the settings name.
 
     Raises SettingsError naming the devices and precisions there are.

@@ -29,11 +29,11 @@ from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.openvino import cache_folder
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Graph, Modality, Row, Stage, ignore_stage
+from multimodal_embedding_serving.types import Graph, Modality, Progress, Row, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class TunedConfig:
     """One way to run a tower's graph, and how fast it was."""
 
     streams: int
@@ -76,7 +76,9 @@ def can_tune(settings: Settings) -> bool:
     return settings.use_openvino and not is_static(settings.device)
 
 
-def find_way(model: Bundle | Unconverted, modality: Modality, settings: Settings) -> Way | None:
+def find_tuned_config(
+    model: Bundle | TorchModel, modality: Modality, settings: Settings
+) -> TunedConfig | None:
     """What was measured for this tower here; None where nothing was, or the settings say it."""
     named = settings.num_streams or settings.num_threads or settings.num_requests
     if named or settings.performance_mode != "auto" or not isinstance(model, Bundle):
@@ -86,7 +88,7 @@ def find_way(model: Bundle | Unconverted, modality: Modality, settings: Settings
         return None
     try:
         kept = json.loads(_place(model, settings).read_bytes())
-        return Way(**kept["towers"][modality])
+        return TunedConfig(**kept["towers"][modality])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -96,19 +98,19 @@ def tune(
     settings: Settings,
     *,
     seconds: float,
-    stage: Stage = ignore_stage,
+    progress: Progress = ignore_progress,
     opens: Open = open_graph,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[Modality, Way]:
+) -> dict[Modality, TunedConfig]:
     """Measure every tower, for `seconds` in all, and write down the best.
 
     A tower that can't be measured in that time is left out: half a measurement misleads. Raises
     SettingsError.
     """
-    best: dict[Modality, Way] = {}
+    best: dict[Modality, TunedConfig] = {}
     towers = list(bundle.manifest.towers)
     for place, modality in enumerate(towers):
-        stage("measuring how the graphs run best", place / len(towers))
+        progress("measuring how the graphs run best", place / len(towers))
         rows = sample_rows(bundle, modality)
         tried = measure(bundle, modality, settings, rows, seconds / len(towers), opens, clock)
         if tried:
@@ -128,7 +130,7 @@ def candidates(cores: int) -> Iterator[tuple[int, int]]:
         yield from ((each, cores // 2) for each in streams if each <= cores // 2)
 
 
-def choose(ways: Sequence[Way]) -> Way:
+def choose(ways: Sequence[TunedConfig]) -> TunedConfig:
     """The quickest to answer among those that are as good as the fastest."""
     fastest = max(way.rate for way in ways)
     near = [way for way in ways if way.rate >= NEAR * fastest]
@@ -143,15 +145,15 @@ def measure(
     seconds: float,
     opens: Open,
     clock: Callable[[], float],
-) -> list[Way]:
+) -> list[TunedConfig]:
     """Every way to run one tower; each has its share of the time that is left. Empty where the
     time is not enough for all of them."""
-    found: list[Way] = []
+    found: list[TunedConfig] = []
     ways, end = list(candidates(len(os.sched_getaffinity(0)))), clock() + seconds
     most = settings.image_batch if modality == "image" else max(BATCHES[modality])
     batches = [batch for batch in BATCHES[modality] if batch <= most] or [most]
     for tried, (streams, threads) in enumerate(ways):
-        way = Way(streams, threads, batches[0], 0.0, 0.0)
+        way = TunedConfig(streams, threads, batches[0], 0.0, 0.0)
         placed = dataclasses.replace(way.applied(settings), model_cache=False)
         graph = opens(bundle, modality, placed)
         graph(rows[:1])  # the first call makes preparations
@@ -220,7 +222,7 @@ def _place(bundle: Bundle, settings: Settings) -> Path:
     return cache_folder(graph, settings) / f"{FILES}{mark}.json"
 
 
-def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, Way]) -> None:
+def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, TunedConfig]) -> None:
     """Write it down; where that can't be done the plugin's own choice is used."""
     place = _place(bundle, settings)
     towers = {modality: dataclasses.asdict(way) for modality, way in ways.items()}

@@ -25,12 +25,16 @@ from math import ceil, inf
 
 import numpy as np
 
-from multimodal_embedding_serving.batching.priority import EXPRESS_NICENESS, Lane, step_back
-from multimodal_embedding_serving.batching.queue import Job, Line
+from multimodal_embedding_serving.batching.priority import (
+    EXPRESS_NICENESS,
+    Priority,
+    lower_priority,
+)
+from multimodal_embedding_serving.batching.queue import Entry, Queue
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed, NotReady
 from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vectors
 
-__all__ = ["Batcher", "Lane"]
+__all__ = ["Batcher", "Priority"]
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +88,8 @@ class Batcher:
         self._on_batch, self._on_suspect = on_batch, on_suspect
         lock = threading.Lock()
         self._ready, self._overtake = threading.Condition(lock), threading.Condition(lock)
-        self._lines = {lane: Line() for lane in Lane}
-        self._jobs: dict[tuple[Lane, bytes], Job] = {}
+        self._queues = {priority: Queue() for priority in Priority}
+        self._jobs: dict[tuple[Priority, bytes], Entry] = {}
         self._idle = self._turns = self._failures = self._bulk_running = 0
         self._interactive_at = -inf
         self._pace = 0.0  # cost a second; 0: not known yet
@@ -107,27 +111,27 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Items that no worker has taken yet."""
-        return sum(line.count for line in self._lines.values())
+        return sum(line.count for line in self._queues.values())
 
     def submit(
-        self, features: Sequence[Features], *, lane: Lane, deadline: float | None = None
+        self, features: Sequence[Features], *, priority: Priority, deadline: float | None = None
     ) -> list[Future[Vector]]:
         """Queue items; each future gets its vector or an EmbeddingError. Cancel one to drop it.
 
         Raises NotReady once closed.
         """
-        keys = [(lane, _identity(each.row)) for each in features]
+        keys = [(priority, _identity(each.row)) for each in features]
         futures: list[Future[Vector]] = [Future() for _ in features]
         with self._ready:
             if self._closed:
                 raise NotReady("the model is closed")
-            if lane is Lane.INTERACTIVE:
+            if priority is Priority.INTERACTIVE:
                 self._interactive_at = self._clock()
             for each, key, future in zip(features, keys, futures, strict=True):
                 job = self._jobs.get(key)
                 if job is None:
-                    job = self._jobs[key] = Job(each.row, each.cost, key)
-                    self._lines[lane].put(job)
+                    job = self._jobs[key] = Entry(each.row, each.cost, key)
+                    self._queues[priority].put(job)
                 elif job.taken:
                     future.set_running_or_notify_cancel()
                 job.waiters.append((future, inf if deadline is None else deadline))
@@ -139,8 +143,8 @@ class Batcher:
         """Fail what waits with NotReady, let running batches end, stop the workers."""
         with self._ready:
             self._closed = True
-            left = [job for line in self._lines.values() for job in line]
-            self._lines = {lane: Line() for lane in Lane}
+            left = [job for line in self._queues.values() for job in line]
+            self._queues = {priority: Queue() for priority in Priority}
             for job in left:
                 job.take(-inf)
             self._ready.notify_all()
@@ -152,7 +156,7 @@ class Batcher:
                 worker.join()
 
     def _work(self) -> None:
-        step_back()
+        lower_priority()
         while True:
             with self._ready:
                 while not (self._closed or self._has_work):
@@ -162,7 +166,7 @@ class Batcher:
                 if self._closed:
                     return
                 batch, late = self._next_batch()
-                bulk = bool(batch) and batch[0].lane is Lane.BULK
+                bulk = bool(batch) and batch[0].priority is Priority.BULK
                 self._bulk_running += bulk
                 if self.waiting:
                     self._ready.notify()
@@ -176,12 +180,12 @@ class Batcher:
     @property
     def _has_work(self) -> bool:
         """Under the lock. Opening a copy takes the processors; meanwhile bulk alone steps aside."""
-        return bool(self._lines[Lane.INTERACTIVE].count if self._opening else self.waiting)
+        return bool(self._queues[Priority.INTERACTIVE].count if self._opening else self.waiting)
 
     @property
     def _held_up(self) -> bool:
         """Under the lock: whether interactive items wait for the end of a bulk batch."""
-        waiting = self._lines[Lane.INTERACTIVE].count
+        waiting = self._queues[Priority.INTERACTIVE].count
         return bool(waiting and self._bulk_running and not self._idle)
 
     def _tell_express(self) -> None:
@@ -191,7 +195,7 @@ class Batcher:
 
     def _run_express(self, open_express: OpenExpress) -> None:
         """The express's thread: it ends where no copy can be had, or when the copy has failed."""
-        step_back(EXPRESS_NICENESS)
+        lower_priority(EXPRESS_NICENESS)
         if not self._wait_for_express():
             return
         self._opening = True
@@ -207,7 +211,7 @@ class Batcher:
             return
         while self._wait_for_express():
             with self._ready:
-                batch, late = self._pick(Lane.INTERACTIVE, self._max_cost)
+                batch, late = self._pick(Priority.INTERACTIVE, self._max_cost)
             _fail_late(late)
             if batch and not self._run_on_copy(graph, batch):
                 break
@@ -219,25 +223,25 @@ class Batcher:
             self._overtake.wait_for(lambda: self._closed or self._held_up)
             return not self._closed
 
-    def _next_batch(self) -> tuple[list[Job], list[Future[Vector]]]:
+    def _next_batch(self) -> tuple[list[Entry], list[Future[Vector]]]:
         """Under the lock: the next lane's batch, and those whose deadline has passed."""
-        lane, cost = Lane.INTERACTIVE, self._max_cost
-        waiting, bulk = self._lines[lane].count, self._lines[Lane.BULK].count
+        priority, cost = Priority.INTERACTIVE, self._max_cost
+        waiting, bulk = self._queues[priority].count, self._queues[Priority.BULK].count
         self._turns = self._turns + 1 if bulk and waiting else 0
         if not waiting or (self._turns > TURNS and not self._opening):
-            lane, self._turns = Lane.BULK, 0
+            priority, self._turns = Priority.BULK, 0
             if self._clock() - self._interactive_at < RECENT:
                 cost = min(cost, int(self._pace * SHORT_BULK))
-        return self._pick(lane, cost)
+        return self._pick(priority, cost)
 
-    def _pick(self, lane: Lane, cost: int) -> tuple[list[Job], list[Future[Vector]]]:
+    def _pick(self, priority: Priority, cost: int) -> tuple[list[Entry], list[Future[Vector]]]:
         """Under the lock: a batch of this lane, and those whose deadline has passed."""
-        now, line = self._clock(), self._lines[lane]
+        now, line = self._clock(), self._queues[priority]
         share = ceil(line.count / (self._idle + 1))
         limit = max(1, min(share, self._max_batch))
         late: list[Future[Vector]] = []
 
-        def take(job: Job) -> bool:
+        def take(job: Entry) -> bool:
             late.extend(job.take(now))
             if not job.waiters:
                 del self._jobs[job.key]
@@ -245,7 +249,7 @@ class Batcher:
 
         return line.pick(limit, cost, self._call_cost, take), late
 
-    def _run(self, batch: list[Job]) -> None:
+    def _run(self, batch: list[Entry]) -> None:
         begun, rows = self._clock(), [job.row for job in batch]
         try:
             answers, suspicious = self._vectors(self._graph, rows)
@@ -258,7 +262,7 @@ class Batcher:
         if suspicious:
             self._suspect()
 
-    def _run_on_copy(self, copy: Graph, batch: list[Job]) -> bool:
+    def _run_on_copy(self, copy: Graph, batch: list[Entry]) -> bool:
         """False where the copy has failed; the graph itself has answered then."""
         try:
             answers, bad = self._vectors(copy, [job.row for job in batch])
@@ -272,7 +276,7 @@ class Batcher:
             self._answer(batch, answers)
         return not bad
 
-    def _answer(self, batch: list[Job], answers: Sequence[Vector | GraphFailed]) -> None:
+    def _answer(self, batch: list[Entry], answers: Sequence[Vector | GraphFailed]) -> None:
         if self._on_batch:
             self._on_batch(len(batch))
         with self._ready:

@@ -13,17 +13,17 @@ from itertools import islice
 from typing import Any
 
 from multimodal_embedding_serving.batching.batcher import TOO_LATE, Batcher
-from multimodal_embedding_serving.batching.priority import Lane, LanePool
+from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
 from multimodal_embedding_serving.errors import DeadlineExceeded, EmbeddingError
 from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Vector
 
-Raw = Any
+Item = Any
 """Whatever `Prepare` takes, or a promise of it: a function to be awaited."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemResult:
     """What became of one item: a vector or an error."""
 
     vector: Vector | None = None
@@ -32,9 +32,9 @@ class Outcome:
     truncated: bool = False
 
 
-Ready = Features | Outcome | EmbeddingError
+Prepared = Features | ItemResult | EmbeddingError
 """A prepared item, one whose vector is known already, or a bad one."""
-Prepare = Callable[[Sequence[Any]], Sequence[Ready]]
+Prepare = Callable[[Sequence[Any]], Sequence[Prepared]]
 """Runs on a thread. A bad item is an error in the list, not an exception."""
 
 
@@ -42,23 +42,23 @@ class Chunk:
     """Items that are prepared in one task of the pool, and answered to the event loop at once."""
 
     def __init__(
-        self, prepare: Prepare, batcher: Batcher, *, lane: Lane, deadline: float | None
+        self, prepare: Prepare, batcher: Batcher, *, priority: Priority, deadline: float | None
     ) -> None:
         self._prepare, self._batcher = prepare, batcher
-        self._lane, self._deadline = lane, deadline
+        self._lane, self._deadline = priority, deadline
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[None] = self._loop.create_future()
         self._lock = threading.Lock()
         self._left = 1  # the preparation, then one for each vector
         self._dropped = False
-        self._features: list[Ready] = []
+        self._features: list[Prepared] = []
         self._vectors: list[Future[Vector]] = []
         self._failure: BaseException | None = None
 
-    async def embed(self, raws: list[Raw], pool: LanePool) -> list[Outcome]:
-        """One outcome per item; `raws` is emptied once they are prepared. When this is cancelled,
+    async def embed(self, items: list[Item], pool: PriorityPool) -> list[ItemResult]:
+        """One outcome per item; `items` is emptied once they are prepared. When this is cancelled,
         so are the items that still wait."""
-        ready = await asyncio.gather(*map(_kept, raws)) if any(map(callable, raws)) else raws
+        ready = await asyncio.gather(*map(_kept, items)) if any(map(callable, items)) else items
         try:
             pool.enter(self._lane, lambda: self._run(ready))
             await self._answered
@@ -86,8 +86,8 @@ class Chunk:
         if self._deadline is not None and self._deadline <= time.monotonic():
             self._features = [DeadlineExceeded(TOO_LATE) for _ in ready]
             return
-        prepared = iter(self._prepare([raw for raw in ready if not _is_error(raw)]))
-        self._features = [raw if _is_error(raw) else next(prepared) for raw in ready]
+        prepared = iter(self._prepare([item for item in ready if not _is_error(item)]))
+        self._features = [item if _is_error(item) else next(prepared) for item in ready]
         ready.clear()  # a video's next frame may need the memory of this one
         rows = [
             window
@@ -98,7 +98,7 @@ class Chunk:
         with self._lock:
             if self._dropped:
                 return
-            self._vectors = self._batcher.submit(rows, lane=self._lane, deadline=self._deadline)
+            self._vectors = self._batcher.submit(rows, priority=self._lane, deadline=self._deadline)
             self._left += len(rows)
         for vector in self._vectors:
             vector.add_done_callback(self._arrive)
@@ -123,35 +123,35 @@ class Chunk:
             vector.cancel()
 
 
-def _is_error(raw: Any) -> bool:
-    return isinstance(raw, EmbeddingError)
+def _is_error(item: Any) -> bool:
+    return isinstance(item, EmbeddingError)
 
 
-async def _kept(raw: Raw) -> Any:
+async def _kept(item: Item) -> Any:
     """What a promise brings, or the error that comes instead."""
-    if not callable(raw):
-        return raw
-    promise: Callable[[], Awaitable[Any]] = raw
+    if not callable(item):
+        return item
+    promise: Callable[[], Awaitable[Any]] = item
     try:
         return await promise()
     except EmbeddingError as error:
         return error
 
 
-def _outcome(features: Ready, vectors: Iterator[Future[Vector]]) -> Outcome:
+def _outcome(features: Prepared, vectors: Iterator[Future[Vector]]) -> ItemResult:
     if isinstance(features, EmbeddingError):
-        return Outcome(error=features)
-    if isinstance(features, Outcome):
+        return ItemResult(error=features)
+    if isinstance(features, ItemResult):
         return features
     windows = (features, *features.more)
     futures = list(islice(vectors, len(windows)))
     try:
         found = [future.result(timeout=0) for future in futures]
     except EmbeddingError as error:
-        return Outcome(error=error)
+        return ItemResult(error=error)
     vector = found[0]
     if features.more:
         vector = join_windows(found, [window.covers for window in windows])
     if features.on_vector:
         features.on_vector(vector)
-    return Outcome(vector, None, features.tokens, features.truncated)
+    return ItemResult(vector, None, features.tokens, features.truncated)

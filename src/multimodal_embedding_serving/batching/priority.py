@@ -27,14 +27,14 @@ EXPRESS_NICENESS = 2
 """Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
 
 
-class Lane(IntEnum):
+class Priority(IntEnum):
     """Interactive (few items) goes before bulk (many items, video)."""
 
     INTERACTIVE = 0
     BULK = 1
 
 
-def step_back(niceness: int = WORKER_NICENESS) -> None:
+def lower_priority(niceness: int = WORKER_NICENESS) -> None:
     """Lower this thread's priority, and that of threads it starts, below the event loop's.
 
     By so much below the process's own, which may be a low one; never back up, which only a
@@ -48,19 +48,21 @@ def step_back(niceness: int = WORKER_NICENESS) -> None:
             os.setpriority(os.PRIO_PROCESS, thread, wanted)
 
 
-class LanePool(ThreadPoolExecutor):
+class PriorityPool(ThreadPoolExecutor):
     """Threads: the next free one takes an interactive task before every waiting bulk task."""
 
     def __init__(self, threads: int) -> None:
-        super().__init__(threads, "prepare", step_back)
-        self._tasks: dict[Lane, deque[Callable[[], None]]] = {lane: deque() for lane in Lane}
+        super().__init__(threads, "prepare", lower_priority)
+        self._tasks: dict[Priority, deque[Callable[[], None]]] = {
+            priority: deque() for priority in Priority
+        }
 
-    def enter(self, lane: Lane, task: Callable[[], None]) -> None:
+    def enter(self, priority: Priority, task: Callable[[], None]) -> None:
         """Queue a task, which tells its own outcome. Raises NotReady once shut down.
 
         Shut the pool down without `cancel_futures`: a queued task may be awaited.
         """
-        self._tasks[lane].append(task)
+        self._tasks[priority].append(task)
         try:
             self.submit(self._run_first)
         except RuntimeError:

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from multimodal_embedding_serving.batching.priority import Lane
+from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.errors import GraphFailed, NotReady
 from multimodal_embedding_serving.types import Row, Vector
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Entry:
     """One row for a graph, and everyone who waits for its vector, each with a deadline."""
 
     row: Row
     cost: int
-    key: tuple[Lane, bytes]
+    key: tuple[Priority, bytes]
     waiters: list[tuple[Future[Vector], float]] = field(default_factory=list)
     taken: bool = False
 
     @property
-    def lane(self) -> Lane:
+    def priority(self) -> Priority:
         return self.key[0]
 
     def take(self, now: float) -> list[Future[Vector]]:
@@ -42,31 +42,31 @@ class Job:
                 future.set_result(answer)
 
 
-class Line:
+class Queue:
     """The jobs that wait in one lane, by age and by cost."""
 
     def __init__(self) -> None:
-        self._by_age: deque[Job] = deque()
-        self._by_cost: dict[int, deque[Job]] = {}
+        self._by_age: deque[Entry] = deque()
+        self._by_cost: dict[int, deque[Entry]] = {}
         self.count = 0
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[Entry]:
         return (job for job in self._by_age if not job.taken)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Entry) -> None:
         self._by_age.append(job)
         self._by_cost.setdefault(job.cost, deque()).append(job)
         self.count += 1
 
     def pick(
-        self, limit: int, max_cost: int, padding: int, take: Callable[[Job], bool]
-    ) -> list[Job]:
+        self, limit: int, max_cost: int, padding: int, take: Callable[[Entry], bool]
+    ) -> list[Entry]:
         """The oldest job, joined by those nearest to it in cost.
 
         At most `limit` jobs, `max_cost` tokens once padded (but always one job) and `padding`
         tokens of padding. `take(job)` starts a job, or says False: nobody waits for it any more.
         """
-        batch: list[Job] = []
+        batch: list[Entry] = []
         while self._by_age and not batch:
             job = self._pop(self._by_age[0].cost)
             batch += [job] if take(job) else []
@@ -87,7 +87,7 @@ class Line:
         self._forget_taken()
         return batch
 
-    def _pop(self, cost: int) -> Job:
+    def _pop(self, cost: int) -> Entry:
         """The oldest job of this cost."""
         bucket = self._by_cost[cost]
         job = bucket.popleft()

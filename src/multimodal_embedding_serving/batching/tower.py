@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 from multimodal_embedding_serving.batching.batcher import Batcher
-from multimodal_embedding_serving.batching.chunk import Chunk, Outcome, Prepare, Raw
-from multimodal_embedding_serving.batching.priority import Lane, LanePool
+from multimodal_embedding_serving.batching.chunk import Chunk, Item, ItemResult, Prepare
+from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
 from multimodal_embedding_serving.types import Graph, Modality
 
-__all__ = ["Outcome", "Prepare", "Raw", "Tower"]
+__all__ = ["Item", "ItemResult", "Prepare", "Tower"]
 
 
 class Tower:
@@ -31,7 +31,7 @@ class Tower:
         graph: Graph,
         prepare: Prepare,
         *,
-        pool: LanePool,
+        pool: PriorityPool,
         batcher: Batcher,
         window: int,
         chunk: int,
@@ -43,25 +43,25 @@ class Tower:
 
     async def embed(
         self,
-        raws: Iterable[Raw] | AsyncIterator[Raw],
+        items: Iterable[Item] | AsyncIterator[Item],
         *,
-        lane: Lane,
+        priority: Priority,
         deadline: float | None = None,
-    ) -> list[Outcome]:
+    ) -> list[ItemResult]:
         """One outcome per item, in order. `deadline` is a time.monotonic().
 
         Items whose turn comes too late fail with DeadlineExceeded. When this is cancelled, or
-        `raws` raises, the items on their way are dropped before they reach the graph.
+        `items` raises, the items on their way are dropped before they reach the graph.
         """
-        chunks, slots = _chunked(raws, self._chunk), asyncio.Semaphore(self._chunks)
-        tasks: list[asyncio.Task[list[Outcome]]] = []
+        chunks, slots = _chunked(items, self._chunk), asyncio.Semaphore(self._chunks)
+        tasks: list[asyncio.Task[list[ItemResult]]] = []
         try:
             while True:
                 await slots.acquire()
                 raws_of_chunk = await anext(chunks, None)
                 if raws_of_chunk is None:
                     break
-                chunk = Chunk(self._prepare, self.batcher, lane=lane, deadline=deadline)
+                chunk = Chunk(self._prepare, self.batcher, priority=priority, deadline=deadline)
                 tasks.append(asyncio.create_task(chunk.embed(raws_of_chunk, self._pool)))
                 tasks[-1].add_done_callback(lambda _: slots.release())
             done = await asyncio.gather(*tasks)
@@ -78,11 +78,13 @@ class Tower:
         self.graph.close()
 
 
-async def _chunked(raws: Iterable[Raw] | AsyncIterator[Raw], size: int) -> AsyncIterator[list[Raw]]:
+async def _chunked(
+    items: Iterable[Item] | AsyncIterator[Item], size: int
+) -> AsyncIterator[list[Item]]:
     """Lists of `size` items; the last one may be shorter."""
-    chunk: list[Raw] = []
-    async for raw in raws if isinstance(raws, AsyncIterator) else _each(raws):
-        chunk.append(raw)
+    chunk: list[Item] = []
+    async for item in items if isinstance(items, AsyncIterator) else _each(items):
+        chunk.append(item)
         if len(chunk) == size:
             yield chunk
             chunk = []
@@ -90,6 +92,6 @@ async def _chunked(raws: Iterable[Raw] | AsyncIterator[Raw], size: int) -> Async
         yield chunk
 
 
-async def _each(raws: Iterable[Raw]) -> AsyncIterator[Raw]:
-    for raw in raws:
-        yield raw
+async def _each(items: Iterable[Item]) -> AsyncIterator[Item]:
+    for item in items:
+        yield item

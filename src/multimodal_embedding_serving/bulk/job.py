@@ -66,7 +66,7 @@ class Tally:
 Watch = Callable[[Tally], None]
 
 
-class Plan:
+class PendingItems:
     """What of a listing is still to be done. Handed out items are pending until published."""
 
     def __init__(self, listed: Iterable[Listed], ledger: Ledger, tally: Tally) -> None:
@@ -125,7 +125,7 @@ class Job:
         self._number = int(ledger.facts().get("part", 0))
 
     async def run(self, listed: Iterable[Listed], model: Model) -> Tally:
-        plan = Plan(listed, self._ledger, self._tally)
+        plan = PendingItems(listed, self._ledger, self._tally)
         self._ledger.forget_failures(every=self._options.retry)
         try:
             async with aclosing(embed(plan, model)) as results:
@@ -151,7 +151,7 @@ class Job:
         else:
             self._tally.failed += 1
 
-    def _publish(self, plan: Plan) -> None:
+    def _publish(self, plan: PendingItems) -> None:
         part, self._part = self._part, Part(self._options.dtype)
         if not part.done:
             return

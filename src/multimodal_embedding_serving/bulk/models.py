@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from multimodal_embedding_serving.batching.priority import Lane
+from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine.results import Embedded
+from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable, FrameInfo, Images, Texts, Video
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.media.sampling import Segment
@@ -106,9 +106,9 @@ class LocalModel:
         answer = await self._embed(Video(source, self._segment))
         return Film(answer.vectors, answer.frames or ())
 
-    async def _embed(self, source: Embeddable) -> Embedded:
+    async def _embed(self, source: Embeddable) -> EmbeddingResult:
         deadline = time.monotonic() + PATIENCE
-        return (await self._engine.aembed([source], lane=Lane.BULK, deadline=deadline))[0]
+        return (await self._engine.aembed([source], priority=Priority.BULK, deadline=deadline))[0]
 
     async def aclose(self) -> None:
         await self._engine.aclose()

@@ -18,12 +18,12 @@ from huggingface_hub import errors as hub
 from huggingface_hub.file_download import repo_folder_name
 
 from multimodal_embedding_serving.checkpoints.hub_errors import HUB_ERRORS, explain
-from multimodal_embedding_serving.checkpoints.progress import Progress
 from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.errors import CheckpointError, EmbeddingError
+from multimodal_embedding_serving.types import Portion, Progress
 
 DISTRIBUTION = "multimodal-embedding-serving"
-DOWNLOAD, VERIFY = "download", "verify"
+DOWNLOAD, VERIFY = "downloading the checkpoint", "verifying the download"
 BLOCK = 4 << 20
 ATTEMPTS = 3
 """At one file whose connection is reset: the client resumes by itself after a clean end only."""
@@ -146,11 +146,11 @@ class Repository:
         needed = sum(self.files[name].size for name in fresh)
         self._check_space(needed)
         done = total - needed
-        progress(DOWNLOAD, done, total)
+        progress(DOWNLOAD, Portion(done, total))
         for name in fresh:
             paths[name] = self._download(name, done, total, progress)
             done += self.files[name].size
-            progress(DOWNLOAD, done, total)
+            progress(DOWNLOAD, Portion(done, total))
         self._verify({name: paths[name] for name in fresh}, progress)
         self._remember()
         return {name: paths[name] for name in names}
@@ -226,12 +226,12 @@ class Repository:
 
 
 def _count(stage: str, done: int, total: int, progress: Progress) -> Callable[[int], None]:
-    """Increments in bytes -> the sums that `progress` wants."""
+    """Increments in bytes -> the shares that `progress` takes."""
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(stage, done, total)
+        progress(stage, Portion(done, total))
 
     return advance
 

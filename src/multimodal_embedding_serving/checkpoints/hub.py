@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from multimodal_embedding_serving.checkpoints.progress import Progress, ignore
 from multimodal_embedding_serving.checkpoints.selection import (
     Layout,
     describe_names,
@@ -22,6 +21,7 @@ from multimodal_embedding_serving.checkpoints.shards import INDEX_SUFFIX, read_i
 from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.checkpoints.weights import quote
 from multimodal_embedding_serving.errors import CheckpointError
+from multimodal_embedding_serving.types import Progress, ignore_progress
 
 HUB_PREFIX = "hf:"
 PREPROCESSOR = "preprocessor_config.json"
@@ -56,7 +56,7 @@ def find_checkpoint(
     source: str | Path,
     *,
     revision: str | None = None,
-    progress: Progress = ignore,
+    progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> CheckpointFiles:
     """The files of the checkpoint at `source`, downloaded if need be; nothing else is downloaded.
@@ -104,7 +104,7 @@ def choose_files(opened: Source) -> Choice:
     config = select_config(names, selection.layout)
     weights = list(selection.weights)
     if weights[0].endswith(INDEX_SUFFIX):
-        index = opened.fetch(weights, ignore)[weights[0]]
+        index = opened.fetch(weights, ignore_progress)[weights[0]]
         weights += sorted(set(read_index(index).values()))
     pixels = [PREPROCESSOR] if config and PREPROCESSOR in names else []
     choice = Choice(selection.layout, weights, config, select_tokenizer(names), pixels)
@@ -127,7 +127,7 @@ def find_tokenizer(
     source: str | Path,
     *,
     revision: str | None = None,
-    progress: Progress = ignore,
+    progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> Mapping[str, Path]:
     """The tokenizer's files alone, by base name, for a model whose own repository has none.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from multimodal_embedding_serving.checkpoints.progress import Progress
 from multimodal_embedding_serving.errors import CheckpointError
+from multimodal_embedding_serving.types import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

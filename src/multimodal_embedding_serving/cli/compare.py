@@ -22,6 +22,6 @@ def compare(
     from multimodal_embedding_serving.diagnostics.compare import compare as measure
 
     with show_stages() as show:
-        found = measure(first, second, Settings.from_env(), api_key=api_key, stage=show)
+        found = measure(first, second, Settings.from_env(), api_key=api_key, progress=show)
     typer.echo(json.dumps(found.facts()) if as_json else found.report())
     raise typer.Exit(0 if found.comparable else 3)

@@ -30,7 +30,7 @@ def tune(
         raise SettingsError("there is nothing to tune: torch and the NPU run a graph in one way")
     with show_stages() as show:
         bundle = open_bundle(settings, show)
-        best = measure(bundle, settings, seconds=seconds, stage=show)
+        best = measure(bundle, settings, seconds=seconds, progress=show)
     if as_json:
         typer.echo(json.dumps({modality: asdict(way) for modality, way in best.items()}))
         return

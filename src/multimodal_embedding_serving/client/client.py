@@ -17,13 +17,13 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from multimodal_embedding_serving.client import protocol as wire
+from multimodal_embedding_serving.client import protocol as protocol
 from multimodal_embedding_serving.client.protocol import (
-    Call,
+    ApiRequest,
     ImageLike,
+    RequestBuilder,
     VideoLike,
     VideoVectors,
-    Wire,
 )
 from multimodal_embedding_serving.types import Vectors
 
@@ -56,7 +56,7 @@ class Client:
         parallel: int = 4,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._wire = Wire(model, batch, retries)
+        self._wire = RequestBuilder(model, batch, retries)
         self._parallel = parallel
         self._http = httpx2.Client(**_options(url, api_key, timeout), transport=transport)
 
@@ -80,19 +80,19 @@ class Client:
         self, video: VideoLike, *, segment: Mapping[str, Any] | None = None
     ) -> VideoVectors:
         """One vector per sampled frame, and which frames they are; `segment` as segment_config."""
-        return wire.video_vectors(self._answer(self._wire.video_call(video, segment)))
+        return protocol.video_vectors(self._answer(self._wire.video_call(video, segment)))
 
     def models(self) -> dict[str, list[str]]:
         """Family -> names of its models."""
-        return dict(self._answer(Call("GET", "/models"))["available_models"])
+        return dict(self._answer(ApiRequest("GET", "/models"))["available_models"])
 
     def current(self) -> dict[str, Any]:
         """The loaded model: its name, device, precision, dimension, fingerprint."""
-        return dict(self._answer(Call("GET", "/model/current")))
+        return dict(self._answer(ApiRequest("GET", "/model/current")))
 
     def capabilities(self) -> dict[str, Any]:
         """The loaded model's modalities."""
-        return dict(self._answer(Call("GET", "/model/capabilities")))
+        return dict(self._answer(ApiRequest("GET", "/model/capabilities")))
 
     def close(self) -> None:
         self._http.close()
@@ -103,7 +103,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _vectors(self, calls: Iterator[Call]) -> Vectors:
+    def _vectors(self, calls: Iterator[ApiRequest]) -> Vectors:
         """Reads and encodes while others are answered; the first failure stops the rest."""
         parts: list[Vectors] = []
         waiting: deque[Future[Vectors]] = deque()
@@ -116,20 +116,20 @@ class Client:
                 parts.extend(each.result() for each in waiting)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        return wire.joined(parts)
+        return protocol.joined(parts)
 
-    def _rows(self, call: Call) -> Vectors:
-        return wire.rows(self._answer(call))
+    def _rows(self, call: ApiRequest) -> Vectors:
+        return protocol.rows(self._answer(call))
 
-    def _answer(self, call: Call, attempt: int = 0) -> Any:
-        reply: wire.Reply
+    def _answer(self, call: ApiRequest, attempt: int = 0) -> Any:
+        reply: protocol.Reply
         try:
             reply = self._http.request(call.method, call.path, **call.payload())
         except httpx2.TransportError as error:
             reply = error
         wait = self._wire.pause(reply, attempt)
         if wait is None:
-            return wire.answer(call, reply)
+            return protocol.answer(call, reply)
         time.sleep(wait)
         return self._answer(call, attempt + 1)
 
@@ -149,7 +149,7 @@ class AsyncClient:
         parallel: int = 4,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._wire = Wire(model, batch, retries)
+        self._wire = RequestBuilder(model, batch, retries)
         self._parallel = parallel
         self._http = httpx2.AsyncClient(**_options(url, api_key, timeout), transport=transport)
 
@@ -174,19 +174,19 @@ class AsyncClient:
     ) -> VideoVectors:
         """One vector per sampled frame, and which frames they are; `segment` as segment_config."""
         call = await asyncio.to_thread(self._wire.video_call, video, segment)
-        return wire.video_vectors(await self._answer(call))
+        return protocol.video_vectors(await self._answer(call))
 
     async def models(self) -> dict[str, list[str]]:
         """Family -> names of its models."""
-        return dict((await self._answer(Call("GET", "/models")))["available_models"])
+        return dict((await self._answer(ApiRequest("GET", "/models")))["available_models"])
 
     async def current(self) -> dict[str, Any]:
         """The loaded model: its name, device, precision, dimension, fingerprint."""
-        return dict(await self._answer(Call("GET", "/model/current")))
+        return dict(await self._answer(ApiRequest("GET", "/model/current")))
 
     async def capabilities(self) -> dict[str, Any]:
         """The loaded model's modalities."""
-        return dict(await self._answer(Call("GET", "/model/capabilities")))
+        return dict(await self._answer(ApiRequest("GET", "/model/capabilities")))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -197,14 +197,14 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _vectors(self, calls: Iterator[Call]) -> Vectors:
+    async def _vectors(self, calls: Iterator[ApiRequest]) -> Vectors:
         """Reads and encodes on a thread; the first failure stops the rest and is raised."""
         free = asyncio.Semaphore(self._parallel)
         tasks: list[asyncio.Task[Vectors]] = []
 
-        async def embed(call: Call) -> Vectors:
+        async def embed(call: ApiRequest) -> Vectors:
             try:
-                return wire.rows(await self._answer(call))
+                return protocol.rows(await self._answer(call))
             finally:
                 free.release()
 
@@ -216,16 +216,16 @@ class AsyncClient:
                     await free.acquire()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return wire.joined([task.result() for task in tasks])
+        return protocol.joined([task.result() for task in tasks])
 
-    async def _answer(self, call: Call, attempt: int = 0) -> Any:
-        reply: wire.Reply
+    async def _answer(self, call: ApiRequest, attempt: int = 0) -> Any:
+        reply: protocol.Reply
         try:
             reply = await self._http.request(call.method, call.path, **call.payload())
         except httpx2.TransportError as error:
             reply = error
         wait = self._wire.pause(reply, attempt)
         if wait is None:
-            return wire.answer(call, reply)
+            return protocol.answer(call, reply)
         await asyncio.sleep(wait)
         return await self._answer(call, attempt + 1)

@@ -54,7 +54,7 @@ class VideoVectors(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiRequest:
     """One request of the wire contract."""
 
     method: str
@@ -73,7 +73,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class RequestBuilder:
     """From arguments to requests, and from replies to results; does no input or output itself."""
 
     model: str | None
@@ -82,15 +82,15 @@ class Wire:
 
     def text_calls(
         self, texts: str | Sequence[str], role: str | None, wanted: Mapping[str, Any]
-    ) -> Iterator[Call]:
+    ) -> Iterator[ApiRequest]:
         listed = [texts] if isinstance(texts, str) else texts
         role = role or ("query" if isinstance(texts, str) else "document")
         for start in range(0, len(listed), self.batch):
             part = list(listed[start : start + self.batch])
             body = {"input": part, "input_type": role, **wanted}
-            yield Call("POST", "/v1/embeddings", self.body(body), start)
+            yield ApiRequest("POST", "/v1/embeddings", self.body(body), start)
 
-    def image_calls(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Call]:
+    def image_calls(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ApiRequest]:
         single = isinstance(images, str | bytes | Path | Image.Image | np.ndarray)
         listed: Iterable[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
         part: list[tuple[str, str]] = []
@@ -105,7 +105,7 @@ class Wire:
         if part:
             yield self.image_call(part, first)
 
-    def image_call(self, items: Sequence[tuple[str, str]], first: int) -> Call:
+    def image_call(self, items: Sequence[tuple[str, str]], first: int) -> ApiRequest:
         """One kind in a list of its own; both kinds side by side as frames."""
         kinds = {kind for kind, _ in items}
         if len(kinds) == 1:
@@ -114,16 +114,16 @@ class Wire:
         else:
             frames = [{"type": kind, kind: value} for kind, value in items]
             source = {"type": "video_frames", "video_frames": frames}
-        return Call("POST", "/embeddings", self.body({"input": source}), first)
+        return ApiRequest("POST", "/embeddings", self.body({"input": source}), first)
 
-    def video_call(self, video: VideoLike, segment: Mapping[str, Any] | None) -> Call:
+    def video_call(self, video: VideoLike, segment: Mapping[str, Any] | None) -> ApiRequest:
         if isinstance(video, str) and video.startswith(WEB):
             source: dict[str, Any] = {"type": "video_url", "video_url": video}
         else:
             source = {"type": "video_base64", "video_base64": encoded(video)}
         if segment is not None:
             source["segment_config"] = dict(segment)
-        return Call("POST", "/embeddings", self.body({"input": source}))
+        return ApiRequest("POST", "/embeddings", self.body({"input": source}))
 
     def body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         named = {} if self.model is None else {"model": self.model}
@@ -153,7 +153,7 @@ def named_pause(value: str) -> float | None:
         return None
 
 
-def answer(call: Call, reply: Reply) -> Any:
+def answer(call: ApiRequest, reply: Reply) -> Any:
     """The reply's JSON. Raises the error that the server reports, or RemoteFailed."""
     if isinstance(reply, httpx2.TransportError):
         raise RemoteFailed(f"the server did not answer: {type(reply).__name__}") from reply

@@ -16,7 +16,6 @@ from multimodal_embedding_serving.checkpoints.hub import (
     find_checkpoint,
     find_tokenizer,
 )
-from multimodal_embedding_serving.checkpoints.progress import Progress
 from multimodal_embedding_serving.checkpoints.shards import open_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.checkpoints.tokenizers import (
@@ -24,15 +23,13 @@ from multimodal_embedding_serving.checkpoints.tokenizers import (
     wordpiece_from_vocab,
 )
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.conversion.resolve import Wanted
+from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
-from multimodal_embedding_serving.families import TowerPlan, find_family
+from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
-from multimodal_embedding_serving.types import Portion, Stage, ignore_stage
+from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
-
-STAGES = {"download": "downloading the checkpoint", "verify": "verifying the download"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +38,7 @@ class Blueprint:
 
     model: str
     family: str
-    plans: Sequence[TowerPlan]
+    plans: Sequence[TowerSpec]
     tokenizer: str | None = None
     """The text of tokenizer.json."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -54,7 +51,7 @@ class Blueprint:
 
 
 def read_blueprint(
-    wanted: Wanted, stage: Stage = ignore_stage, access: HubAccess | None = None
+    wanted: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Blueprint:
     """Download what is not here yet, and plan the towers; the licence is told first.
 
@@ -65,15 +62,15 @@ def read_blueprint(
         find_family(spec.family)
         where = " or ".join(wanted.sources)
         log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
-    found = fetch(wanted, stage, access)
-    stage("reading the checkpoint", 0.0)
+    found = fetch(wanted, progress, access)
+    progress("reading the checkpoint", 0.0)
     weights = open_weights(found.weights)
     family, checkpoint = open_checkpoint(weights, found.config, spec)
     return Blueprint(
         model=wanted.model,
         family=family,
         plans=find_family(family)(checkpoint),
-        tokenizer=read_tokenizer(found, wanted, stage, access),
+        tokenizer=read_tokenizer(found, wanted, progress, access),
         source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
         | {"files": {path.name: path.stat().st_size for path in found.weights}},
         licence=spec.licence if spec else "",
@@ -82,7 +79,9 @@ def read_blueprint(
     )
 
 
-def fetch(wanted: Wanted, stage: Stage, access: HubAccess | None = None) -> CheckpointFiles:
+def fetch(
+    wanted: ResolvedModel, progress: Progress, access: HubAccess | None = None
+) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
     Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
@@ -90,7 +89,7 @@ def fetch(wanted: Wanted, stage: Stage, access: HubAccess | None = None) -> Chec
     refusals: list[CheckpointError | RemoteFailed] = []
     for source in wanted.sources:
         try:
-            return find_checkpoint(source, progress=_in_stages(stage), access=access)
+            return find_checkpoint(source, progress=progress, access=access)
         except (CheckpointError, RemoteFailed) as error:
             log.warning("%s", error.message)
             refusals.append(error)
@@ -99,8 +98,8 @@ def fetch(wanted: Wanted, stage: Stage, access: HubAccess | None = None) -> Chec
 
 def read_tokenizer(
     found: CheckpointFiles,
-    wanted: Wanted,
-    stage: Stage = ignore_stage,
+    wanted: ResolvedModel,
+    progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
@@ -109,7 +108,7 @@ def read_tokenizer(
         if wanted.spec is None or wanted.spec.tokenizer_repo is None:
             raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
         repo = wanted.spec.tokenizer_repo
-        paths = find_tokenizer(repo, progress=_in_stages(stage), access=access)
+        paths = find_tokenizer(repo, progress=progress, access=access)
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
     if "vocab.txt" in paths:
@@ -117,15 +116,6 @@ def read_tokenizer(
     else:
         built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
     return str(built.to_str())
-
-
-def _in_stages(stage: Stage) -> Progress:
-    """Bytes done of a download as shares of its stages."""
-
-    def tell(what: str, done: int, total: int) -> None:
-        stage(STAGES.get(what, what), Portion(done, total))
-
-    return tell
 
 
 def _scalars(weights: Weights) -> dict[str, float]:

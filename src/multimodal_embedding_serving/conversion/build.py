@@ -25,7 +25,7 @@ from multimodal_embedding_serving.bundles.bundle import (
 )
 from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT16,
@@ -37,7 +37,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
 )
 from multimodal_embedding_serving.graph.runtime import keeping_locale, ov
 from multimodal_embedding_serving.monitoring.memory import MemoryPeak
-from multimodal_embedding_serving.types import Modality, Stage, ignore_stage
+from multimodal_embedding_serving.types import Modality, Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75
 TOKENIZER = "tokenizer.json"
 
 Result = TypeVar("Result")
-Certify = Callable[[Sequence[TowerPlan], Bundle], Mapping[str, Any]]
-Quantize = Callable[[TowerPlan, ov.Model], ov.Model]
+CheckParity = Callable[[Sequence[TowerSpec], Bundle], Mapping[str, Any]]
+Quantize = Callable[[TowerSpec, ov.Model], ov.Model]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +77,13 @@ class Conversion(Blueprint):
 def build_bundle(
     conversion: Conversion,
     final: Path,
-    certify: Certify | None = None,
-    stage: Stage = ignore_stage,
+    check_parity: CheckParity | None = None,
+    progress: Progress = ignore_progress,
 ) -> Bundle:
     """Write the bundle under a temporary name, certify it, and rename it to `final`.
 
     The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
-    `certify` too, leaves what was at `final` as it was. Raises BundleError.
+    `check_parity` too, leaves what was at `final` as it was. Raises BundleError.
     """
     building, certifying = MemoryPeak(), MemoryPeak()
     try:
@@ -91,15 +91,15 @@ def build_bundle(
             if conversion.tokenizer is not None:
                 (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
             with building:
-                towers = _save_towers(conversion, folder, stage)
+                towers = _save_towers(conversion, folder, progress)
             manifest = draw_manifest(conversion, towers)
             with ThreadPoolExecutor(1) as pool:
                 files = pool.submit(settle, folder)
-                if certify is not None:
+                if check_parity is not None:
                     with certifying:
-                        parity = dict(certify(conversion.plans, Bundle(folder, manifest)))
+                        parity = dict(check_parity(conversion.plans, Bundle(folder, manifest)))
                     manifest = dataclasses.replace(manifest, parity=parity)
-            stage("publishing the bundle", 0.0)
+            progress("publishing the bundle", 0.0)
             seal(folder, manifest, files.result())
     except OSError as error:
         raise BundleError(f"the bundle can't be written: {error.strerror}") from error
@@ -114,8 +114,8 @@ def build_bundle(
 
 
 def each_tower(
-    work: Callable[[TowerPlan], Result],
-    plans: Sequence[TowerPlan],
+    work: Callable[[TowerSpec], Result],
+    plans: Sequence[TowerSpec],
     tell: Callable[[float], None],
     *,
     together: bool = True,
@@ -156,9 +156,9 @@ def megabytes(count: int) -> str:
 
 
 def _save_towers(
-    conversion: Conversion, folder: Path, stage: Stage
+    conversion: Conversion, folder: Path, progress: Progress
 ) -> dict[Modality, TowerManifest]:
-    def save(plan: TowerPlan) -> TowerManifest:
+    def save(plan: TowerSpec) -> TowerManifest:
         storage = dataclasses.replace(STORAGES[conversion.precision], **plan.storage)
         # OpenVINO compresses to f16 while it writes: no copy is made here, and its own form of
         # compressed constants compiles in two thirds of the time.
@@ -177,7 +177,7 @@ def _save_towers(
             ) from error
         return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
-    tell = partial(stage, "building the graphs")
+    tell = partial(progress, "building the graphs")
     return each_tower(save, conversion.plans, tell, together=conversion.quantize is None)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from multimodal_embedding_serving.backends.openvino import collate
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.media.image import image_limits, open_rgb
 from multimodal_embedding_serving.settings import Settings
@@ -78,7 +78,7 @@ def require_nncf() -> None:
 
 
 def quantize_activations(
-    plan: TowerPlan, model: ov.Model, tokenizer: Path | str | None, settings: Settings
+    plan: TowerSpec, model: ov.Model, tokenizer: Path | str | None, settings: Settings
 ) -> ov.Model:
     """A float32 graph with its weights and activations as 8-bit integers."""
     import nncf  # an extra
@@ -96,7 +96,7 @@ def quantize_activations(
         )
 
 
-def sample_rows(plan: TowerPlan, tokenizer: Path | str | None, settings: Settings) -> list[Row]:
+def sample_rows(plan: TowerSpec, tokenizer: Path | str | None, settings: Settings) -> list[Row]:
     """What the tower embeds while it is watched. Raises BundleError where a folder has nothing."""
     folder = settings.calibration_dir
     if plan.modality == "text":

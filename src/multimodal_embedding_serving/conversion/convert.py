@@ -14,18 +14,18 @@ from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
 from multimodal_embedding_serving.conversion.calibration import quantize_activations, require_nncf
-from multimodal_embedding_serving.conversion.parity import BelowBound, certify
-from multimodal_embedding_serving.conversion.resolve import Wanted
+from multimodal_embedding_serving.conversion.parity import ParityFailed, check_parity
+from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Stage, ignore_stage
+from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
 
 def convert(
-    wanted: Wanted,
+    wanted: ResolvedModel,
     settings: Settings,
-    stage: Stage = ignore_stage,
+    progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> Bundle:
     """Download, convert and certify, whatever is there already; the caller holds the lock.
@@ -34,22 +34,22 @@ def convert(
     """
     if settings.precision == "int8":
         require_nncf()
-    spec, blueprint = wanted.spec, read_blueprint(wanted, stage, access)
+    spec, blueprint = wanted.spec, read_blueprint(wanted, progress, access)
     default = "int8-weights" if blueprint.family == "QwenText" else "f16"
     default = spec.precision if spec else default
     precision = settings.precision if settings.precision in STORED else default
-    require_space(blueprint.numbers, precision, wanted.shelf)
-    check = partial(certify, settings=settings, stage=stage)
-    place = wanted.shelf / precision
+    require_space(blueprint.numbers, precision, wanted.model_dir)
+    check = partial(check_parity, settings=settings, progress=progress)
+    place = wanted.model_dir / precision
     if precision != "int8":
-        return build_bundle(Conversion.of(blueprint, precision), place, check, stage)
+        return build_bundle(Conversion.of(blueprint, precision), place, check, progress)
     tokenizer = blueprint.tokenizer
     quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
     try:
-        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, stage)
-    except BelowBound as error:
+        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, progress)
+    except ParityFailed as error:
         notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
     log.warning("%s", notice)
-    require_space(blueprint.numbers, "f16", wanted.shelf)
+    require_space(blueprint.numbers, "f16", wanted.model_dir)
     floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
-    return build_bundle(floats, place, check, stage)
+    return build_bundle(floats, place, check, progress)

@@ -26,10 +26,10 @@ from multimodal_embedding_serving.backends.openvino import (
 )
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.conversion.build import each_tower
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
@@ -37,7 +37,7 @@ from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Modality, Row, Stage, Vectors, ignore_stage
+from multimodal_embedding_serving.types import Modality, Progress, Row, Vectors, ignore_progress
 
 BOUNDS: Mapping[str, float | None] = {
     "f32": 0.99999,
@@ -66,7 +66,7 @@ SHORT = 40
 """Tokens of the texts that go into one call: each length of a batch costs preparations anew."""
 
 
-class BelowBound(BundleError):
+class ParityFailed(BundleError):
     """A stored graph's vectors are too far from the float32 graph's."""
 
 
@@ -84,12 +84,12 @@ def probe_pictures() -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pictures]
 
 
-def certify(
-    plans: Sequence[TowerPlan],
-    model: Bundle | Unconverted,
+def check_parity(
+    plans: Sequence[TowerSpec],
+    model: Bundle | TorchModel,
     settings: Settings,
     *,
-    stage: Stage = ignore_stage,
+    progress: Progress = ignore_progress,
     free: int | None = None,
     static: bool | None = None,
 ) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def certify(
     references = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
     sizes = {modality: 4 * count_parameters(exact) for modality, exact in references.items()}
 
-    def measure(plan: TowerPlan) -> dict[str, Any]:
+    def measure(plan: TowerSpec) -> dict[str, Any]:
         shape = choose_shape(plan.transform, settings) if static else None
         rows = probe_rows(plan, model.tokenizer, None if shape is None else shape.length)
         found, inference = run_served(plan, model, settings, rows, shape)
@@ -117,7 +117,7 @@ def certify(
             "reference": "graph" if fits else "layer by layer",
         }
 
-    tell = partial(stage, "certifying the vectors")
+    tell = partial(progress, "certifying the vectors")
     figures = each_tower(measure, plans, tell, together=sum(sizes.values()) <= room)
     return {str(modality): each for modality, each in figures.items()}
 
@@ -129,12 +129,12 @@ def judge(
     cosines = (found * expected).sum(1)
     bound = least_bound(manifest.precision, inference)
     if not np.isfinite(cosines).all():
-        raise BelowBound(
+        raise ParityFailed(
             f"{manifest.model}: the {modality} graph in {manifest.precision} gives vectors that "
             "are not finite numbers; it is refused: set EMBEDDING_PRECISION to a finer one"
         )
     if bound is not None and cosines.min() < bound:
-        raise BelowBound(
+        raise ParityFailed(
             f"{manifest.model}: the {modality} graph in {manifest.precision} reaches a cosine of "
             f"{cosines.min():.5f} to the float32 graph, below its bound of {bound}; it is "
             "refused: set EMBEDDING_PRECISION to a finer one"
@@ -155,7 +155,7 @@ def least_bound(stored: str, inference: str) -> float | None:
 
 
 def probe_rows(
-    plan: TowerPlan, tokenizer: Path | str | None, longest: int | None = None
+    plan: TowerSpec, tokenizer: Path | str | None, longest: int | None = None
 ) -> list[Row]:
     """The probe set as the tower's graph takes it: of a text, `longest` tokens at most."""
     if plan.modality == "image":
@@ -171,8 +171,8 @@ def probe_rows(
 
 
 def run_served(
-    plan: TowerPlan,
-    model: Bundle | Unconverted,
+    plan: TowerSpec,
+    model: Bundle | TorchModel,
     settings: Settings,
     rows: Sequence[Row],
     shape: StaticShape | None = None,
@@ -184,7 +184,7 @@ def run_served(
     return vectors, graph.precision
 
 
-def run_float32(plan: TowerPlan, model: ov.Model, rows: Sequence[Row]) -> Vectors:
+def run_float32(plan: TowerSpec, model: ov.Model, rows: Sequence[Row]) -> Vectors:
     """The vectors of a model of float32 weights in float32 inference."""
     exact = Settings(precision="f32", model_cache=False)
     # To fuse small operations takes longer than a few calls gain by it.
@@ -193,7 +193,7 @@ def run_float32(plan: TowerPlan, model: ov.Model, rows: Sequence[Row]) -> Vector
     return by_length(OpenVINOGraph(compiled, pad_id(plan)), rows)
 
 
-def run_layer_by_layer(plan: TowerPlan, rows: Sequence[Row]) -> Vectors:
+def run_layer_by_layer(plan: TowerSpec, rows: Sequence[Row]) -> Vectors:
     """The float32 vectors, one weight at a time in memory."""
     names = list(plan.inputs)
     return by_length(lambda part: plan.build(NumpyOps(), collate(part, names, pad_id(plan))), rows)
@@ -209,7 +209,7 @@ def by_length(run: Callable[[Sequence[Row]], Vectors], rows: Sequence[Row]) -> V
     return found
 
 
-def pad_id(plan: TowerPlan) -> int:
+def pad_id(plan: TowerSpec) -> int:
     return int(plan.transform.get("pad_id", 0))
 
 

@@ -19,7 +19,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ResolvedModel:
     """What a model's name means: a row, a repository or a folder, and where its bundle belongs."""
 
     spec: ModelSpec | None
@@ -27,28 +27,28 @@ class Wanted:
     """What `find_checkpoint` takes, the preferred one first."""
     model: str
     """What the model is called afterwards."""
-    shelf: Path
+    model_dir: Path
     """The folder of its bundles, one for each stored precision."""
 
 
-def look_up(settings: Settings) -> Wanted:
+def resolve_model(settings: Settings) -> ResolvedModel:
     """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
     name, models = settings.model, settings.models_dir
     if name.startswith(HUB_PREFIX):
         repo, revision = split_repository(name)
         wanted = repo if revision is None else f"{repo}@{revision}"
         row = next((spec for spec in MODELS if repo in spec.repos), None)
-        return Wanted(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
+        return ResolvedModel(row, (name,), wanted, models / "hub" / wanted.replace("/", "--"))
     folder = Path(name).expanduser()
     if folder.is_dir() and (folder.is_absolute() or "/" in name or name.startswith(".")):
         place = folder.resolve()
-        shelf = models / "local" / f"{place.name}-{_mark(place)}"
-        return Wanted(None, (str(place),), place.name, shelf)
+        model_dir = models / "local" / f"{place.name}-{_mark(place)}"
+        return ResolvedModel(None, (str(place),), place.name, model_dir)
     try:
         spec = resolve(name)
     except UnknownModel as error:
         raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
-    return Wanted(spec, spec.repos, spec.id, models / spec.family / spec.name)
+    return ResolvedModel(spec, spec.repos, spec.id, models / spec.family / spec.name)
 
 
 def _mark(folder: Path) -> str:

@@ -27,15 +27,15 @@ from multimodal_embedding_serving.bundles.bundle import (
     Bundle,
     locked,
 )
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.convert import convert
-from multimodal_embedding_serving.conversion.resolve import Wanted, look_up
-from multimodal_embedding_serving.conversion.torch_model import open_unconverted
+from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
+from multimodal_embedding_serving.conversion.torch_model import load_torch_model
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Stage, ignore_stage
+from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +43,20 @@ PACKAGE = "multimodal_embedding_serving"
 
 
 def open_model(
-    settings: Settings, stage: Stage = ignore_stage, access: HubAccess | None = None
-) -> Bundle | Unconverted:
+    settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
+) -> Bundle | TorchModel:
     """What the settings serve: OpenVINO a bundle, torch the checkpoint itself.
 
-    Raises what `open_bundle` or `open_unconverted` does.
+    Raises what `open_bundle` or `load_torch_model` does.
     """
     if settings.use_openvino:
-        return open_bundle(settings, stage, access=access)
-    return open_unconverted(settings, stage, access)
+        return open_bundle(settings, progress, access=access)
+    return load_torch_model(settings, progress, access)
 
 
 def open_bundle(
     settings: Settings,
-    stage: Stage = ignore_stage,
+    progress: Progress = ignore_progress,
     *,
     anew: bool = False,
     access: HubAccess | None = None,
@@ -69,10 +69,10 @@ def open_bundle(
     found = find_bundle(settings, anew=anew)
     if found is not None:
         return found
-    wanted = look_up(settings)
-    with converting(wanted.shelf, stage):
+    wanted = resolve_model(settings)
+    with converting(wanted.model_dir, progress):
         found = None if anew else find_converted(wanted, settings)
-        return found or convert(wanted, settings, stage, access)
+        return found or convert(wanted, settings, progress, access)
 
 
 def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
@@ -82,16 +82,16 @@ def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
     given = Path(settings.model).expanduser()
     if (given / MANIFEST).is_file():
         return Bundle.open(given)
-    wanted = look_up(settings)
+    wanted = resolve_model(settings)
     if wanted.spec is not None and wanted.spec.family == "Builtin":
         return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
     return None if anew else find_converted(wanted, settings)
 
 
-def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:
+def find_converted(wanted: ResolvedModel, settings: Settings) -> Bundle | None:
     """A bundle on the shelf that serves these settings, if one opens."""
     for precision in _acceptable(settings, wanted.spec):
-        folder = wanted.shelf / precision
+        folder = wanted.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
                 return Bundle.open(folder)
@@ -101,14 +101,14 @@ def find_converted(wanted: Wanted, settings: Settings) -> Bundle | None:
 
 
 @contextmanager
-def converting(shelf: Path, stage: Stage = ignore_stage) -> Iterator[None]:
+def converting(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
     """Hold the shelf's lock; wait where another process holds it. Raises BundleError."""
     try:
-        lock = locked(shelf / LOCK)
+        lock = locked(model_dir / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            stage("waiting for another process that converts this model", 0.0)
+            progress("waiting for another process that converts this model", 0.0)
             lock.acquire()
     except OSError as error:
         raise BundleError(
@@ -160,20 +160,20 @@ def prune(models: Path) -> Mapping[Path, int]:
     that no conversion has made: the setting may name a folder that holds other things too.
     """
     removed: dict[Path, int] = {}
-    for shelf in sorted(lock.parent for lock in models.glob(f"*/*/{LOCK}.lock")):
+    for model_dir in sorted(lock.parent for lock in models.glob(f"*/*/{LOCK}.lock")):
         try:
-            with locked(shelf / LOCK).acquire(timeout=0):
-                for folder in _unused(shelf):
+            with locked(model_dir / LOCK).acquire(timeout=0):
+                for folder in _unused(model_dir):
                     removed[folder] = sum(path.stat().st_size for path in folder.rglob("*"))
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
-            log.warning("%s is being converted and is left alone", shelf.name)
+            log.warning("%s is being converted and is left alone", model_dir.name)
     return removed
 
 
-def _unused(shelf: Path) -> list[Path]:
+def _unused(model_dir: Path) -> list[Path]:
     unused, kept = [], 0
-    for folder in sorted(path for path in shelf.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in model_dir.iterdir() if path.is_dir()):
         try:
             if folder.name.startswith(TEMPORARY):
                 unused.append(folder)
@@ -181,7 +181,7 @@ def _unused(shelf: Path) -> list[Path]:
                 kept += 1
         except BundleError:
             unused.append(folder)
-    compiled = shelf / COMPILED
+    compiled = model_dir / COMPILED
     return unused if kept or not compiled.is_dir() else [*unused, compiled]
 
 

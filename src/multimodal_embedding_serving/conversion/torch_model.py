@@ -21,25 +21,25 @@ from multimodal_embedding_serving.bundles.bundle import (
     TowerManifest,
     fingerprint,
 )
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest, each_tower
-from multimodal_embedding_serving.conversion.parity import certify
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.parity import check_parity
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import SettingsError
-from multimodal_embedding_serving.families import TowerPlan
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Stage, ignore_stage
+from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
 
-def open_unconverted(
-    settings: Settings, stage: Stage = ignore_stage, access: HubAccess | None = None
-) -> Unconverted:
+def load_torch_model(
+    settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
+) -> TorchModel:
     """The checkpoint of the model that the settings name, downloaded first if need be.
 
     Raises MissingExtra without torch, SettingsError for a device, a precision or a model that
@@ -49,7 +49,7 @@ def open_unconverted(
     from multimodal_embedding_serving.backends.torch import choose_precision
 
     precision = choose_precision(settings)
-    wanted = look_up(settings)
+    wanted = resolve_model(settings)
     shipped = wanted.spec is not None and wanted.spec.family == "Builtin"
     if shipped or (Path(settings.model).expanduser() / MANIFEST).is_file():
         raise SettingsError(
@@ -57,36 +57,36 @@ def open_unconverted(
             "torch can't run OpenVINO's graphs; set EMBEDDING_MODEL_NAME to another model, "
             "hf:org/name, or the folder of a checkpoint, or leave EMBEDDING_USE_OV unset"
         )
-    blueprint = read_blueprint(wanted, stage, access)
-    manifest = identify(blueprint, precision, stage)
+    blueprint = read_blueprint(wanted, progress, access)
+    manifest = identify(blueprint, precision, progress)
     plans = {plan.modality: plan for plan in blueprint.plans}
-    model = Unconverted(plans, manifest, blueprint.tokenizer)
+    model = TorchModel(plans, manifest, blueprint.tokenizer)
     if precision == "f32":
         return model
-    place = wanted.shelf / f"torch-{precision}.json"
-    parity = find_certificate(place, model, settings)
+    place = wanted.model_dir / f"torch-{precision}.json"
+    parity = find_report(place, model, settings)
     if parity is None:
-        parity = certify(blueprint.plans, model, settings, stage=stage)
-        keep_certificate(place, model, settings, parity)
+        parity = check_parity(blueprint.plans, model, settings, progress=progress)
+        keep_report(place, model, settings, parity)
     return dataclasses.replace(model, manifest=dataclasses.replace(manifest, parity=parity))
 
 
-def identify(blueprint: Blueprint, precision: str, stage: Stage = ignore_stage) -> Manifest:
+def identify(
+    blueprint: Blueprint, precision: str, progress: Progress = ignore_progress
+) -> Manifest:
     """The manifest, fingerprint included: in float32 that of the bundle of float32 weights."""
 
-    def mark(plan: TowerPlan) -> TowerManifest:
+    def mark(plan: TowerSpec) -> TowerManifest:
         structure = hash_structure(emit_model(plan.inputs, plan.build, FLOAT32))
         return TowerManifest(graph="", transform=dict(plan.transform), structure=structure)
 
-    towers = each_tower(mark, blueprint.plans, partial(stage, "hashing the weights"))
+    towers = each_tower(mark, blueprint.plans, partial(progress, "hashing the weights"))
     manifest = draw_manifest(Conversion.of(blueprint, precision), towers)
     identity = fingerprint(towers, blueprint.tokenizer, precision)
     return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
 
 
-def find_certificate(
-    place: Path, model: Unconverted, settings: Settings
-) -> Mapping[str, Any] | None:
+def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
     """What was measured of this very model on this device, if anything was."""
     try:
         kept = json.loads(place.read_bytes())
@@ -95,8 +95,8 @@ def find_certificate(
         return None
 
 
-def keep_certificate(
-    place: Path, model: Unconverted, settings: Settings, parity: Mapping[str, Any]
+def keep_report(
+    place: Path, model: TorchModel, settings: Settings, parity: Mapping[str, Any]
 ) -> None:
     """Write it down; where that can't be done it is measured again next time."""
     text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
@@ -107,5 +107,5 @@ def keep_certificate(
         log.warning("the certificate can't be kept: %s", error.strerror)
 
 
-def _subject(model: Unconverted, settings: Settings) -> list[str]:
+def _subject(model: TorchModel, settings: Settings) -> list[str]:
     return [model.manifest.fingerprint, settings.device]

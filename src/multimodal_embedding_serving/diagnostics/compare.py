@@ -13,13 +13,13 @@ from typing import Any, get_args
 import httpx2
 import numpy as np
 
-from multimodal_embedding_serving.client import protocol as wire
-from multimodal_embedding_serving.client.protocol import Call
+from multimodal_embedding_serving.client import protocol as protocol
+from multimodal_embedding_serving.client.protocol import ApiRequest
 from multimodal_embedding_serving.conversion.parity import BOUNDS, PROBE_TEXTS, probe_pictures
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import InvalidInput, RemoteFailed
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Stage, Vectors, ignore_stage
+from multimodal_embedding_serving.types import Modality, Progress, Vectors, ignore_progress
 
 LEAST = BOUNDS["int8"] or 0.98
 """The cosine that two forms of one model reach: the loosest bound of the certificates."""
@@ -28,7 +28,7 @@ PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Operand:
     """One of the two: what it is, and its vectors of the probe set."""
 
     name: str
@@ -50,8 +50,8 @@ class Cosines:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    first: Side
-    second: Side
+    first: Operand
+    second: Operand
     cosines: Mapping[Modality, Cosines]
     """Of what both embed; empty where their vectors are not of one length."""
 
@@ -108,7 +108,7 @@ def compare(
     settings: Settings,
     *,
     api_key: str | None = None,
-    stage: Stage = ignore_stage,
+    progress: Progress = ignore_progress,
 ) -> Comparison:
     """Measure two models against each other; one that is not converted yet is converted.
 
@@ -117,8 +117,8 @@ def compare(
     """
     one, other = (
         ask_server(name, api_key)
-        if name.startswith(wire.WEB)
-        else run_here(dataclasses.replace(settings, model=name), stage)
+        if name.startswith(protocol.WEB)
+        else run_here(dataclasses.replace(settings, model=name), progress)
         for name in (first, second)
     )
     shared = one.vectors.keys() & other.vectors.keys()
@@ -137,15 +137,15 @@ def unit(vectors: Vectors) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def run_here(settings: Settings, stage: Stage) -> Side:
+def run_here(settings: Settings, progress: Progress) -> Operand:
     """Open the model that the settings name, and embed the probe set."""
-    with Engine.open(settings=settings, progress=stage) as engine:
+    with Engine.open(settings=settings, progress=progress) as engine:
         vectors: dict[Modality, Vectors] = {}
         if "text" in engine.info.modalities:
             vectors["text"] = engine.embed(texts=list(PROBE_TEXTS), role="document")
         if "image" in engine.info.modalities:
             vectors["image"] = engine.embed(images=probe_pictures())
-        return Side(
+        return Operand(
             name=settings.model,
             model=engine.info.id,
             dimension=engine.info.dimension,
@@ -154,40 +154,40 @@ def run_here(settings: Settings, stage: Stage) -> Side:
         )
 
 
-def ask_server(url: str, api_key: str | None) -> Side:
+def ask_server(url: str, api_key: str | None) -> Operand:
     """Embed the probe set by the native endpoints, which ours and Intel's MME share."""
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
     with httpx2.Client(base_url=url, headers=headers, timeout=PATIENCE) as http:
-        current = _call(http, Call("GET", "/model/current"))
-        offered = _call(http, Call("GET", "/model/capabilities")).get("modalities", ())
+        current = _call(http, ApiRequest("GET", "/model/current"))
+        offered = _call(http, ApiRequest("GET", "/model/capabilities")).get("modalities", ())
         model = str(current.get("model", ""))
         vectors: dict[Modality, Vectors] = {}
         if "text" in offered:
             vectors["text"] = _embed(http, model, {"type": "text", "text": list(PROBE_TEXTS)})
         if "image" in offered:
-            sources = [wire.image_item(picture) for picture in probe_pictures()]
+            sources = [protocol.image_item(picture) for picture in probe_pictures()]
             rows = [_embed(http, model, {"type": kind, kind: value}) for kind, value in sources]
             vectors["image"] = np.concatenate(rows)
     if not vectors:
         raise RemoteFailed(f"{url} says that it embeds none of {', '.join(get_args(Modality))}")
     dimension = next(iter(vectors.values())).shape[1]
     mark = current.get("fingerprint")
-    return Side(name=url, model=model, dimension=dimension, fingerprint=mark, vectors=vectors)
+    return Operand(name=url, model=model, dimension=dimension, fingerprint=mark, vectors=vectors)
 
 
 def _embed(http: httpx2.Client, model: str, source: Mapping[str, Any]) -> Vectors:
     body = {"model": model, "input": source, "encoding_format": "float"}
-    return wire.rows(_call(http, Call("POST", "/embeddings", body)))
+    return protocol.rows(_call(http, ApiRequest("POST", "/embeddings", body)))
 
 
-def _call(http: httpx2.Client, call: Call) -> dict[str, Any]:
+def _call(http: httpx2.Client, call: ApiRequest) -> dict[str, Any]:
     """The JSON object that the server answers. Raises its error, or RemoteFailed."""
-    reply: wire.Reply
+    reply: protocol.Reply
     try:
         reply = http.request(call.method, call.path, **call.payload())
     except httpx2.TransportError as error:
         reply = error
-    body = wire.answer(call, reply)
+    body = protocol.answer(call, reply)
     if not isinstance(body, dict):
         raise RemoteFailed(f"{call.path} did not answer as an embedding server does")
     return body

@@ -22,7 +22,7 @@ from typing import Literal
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.checkpoints.hub import missing_bytes
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
-from multimodal_embedding_serving.conversion.resolve import look_up
+from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
@@ -182,7 +182,7 @@ def model(settings: Settings, access: HubAccess | None = None) -> Iterator[Findi
             if bundle.manifest.notice:
                 yield Finding("model", "notice", bundle.manifest.notice)
             return
-        wanted = look_up(settings)
+        wanted = resolve_model(settings)
     except EmbeddingError as error:
         yield Finding("model", settings.model, error.message, "broken")
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 
-from multimodal_embedding_serving.batching.chunk import Outcome, Ready
+from multimodal_embedding_serving.batching.chunk import ItemResult, Prepared
 from multimodal_embedding_serving.types import Features, Vector
 
 ENTRY = 512
@@ -29,20 +29,20 @@ class VectorCache:
         """`limit` in bytes, all entries together."""
         self.limit, self.size = limit, 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, Outcome] = OrderedDict()
+        self._kept: OrderedDict[bytes, ItemResult] = OrderedDict()
 
     @property
     def count(self) -> int:
         return len(self._kept)
 
-    def find(self, key: bytes) -> Outcome | None:
+    def find(self, key: bytes) -> ItemResult | None:
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
             return found
 
-    def keep(self, key: bytes, outcome: Outcome) -> None:
+    def keep(self, key: bytes, outcome: ItemResult) -> None:
         """Remember an outcome that holds a vector; what does not fit at all is not kept."""
         if _bytes(outcome) > self.limit:
             return
@@ -71,23 +71,23 @@ class Recall:
             key.update(data or b"")
         return key.digest()
 
-    def find(self, key: bytes) -> Outcome | None:
+    def find(self, key: bytes) -> ItemResult | None:
         found = self._cache.find(key)
         self._heard(found is not None)
         return found
 
-    def keeping(self, features: Ready, key: bytes) -> Ready:
+    def keeping(self, features: Prepared, key: bytes) -> Prepared:
         """The same features, to be remembered once their vector is there."""
         if not isinstance(features, Features):
             return features
 
         def keep(vector: Vector) -> None:
             # A copy: the vector is a row of its whole batch's array.
-            kept = Outcome(vector.copy(), None, features.tokens, features.truncated)
+            kept = ItemResult(vector.copy(), None, features.tokens, features.truncated)
             self._cache.keep(key, kept)
 
         return replace(features, on_vector=keep)
 
 
-def _bytes(outcome: Outcome) -> int:
+def _bytes(outcome: ItemResult) -> int:
     return ENTRY + (0 if outcome.vector is None else outcome.vector.nbytes)

@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from multimodal_embedding_serving.batching.priority import Lane
-from multimodal_embedding_serving.batching.tower import Outcome, Tower
+from multimodal_embedding_serving.batching.priority import Priority
+from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.conversion.store import open_model
-from multimodal_embedding_serving.engine.loader import ModelInfo, Opener, Progress
-from multimodal_embedding_serving.engine.results import Embedded, named, put_together
+from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
+from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, named
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     DimensionsNotAllowed,
@@ -34,20 +34,20 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
     Images,
-    Plan,
+    ItemBatch,
     Role,
     Texts,
     Video,
 )
 from multimodal_embedding_serving.inputs.kinds import read_segment
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.monitoring.metrics import Metrics
-from multimodal_embedding_serving.monitoring.request import CURRENT
+from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Vectors
+from multimodal_embedding_serving.types import Modality, Progress, Vectors, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Engine:
         towers: Mapping[Modality, Tower],
         settings: Settings,
         *,
-        media: Media | None = None,
+        media: MediaAccess | None = None,
         metrics: Metrics | None = None,
         reopen: Callable[[], Mapping[Modality, Tower]] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Engine:
         self.towers = dict(towers)
         self._settings, self._open_towers = settings, reopen
         self._metrics = metrics or Metrics()
-        self._media = media or Media.from_settings(settings, self._metrics.received)
+        self._media = media or MediaAccess.from_settings(settings, self._metrics.received)
         self._lock = threading.Lock()
         self._admitted = 0
         self._pace = 1.0
@@ -89,7 +89,7 @@ class Engine:
         model: str | None = None,
         *,
         settings: Settings | None = None,
-        progress: Progress | None = None,
+        progress: Progress = ignore_progress,
         metrics: Metrics | None = None,
         **overrides: Any,
     ) -> Engine:
@@ -99,11 +99,10 @@ class Engine:
         """
         settings = settings or Settings.from_env(model=model, **overrides)
         metrics = metrics or Metrics()
-        media = Media.from_settings(settings, metrics.received)
-        progress = progress or (lambda stage, share: None)
+        media = MediaAccess.from_settings(settings, metrics.received)
         opened = open_model(settings, progress)
         progress("opening the model", 0.0)
-        opener = Opener(opened, settings, media, metrics)
+        opener = ModelLoader(opened, settings, media, metrics)
         towers = opener.open()
         info = opener.describe(towers)
         engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=opener.open)
@@ -116,8 +115,8 @@ class Engine:
         *,
         dimensions: int | None = None,
         deadline: float | None = None,
-        lane: Lane | None = None,
-    ) -> list[Embedded]:
+        priority: Priority | None = None,
+    ) -> list[EmbeddingResult]:
         """Embed inputs -> one answer each, in order. `deadline` is a time.monotonic().
 
         Raises the first error, naming its item by index: among the inputs if there are several,
@@ -131,14 +130,14 @@ class Engine:
             async with asyncio.timeout(deadline - time.monotonic()) as scope:
                 plans = [await _plan(inputs, place, self._media) for place in range(len(inputs))]
                 with self._admit(plans), span("embed", {"mmes.inputs": len(plans)}):
-                    outcomes = await self._run(inputs, plans, lane or _lane(plans), deadline)
+                    outcomes = await self._run(inputs, plans, priority or _lane(plans), deadline)
         except TimeoutError:
             if scope.expired():
                 raise DeadlineExceeded("the request's deadline has passed") from None
             raise
         several = len(plans) > 1
         return [
-            put_together(plan, outcomes[place], size, place if several else None)
+            assemble(plan, outcomes[place], size, place if several else None)
             for place, plan in enumerate(plans)
         ]
 
@@ -234,7 +233,7 @@ class Engine:
         )
 
     @contextmanager
-    def _admit(self, plans: Sequence[Plan]) -> Iterator[None]:
+    def _admit(self, plans: Sequence[ItemBatch]) -> Iterator[None]:
         """Count the items in and out. A request larger than the queue may enter when alone."""
         self._media.check_count(sum(1 if plan.video else plan.count for plan in plans))
         limit = self._settings.queue_limit
@@ -244,7 +243,7 @@ class Engine:
                 wait = min(60, math.ceil(self._pace))
                 raise QueueFull("too many items are waiting; try again later", retry_after=wait)
             self._admitted += count
-        account = CURRENT.get()
+        account = current_request.get()
         if account is not None:
             account.items += count
         started = time.monotonic()
@@ -256,27 +255,33 @@ class Engine:
                 self._pace = time.monotonic() - started
 
     async def _run(
-        self, inputs: Sequence[Embeddable], plans: Sequence[Plan], lane: Lane, deadline: float
-    ) -> list[list[Outcome]]:
+        self,
+        inputs: Sequence[Embeddable],
+        plans: Sequence[ItemBatch],
+        priority: Priority,
+        deadline: float,
+    ) -> list[list[ItemResult]]:
         """Outcomes by plan. Plans of one tower go through it together; streams go alone."""
         groups: dict[Modality | int, list[int]] = {}
         for place, plan in enumerate(plans):
-            alone = isinstance(plan.raws, AsyncGenerator)
+            alone = isinstance(plan.items, AsyncGenerator)
             groups.setdefault(place if alone else inputs[place].modality, []).append(place)
-        outcomes: list[list[Outcome]] = [[] for _ in plans]
+        outcomes: list[list[ItemResult]] = [[] for _ in plans]
 
         async def run(places: list[int]) -> None:
             tower = self.towers[inputs[places[0]].modality]
-            raws = plans[places[0]].raws
-            if isinstance(raws, AsyncGenerator):
-                async with aclosing(raws):
+            items = plans[places[0]].items
+            if isinstance(items, AsyncGenerator):
+                async with aclosing(items):
                     try:
-                        outcomes[places[0]] = await tower.embed(raws, lane=lane, deadline=deadline)
+                        outcomes[places[0]] = await tower.embed(
+                            items, priority=priority, deadline=deadline
+                        )
                     except EmbeddingError as error:
                         raise named(error, places[0] if len(plans) > 1 else None) from None
                 return
-            merged = [raw for place in places for raw in plans[place].raws]  # type: ignore[union-attr]
-            left = iter(await tower.embed(merged, lane=lane, deadline=deadline))
+            merged = [item for place in places for item in plans[place].items]  # type: ignore[union-attr]
+            left = iter(await tower.embed(merged, priority=priority, deadline=deadline))
             for place in places:
                 outcomes[place] = list(islice(left, plans[place].count))
 
@@ -321,16 +326,16 @@ class Engine:
             return self._background
 
 
-async def _plan(inputs: Sequence[Embeddable], place: int, media: Media) -> Plan:
+async def _plan(inputs: Sequence[Embeddable], place: int, media: MediaAccess) -> ItemBatch:
     try:
         return await inputs[place].plan(media)
     except EmbeddingError as error:
         raise named(error, place if len(inputs) > 1 else None) from None
 
 
-def _lane(plans: Sequence[Plan]) -> Lane:
+def _lane(plans: Sequence[ItemBatch]) -> Priority:
     bulk = any(plan.video for plan in plans) or sum(plan.count for plan in plans) > FEW
-    return Lane.BULK if bulk else Lane.INTERACTIVE
+    return Priority.BULK if bulk else Priority.INTERACTIVE
 
 
 async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:

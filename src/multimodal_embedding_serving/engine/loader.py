@@ -13,22 +13,22 @@ import numpy as np
 
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
-from multimodal_embedding_serving.backends.tuning import find_way
+from multimodal_embedding_serving.backends.tuning import find_tuned_config
 from multimodal_embedding_serving.batching.batcher import Batcher, OpenExpress
 from multimodal_embedding_serving.batching.priority import (
     IMAGE_NICENESS,
     WORKER_NICENESS,
-    step_back,
+    lower_priority,
 )
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.bundles.torch_model import Unconverted
+from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.engine.cache import Recall, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.graph.runtime import keeping_locale
-from multimodal_embedding_serving.inputs.items import Words
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.items import TextItem
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
@@ -37,9 +37,6 @@ from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Features, Graph, Modality
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""(stage, share from 0 to 1)"""
 
 TEXT_BATCH, TEXT_COST = 64, 8192
 """Texts, and tokens once padded, of one call."""
@@ -92,7 +89,7 @@ class ModelInfo:
 def probes(modality: Modality) -> list[Any]:
     """Two raw items that every model must tell apart."""
     if modality == "text":
-        return [Words("a photo of a cat"), Words("the stock market fell sharply today")]
+        return [TextItem("a photo of a cat"), TextItem("the stock market fell sharply today")]
     ramp = np.linspace(0, 255, 256).astype(np.uint8)
     gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], 255 - ramp[None]), -1)
     stripes = np.where(np.arange(256)[:, None] // 16 % 2, ramp[None, :], 255 - ramp[None, :])
@@ -119,14 +116,14 @@ def self_test(graph: Graph, prepare: Prepare, modality: Modality) -> None:
         raise SelfTestFailed(f"{modality}: the model gives different inputs the same vector")
 
 
-class Opener:
+class ModelLoader:
     """Opens the towers of one model, again if need be."""
 
     def __init__(
         self,
-        model: Bundle | Unconverted,
+        model: Bundle | TorchModel,
         settings: Settings,
-        media: Media,
+        media: MediaAccess,
         metrics: Metrics,
         *,
         static: bool | None = None,
@@ -193,10 +190,10 @@ class Opener:
         return {**transform, "max_length": longest}
 
     def _tower(self, modality: Modality) -> Tower:
-        step_back(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)
+        lower_priority(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)
         spec = self._model.manifest.towers[modality].transform
         settings, shape = self._settings, self._shape(spec)
-        way = None if shape else find_way(self._model, modality, settings)
+        way = None if shape else find_tuned_config(self._model, modality, settings)
         if way:
             settings = way.applied(settings)
             log.info("%s: %s", modality, way)

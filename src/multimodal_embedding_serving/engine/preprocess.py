@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from multimodal_embedding_serving.batching.chunk import Ready
+from multimodal_embedding_serving.batching.chunk import Prepared
 from multimodal_embedding_serving.batching.tower import Prepare
 from multimodal_embedding_serving.engine.cache import Recall
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.inputs.items import Words
-from multimodal_embedding_serving.inputs.media_access import Media
+from multimodal_embedding_serving.inputs.items import TextItem
+from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import open_rgb
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -19,17 +19,19 @@ from multimodal_embedding_serving.types import Features
 
 
 def prepare_texts(transform: TextTransform, recall: Recall | None = None) -> Prepare:
-    """What the text tower does to `Words` before its graph."""
+    """What the text tower does to `TextItem` before its graph."""
 
-    def read(words: Words) -> str | EmbeddingError:
+    def read(words: TextItem) -> str | EmbeddingError:
         try:
             return words.text if isinstance(words.text, str) else transform.decode(words.text)
         except EmbeddingError as error:
             return error
 
-    def prepare(raws: Sequence[Words]) -> list[Ready]:
-        ready: list[Ready] = []
-        for (role, instruction), words in groupby(raws, lambda each: (each.role, each.instruction)):
+    def prepare(items: Sequence[TextItem]) -> list[Prepared]:
+        ready: list[Prepared] = []
+        for (role, instruction), words in groupby(
+            items, lambda each: (each.role, each.instruction)
+        ):
             texts = [read(each) for each in words]
             good = [text for text in texts if isinstance(text, str)]
             done = iter(transform.prepare_many(good, role=role, instruction=instruction))
@@ -40,17 +42,17 @@ def prepare_texts(transform: TextTransform, recall: Recall | None = None) -> Pre
 
 
 def recall_texts(recall: Recall, prepare: Prepare) -> Prepare:
-    """Prepare only those `Words` whose vectors are not known."""
+    """Prepare only those `TextItem` whose vectors are not known."""
 
-    def key(words: Words) -> bytes:
+    def key(words: TextItem) -> bytes:
         told, kind = words.text, type(words.text).__name__
         told = told if isinstance(told, str) else repr(told)
         return recall.key(kind, words.role, words.instruction, told)
 
-    def recalled(raws: Sequence[Words]) -> list[Ready]:
-        keys = [key(words) for words in raws]
+    def recalled(items: Sequence[TextItem]) -> list[Prepared]:
+        keys = [key(words) for words in items]
         known = [recall.find(key) for key in keys]
-        fresh = iter(prepare([raw for raw, hit in zip(raws, known, strict=True) if hit is None]))
+        fresh = iter(prepare([item for item, hit in zip(items, known, strict=True) if hit is None]))
         return [
             hit or recall.keeping(next(fresh), key) for key, hit in zip(keys, known, strict=True)
         ]
@@ -59,13 +61,13 @@ def recall_texts(recall: Recall, prepare: Prepare) -> Prepare:
 
 
 def prepare_images(
-    transform: ImageTransform, media: Media, recall: Recall | None = None
+    transform: ImageTransform, media: MediaAccess, recall: Recall | None = None
 ) -> Prepare:
     """What the image tower does to encoded images and frames before its graph."""
 
-    def prepare_one(raw: Any) -> Ready:
+    def prepare_one(item: Any) -> Prepared:
         try:
-            source = media.image_source(raw)
+            source = media.image_source(item)
             key = recall.key(source) if recall and isinstance(source, bytes) else None
             if recall and key and (known := recall.find(key)):
                 return known
@@ -84,4 +86,4 @@ def prepare_images(
         features = Features(row, transform.patches, transform.patches)
         return recall.keeping(features, key) if recall and key else features
 
-    return lambda raws: [prepare_one(raw) for raw in raws]
+    return lambda items: [prepare_one(item) for item in items]

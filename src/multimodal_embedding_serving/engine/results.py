@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multimodal_embedding_serving.batching.tower import Outcome
+from multimodal_embedding_serving.batching.tower import ItemResult
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     EmbeddingError,
@@ -15,12 +15,12 @@ from multimodal_embedding_serving.errors import (
     NotReady,
     QueueFull,
 )
-from multimodal_embedding_serving.inputs.items import FrameInfo, Plan, Skipped
+from multimodal_embedding_serving.inputs.items import FrameInfo, ItemBatch, Skipped
 from multimodal_embedding_serving.types import Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
+class EmbeddingResult:
     """The answer to one input."""
 
     vectors: Vectors
@@ -33,9 +33,9 @@ class Embedded:
     skipped: list[Skipped] | None = None
 
 
-def put_together(
-    plan: Plan, outcomes: Sequence[Outcome], size: int, index: int | None = None
-) -> Embedded:
+def assemble(
+    plan: ItemBatch, outcomes: Sequence[ItemResult], size: int, index: int | None = None
+) -> EmbeddingResult:
     """Vectors of `size` numbers in the answer's order, with their frames and those left out.
 
     `index` names the input among several. Raises the first item's error.
@@ -56,8 +56,8 @@ def put_together(
     if plan.pooled:
         vectors = vectors.mean(axis=0, keepdims=True)
     if plan.pooled or size < vectors.shape[1]:
-        vectors = renormalise(vectors[:, :size])
-    return Embedded(
+        vectors = renormalize(vectors[:, :size])
+    return EmbeddingResult(
         vectors=vectors,
         many=plan.many,
         tokens=sum(outcomes[place].tokens for place in kept),
@@ -67,7 +67,7 @@ def put_together(
     )
 
 
-def renormalise(vectors: Vectors) -> Vectors:
+def renormalize(vectors: Vectors) -> Vectors:
     """Rows at unit length again. Raises InvalidInput for a row that has none (a mean of zero)."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not norms.all():
@@ -83,7 +83,7 @@ def named(error: EmbeddingError, index: int | None) -> EmbeddingError:
     return error
 
 
-def _keep(plan: Plan, place: int, outcome: Outcome) -> bool:
+def _keep(plan: ItemBatch, place: int, outcome: ItemResult) -> bool:
     """Whether an outcome is a vector; a frame that can't be read is put among the skipped."""
     if outcome.error is None:
         return True

@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class TowerPlan:
+class TowerSpec:
     """One tower, ready to be emitted."""
 
     modality: Modality
@@ -44,7 +44,7 @@ class TowerPlan:
     """Forms of storage that this tower wants other than the asked ones, by kind of weight."""
 
 
-Plan = Callable[[Checkpoint], Sequence[TowerPlan]]
+BuildTowers = Callable[[Checkpoint], Sequence[TowerSpec]]
 
 FAMILIES: Mapping[str, str] = {
     "Builtin": "builtin",
@@ -58,10 +58,10 @@ FAMILIES: Mapping[str, str] = {
 """Catalog family -> its module beside this file."""
 
 
-def find_family(name: str) -> Plan:
+def find_family(name: str) -> BuildTowers:
     """The family's `plan`. Raises FamilyNotBuilt where this version has none."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise FamilyNotBuilt(f"the family {name!r} is not built in this version; built: {known}")
-    plan: Plan = import_module(f"{__name__}.{FAMILIES[name]}").plan
+    plan: BuildTowers = import_module(f"{__name__}.{FAMILIES[name]}").plan
     return plan

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import MEAN, STD
 from multimodal_embedding_serving.graph.layers import (
     AttentionNames,
@@ -30,14 +30,14 @@ QUERY_MLP = ("intermediate_query", "output_query")
 TEXT_MLP = ("intermediate", "output")
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, config = checkpoint.weights, checkpoint.config
     vision, qformer = config["vision_config"], config["qformer_config"]
     vit, bert = Encoder.from_config(vision), Encoder.from_config(qformer)
     side = vision["image_size"]
     mean, std = config.get("image_mean", MEAN), config.get("image_std", STD)
     return (
-        TowerPlan(
+        TowerSpec(
             "image",
             {"pixels": side},
             lambda ops, x: embed_image(ops, w, vit, bert, ops.pixels(x["pixels"], mean, std)),
@@ -45,7 +45,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
             | {"patches": (side // vision["patch_size"]) ** 2},
             w["vision_projection.weight"].shape[0],
         ),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, bert, x["input_ids"], x["attention_mask"]),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.graph.layers import bert_block, norm
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -33,19 +33,19 @@ LENGTH, PAD = 256, 0
 LAYERS, HEADS, BERT_EPS = 6, 12, 1e-12
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     """The weights hold `image.*`, `text.*`, `classes` [1000, W] and `mean` [W]."""
     w = checkpoint.weights
     dimension = w["mean"].shape[0]
     return (
-        TowerPlan(
+        TowerSpec(
             "image",
             {"pixels": SIDE},
             lambda ops, x: embed_image(ops, w, x["pixels"]),
             {"size": SIDE, "resize": "square_crop", "resample": "bicubic", "patches": FEATURES},
             dimension,
         ),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, x["input_ids"], x["attention_mask"]),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.graph.layers import Encoder, embed_patches, encode, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -17,12 +17,12 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, text = checkpoint.weights, checkpoint.config["text_config"]
     encoder, end = Encoder.from_config(text), end_token(text)
     return (
         plan_image(checkpoint, resize="short_side"),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None},
             lambda ops, x: embed_text(ops, w, encoder, end, x["input_ids"]),
@@ -32,13 +32,13 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
     )
 
 
-def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerPlan:
+def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerSpec:
     """The image tower, which CN-CLIP has too."""
     w, config = checkpoint.weights, checkpoint.config
     vision = config["vision_config"]
     encoder, side = Encoder.from_config(vision), vision["image_size"]
     mean, std = config.get("image_mean", MEAN), config.get("image_std", STD)
-    return TowerPlan(
+    return TowerSpec(
         "image",
         {"pixels": side},
         lambda ops, x: embed_image(ops, w, encoder, ops.pixels(x["pixels"], mean, std)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import plan_image
 from multimodal_embedding_serving.graph.layers import Encoder, bert_block, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
@@ -14,12 +14,12 @@ LONGEST = 52
 """Tokens of a text, [CLS] and [SEP] included; what the model was trained for (its paper)."""
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, text = checkpoint.weights, checkpoint.config["text_config"]
     bert = Encoder.from_config(text)
     return (
         plan_image(checkpoint, resize="squash"),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, bert, x["input_ids"], x["attention_mask"]),

@@ -18,7 +18,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.mobileclip_names import ARCHITECTURES, LAST, STAGES
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.graph.folding import (
     Affine,
     Convolution,
@@ -119,7 +119,7 @@ def _check_row(w: Weights, spec: ModelSpec) -> None:
         )
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, facts = checkpoint.weights, checkpoint.config
     see, read = w.sub("image."), w.sub("text.")
     pixels = Seeing(*(facts[k] for k in ("side", "eps", "stem_padding", "mean", "std")))
@@ -128,7 +128,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
     patches = see["positions"].shape[0] if vit else pixels.grid**2
     longest = read["positions"].shape[0]
     return (
-        TowerPlan(
+        TowerSpec(
             "image",
             {"pixels": pixels.side},
             lambda ops, x: project(ops, look(ops, see, pixels, x["pixels"]), see),
@@ -136,7 +136,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
             | {"patches": patches},
             see["projection.weight"].shape[0],
         ),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None},
             lambda ops, x: project(ops, read_text(ops, read, causal, x["input_ids"]), read),

@@ -15,7 +15,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.qwen_config import check_qwen3, complete_qwen3
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.graph.layers import (
     Activation,
     activate,
@@ -57,13 +57,13 @@ def open_qwen(
     return Checkpoint(renamed, full, spec)
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, config = checkpoint.weights, checkpoint.config
     qwen = Decoder(config["hidden_act"], config["rms_norm_eps"], config["rope_theta"])
     longest = min(LONGEST, config["max_position_embeddings"])
     entries, width = w["embed_tokens.weight"].shape
     return (
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed(ops, w, qwen, x["input_ids"], x["attention_mask"]),

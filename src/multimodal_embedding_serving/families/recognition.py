@@ -32,16 +32,16 @@ Config = Mapping[str, Any]
 OPEN_CLIP = "model_cfg"
 """The key that tells open_clip_config.json from config.json."""
 
-Opener = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
+ReadCheckpoint = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
 
 
 @dataclass(frozen=True, slots=True)
-class Recogniser:
+class Recognizer:
     """How the checkpoints of one `model_type` are told from others, and opened."""
 
     family: str
     layouts: Sequence[Layout]
-    open: Opener
+    open: ReadCheckpoint
 
 
 def open_checkpoint(
@@ -55,7 +55,7 @@ def open_checkpoint(
     row, the configuration and the tensors, or an unknown or missing tensor.
     """
     weights = unwrap(weights)
-    layout = detect(weights, [each for r in RECOGNISERS.values() for each in r.layouts])
+    layout = detect(weights, [each for r in RECOGNIZERS.values() for each in r.layouts])
     told = (config or {}).get("model_type")
     if layout is None:
         raise CheckpointError(_describe_stranger(weights, told))
@@ -64,19 +64,19 @@ def open_checkpoint(
             f"{weights.file}: its tensors are those of {layout.model_type!r}, "
             f"but config.json says {str(told)[:40]!r}"
         )
-    recogniser = RECOGNISERS[layout.model_type]
-    if spec is not None and spec.family != recogniser.family:
+    recognizer = RECOGNIZERS[layout.model_type]
+    if spec is not None and spec.family != recognizer.family:
         raise CheckpointError(
             f"{weights.file}: {spec.id} is of the family {spec.family}, "
-            f"but the tensors are of {recogniser.family}"
+            f"but the tensors are of {recognizer.family}"
         )
-    return recogniser.family, recogniser.open(weights, layout, config, spec)
+    return recognizer.family, recognizer.open(weights, layout, config, spec)
 
 
 def _describe_stranger(weights: Weights, told: object) -> str:
     known = "; ".join(
-        f"{model_type} ({', '.join(dict.fromkeys(each.name for each in recogniser.layouts))})"
-        for model_type, recogniser in RECOGNISERS.items()
+        f"{model_type} ({', '.join(dict.fromkeys(each.name for each in recognizer.layouts))})"
+        for model_type, recognizer in RECOGNIZERS.items()
     )
     told = f", model_type {str(told)[:40]!r}" if told else ""
     example = quote(next(iter(weights), ""))
@@ -115,14 +115,14 @@ def _layouts(model_type: str) -> Sequence[Layout]:
     return tuple(each for each in LAYOUTS if each.model_type == model_type)
 
 
-RECOGNISERS: Mapping[str, Recogniser] = MappingProxyType(
+RECOGNIZERS: Mapping[str, Recognizer] = MappingProxyType(
     {
-        "clip": Recogniser("CLIP", _layouts("clip"), open_transformer),
-        "chinese_clip": Recogniser("CN-CLIP", _layouts("chinese_clip"), open_transformer),
-        "siglip": Recogniser("SigLIP", _layouts("siglip"), open_transformer),
-        "blip-2": Recogniser("Blip2", _layouts("blip-2"), open_transformer),
-        "mobileclip": Recogniser("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
-        "qwen3": Recogniser("QwenText", qwen_config.LAYOUTS, open_qwen),
+        "clip": Recognizer("CLIP", _layouts("clip"), open_transformer),
+        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), open_transformer),
+        "siglip": Recognizer("SigLIP", _layouts("siglip"), open_transformer),
+        "blip-2": Recognizer("Blip2", _layouts("blip-2"), open_transformer),
+        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
+        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, open_qwen),
     }
 )
 """By model_type. A family with rules of its own adds its layouts and its opener here."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerPlan
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.graph.layers import (
     Encoder,
     attention,
@@ -29,7 +29,7 @@ FIRST_VOCABULARY = 32000
 """Entries of the first SigLIP's vocabulary, which pads with 1; SigLIP 2's is Gemma's: 0."""
 
 
-def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
+def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, config = checkpoint.weights, checkpoint.config
     vision, text = config["vision_config"], config["text_config"]
     see, read = Encoder.from_config(vision), Encoder.from_config(text)
@@ -37,7 +37,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
     mean, std = config.get("image_mean", HALF), config.get("image_std", HALF)
     dimension = w["text_model.head.weight"].shape[0]
     return (
-        TowerPlan(
+        TowerSpec(
             "image",
             {"pixels": side},
             lambda ops, x: embed_image(ops, w, see, ops.pixels(x["pixels"], mean, std)),
@@ -45,7 +45,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerPlan]:
             | {"patches": (side // vision["patch_size"]) ** 2},
             dimension,
         ),
-        TowerPlan(
+        TowerSpec(
             "text",
             {"input_ids": None},
             lambda ops, x: embed_text(ops, w, read, x["input_ids"]),

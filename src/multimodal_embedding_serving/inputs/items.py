@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound, TooLarge
-from multimodal_embedding_serving.inputs.media_access import Encoded, Media, is_url
+from multimodal_embedding_serving.inputs.media_access import Encoded, MediaAccess, is_url
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
@@ -33,7 +33,7 @@ Load = Callable[[], Awaitable["bytes | Path | Encoded"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TextItem:
     """A raw text: a string, or token ids that stand for one."""
 
     text: str | tuple[int, ...]
@@ -58,10 +58,10 @@ class Skipped:
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class ItemBatch:
     """One input, ready to be embedded."""
 
-    raws: Sequence[Any] | AsyncGenerator[Any, None]
+    items: Sequence[Any] | AsyncGenerator[Any, None]
     count: int
     """Items, as admission counts them; for a video an estimate of its frames."""
     many: bool = True
@@ -83,7 +83,7 @@ class Embeddable(Protocol):
     @property
     def modality(self) -> Modality: ...
 
-    async def plan(self, media: Media) -> Plan: ...
+    async def plan(self, media: MediaAccess) -> ItemBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ class Texts:
     many: bool = True
     modality: ClassVar[Modality] = "text"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         media.check_count(len(self.texts))
         for index, text in enumerate(self.texts):
             if len(text) > media.max_text_chars:
                 message = f"the text is longer than {media.max_text_chars} characters"
                 raise TooLarge(message, index=index if self.many else None)
-        words = [Words(text, self.role, self.instruction) for text in self.texts]
-        return Plan(raws=words, count=len(words), many=self.many)
+        words = [TextItem(text, self.role, self.instruction) for text in self.texts]
+        return ItemBatch(items=words, count=len(words), many=self.many)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,12 @@ class Images:
     images: Sequence[ImageSource | Path | str]
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         media.check_count(len(self.images))
-        raws = [self._raw(image, media) for image in self.images]
-        return Plan(raws=raws, count=len(raws))
+        items = [self._raw(image, media) for image in self.images]
+        return ItemBatch(items=items, count=len(items))
 
-    def _raw(self, image: ImageSource | Path | str, media: Media) -> Any:
+    def _raw(self, image: ImageSource | Path | str, media: MediaAccess) -> Any:
         if isinstance(image, str):
             return media.fetch_image(image) if is_url(image) else Path(image)
         return image
@@ -132,11 +132,11 @@ class Video:
     segment: Segment
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         frames: list[FrameInfo] = []
         pooled = self.segment.pooling == "mean"
-        return Plan(
-            raws=self.stream(media, frames),
+        return ItemBatch(
+            items=self.stream(media, frames),
             count=_expected(self.segment, media),
             many=not pooled,
             video=True,
@@ -144,7 +144,7 @@ class Video:
             frames=frames,
         )
 
-    async def stream(self, media: Media, seen: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
+    async def stream(self, media: MediaAccess, seen: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
         """The frames' pixels; `seen` learns which they are, each before it is yielded."""
         video = media.open_video(await self._load(media), self.segment)
         run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
@@ -153,7 +153,7 @@ class Video:
                 seen.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
                 yield frame.rgb
 
-    async def _load(self, media: Media) -> bytes | Path | Encoded:
+    async def _load(self, media: MediaAccess) -> bytes | Path | Encoded:
         if callable(self.source):
             return await self.source()
         if isinstance(self.source, str):
@@ -163,7 +163,7 @@ class Video:
         return self.source
 
 
-def _expected(segment: Segment, media: Media) -> int:
+def _expected(segment: Segment, media: MediaAccess) -> int:
     """Frames that a segment will hold, as far as its configuration tells: for admission."""
     if segment.frame_indexes:
         expected = float(len(segment.frame_indexes))
@@ -178,21 +178,21 @@ def _expected(segment: Segment, media: Media) -> int:
 class ManifestFrames:
     """A manifest's frames: first those that have a picture, then those that the video holds.
 
-    `Plan.order` puts the vectors back into the manifest's order.
+    `ItemBatch.order` puts the vectors back into the manifest's order.
     """
 
     manifest: Manifest
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         count = len(self.manifest.frames)
         if count > media.videos.max_frames:
             raise TooLarge(f"the manifest lists more than {media.videos.max_frames} frames")
-        plan = Plan(raws=(), count=count, video=True, frames=[], order=[], skipped=[])
-        plan.raws = self._raws(media, plan)
+        plan = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skipped=[])
+        plan.items = self._raws(media, plan)
         return plan
 
-    async def _raws(self, media: Media, plan: Plan) -> AsyncGenerator[Any, None]:
+    async def _raws(self, media: MediaAccess, plan: ItemBatch) -> AsyncGenerator[Any, None]:
         wanted: dict[int, list[tuple[int, ManifestFrame]]] = {}
         for place, entry in enumerate(self.manifest.frames):
             if entry.image_path is None:
@@ -213,7 +213,10 @@ class ManifestFrames:
                     yield frame
 
     async def _cut(
-        self, media: Media, plan: Plan, wanted: dict[int, list[tuple[int, ManifestFrame]]]
+        self,
+        media: MediaAccess,
+        plan: ItemBatch,
+        wanted: dict[int, list[tuple[int, ManifestFrame]]],
     ) -> AsyncGenerator[RGB, None]:
         """The wanted frames and crops of the video; an error of the video skips what is left."""
         failure: EmbeddingError = InvalidInput("the video has no such frame")
@@ -237,17 +240,17 @@ class ManifestFrames:
             for _, entry in entries:
                 _skip(plan, entry, failure)
 
-    async def _path(self, media: Media) -> Path:
+    async def _path(self, media: MediaAccess) -> Path:
         return await asyncio.to_thread(media_path, self.manifest.video_path or "", media.roots)
 
 
-def _note(plan: Plan, place: int, entry: ManifestFrame) -> None:
+def _note(plan: ItemBatch, place: int, entry: ManifestFrame) -> None:
     if plan.frames is not None and plan.order is not None:
         plan.frames.append(FrameInfo(entry.frame_number, entry.timestamp))
         plan.order.append(place)
 
 
-def _skip(plan: Plan, entry: ManifestFrame, error: EmbeddingError) -> None:
+def _skip(plan: ItemBatch, entry: ManifestFrame, error: EmbeddingError) -> None:
     if plan.skipped is not None:
         plan.skipped.append(Skipped(entry.frame_number, error))
 

@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from multimodal_embedding_serving.errors import InvalidInput
-from multimodal_embedding_serving.inputs.items import ManifestFrames, Plan, Texts, Video
-from multimodal_embedding_serving.inputs.media_access import Encoded, Media
+from multimodal_embedding_serving.inputs.items import ItemBatch, ManifestFrames, Texts, Video
+from multimodal_embedding_serving.inputs.media_access import Encoded, MediaAccess
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.manifest import Manifest, read_manifest
 from multimodal_embedding_serving.media.sampling import Segment
@@ -97,7 +97,7 @@ class TextInput(WireModel):
     text: OneOrMany
     modality: ClassVar[Modality] = "text"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         if isinstance(self.text, str):
             return await Texts([self.text], "query", many=False).plan(media)
         return await Texts(self.text, "document").plan(media)
@@ -108,14 +108,14 @@ class ImageUrlInput(WireModel):
     image_url: OneOrMany
     modality: ClassVar[Modality] = "image"
 
-    def raws(self, media: Media) -> list[Any]:
+    def items(self, media: MediaAccess) -> list[Any]:
         urls = _listed(self.image_url)
         media.check_count(len(urls))
         return [media.fetch_image(url) for url in urls]
 
-    async def plan(self, media: Media) -> Plan:
-        raws = self.raws(media)
-        return Plan(raws=raws, count=len(raws), many=isinstance(self.image_url, list))
+    async def plan(self, media: MediaAccess) -> ItemBatch:
+        items = self.items(media)
+        return ItemBatch(items=items, count=len(items), many=isinstance(self.image_url, list))
 
 
 class ImageBase64Input(WireModel):
@@ -123,14 +123,14 @@ class ImageBase64Input(WireModel):
     image_base64: OneOrMany
     modality: ClassVar[Modality] = "image"
 
-    def raws(self, media: Media) -> list[Any]:
+    def items(self, media: MediaAccess) -> list[Any]:
         listed = _listed(self.image_base64)
         media.check_count(len(listed))
         return [Encoded(data) for data in listed]
 
-    async def plan(self, media: Media) -> Plan:
-        raws = self.raws(media)
-        return Plan(raws=raws, count=len(raws), many=isinstance(self.image_base64, list))
+    async def plan(self, media: MediaAccess) -> ItemBatch:
+        items = self.items(media)
+        return ItemBatch(items=items, count=len(items), many=isinstance(self.image_base64, list))
 
 
 class VideoFramesInput(WireModel):
@@ -143,49 +143,49 @@ class VideoFramesInput(WireModel):
     ]
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         media.check_count(len(self.video_frames))
-        raws = [raw for frame in self.video_frames for raw in frame.raws(media)]
-        return Plan(raws=raws, count=len(raws))
+        items = [raw for frame in self.video_frames for raw in frame.items(media)]
+        return ItemBatch(items=items, count=len(items))
 
 
-class WireVideo(WireModel, ABC):
+class VideoInput(WireModel, ABC):
     """What the three video kinds share; each says how its bytes are had."""
 
     segment_config: SegmentConfig | None = None
     modality: ClassVar[Modality] = "image"
 
     @abstractmethod
-    async def load(self, media: Media) -> bytes | Path | Encoded: ...
+    async def load(self, media: MediaAccess) -> bytes | Path | Encoded: ...
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         segment = (self.segment_config or SegmentConfig()).segment(media.segment)
         return await Video(partial(self.load, media), segment).plan(media)
 
 
-class VideoUrlInput(WireVideo):
+class VideoUrlInput(VideoInput):
     type: Literal["video_url"]
     video_url: str
 
-    async def load(self, media: Media) -> bytes | Encoded:
+    async def load(self, media: MediaAccess) -> bytes | Encoded:
         return await media.fetch_video(self.video_url)
 
 
-class VideoBase64Input(WireVideo):
+class VideoBase64Input(VideoInput):
     type: Literal["video_base64"]
     video_base64: str
 
-    async def load(self, media: Media) -> Encoded:
+    async def load(self, media: MediaAccess) -> Encoded:
         return Encoded(self.video_base64)
 
 
-class VideoFileInput(WireVideo):
+class VideoFileInput(VideoInput):
     """A file under one of the media roots."""
 
     type: Literal["video_file"]
     video_path: str
 
-    async def load(self, media: Media) -> Path:
+    async def load(self, media: MediaAccess) -> Path:
         return await asyncio.to_thread(media_path, self.video_path, media.roots)
 
 
@@ -196,11 +196,11 @@ class FramesBatchInput(WireModel):
     frames_manifest_path: str
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: Media) -> Plan:
+    async def plan(self, media: MediaAccess) -> ItemBatch:
         manifest = await asyncio.to_thread(self._read, media)
         return await ManifestFrames(manifest).plan(media)
 
-    def _read(self, media: Media) -> Manifest:
+    def _read(self, media: MediaAccess) -> Manifest:
         return read_manifest(media_path(self.frames_manifest_path, media.roots))
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from multimodal_embedding_serving.batching.priority import LanePool
+from multimodal_embedding_serving.batching.priority import PriorityPool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget
-from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
@@ -22,7 +22,7 @@ from multimodal_embedding_serving.media.image import (
     image_limits,
 )
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
-from multimodal_embedding_serving.monitoring.request import CURRENT, Account
+from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.settings import Settings
 
 MOST_VIDEOS = 4
@@ -48,7 +48,7 @@ class Fetched:
     """A picture behind a URL, until a worker thread takes it: the request holds its bytes."""
 
     data: bytes
-    account: Account | None
+    account: RequestContext | None
 
     def release(self) -> bytes:
         """The picture, which the decoding budget answers for from now on."""
@@ -86,7 +86,7 @@ class LoopFetchers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Media:
+class MediaAccess:
     """What inputs need of the service: limits, the fetcher, the folders that may be read."""
 
     images: ImageLimits
@@ -98,9 +98,9 @@ class Media:
     max_items: int
     """Items of one request."""
     max_text_chars: int
-    workers: LanePool
+    workers: PriorityPool
     """Threads that decode and resize images and tokenize texts."""
-    decoders: Decoders
+    decoders: DecoderPool
     """The processes that decode videos."""
     budget: DecodeBudget
     """The memory of pictures that are being decoded."""
@@ -113,7 +113,7 @@ class Media:
     """Hears of encoded media: its kind (image or video) and its bytes."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> Media:
+    def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> MediaAccess:
         return cls(
             images=image_limits(settings),
             videos=VideoLimits(
@@ -138,8 +138,8 @@ class Media:
             ),
             max_items=settings.max_items,
             max_text_chars=settings.max_text_chars,
-            workers=LanePool(settings.worker_count),
-            decoders=Decoders(
+            workers=PriorityPool(settings.worker_count),
+            decoders=DecoderPool(
                 min(settings.worker_count, MOST_VIDEOS),
                 slots=(settings.frame_queue or 4) + settings.worker_count + 2,
                 limits=DecoderLimits(seconds=settings.request_timeout),
@@ -170,7 +170,7 @@ class Media:
 
     async def _fetch_image(self, url: str) -> Fetched:
         data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
-        return Fetched(data, CURRENT.get())
+        return Fetched(data, current_request.get())
 
     async def fetch_video(self, url: str) -> bytes | Encoded:
         if url[:5].lower() == "data:":

@@ -27,7 +27,7 @@ from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from multimodal_embedding_serving.errors import InvalidInput, TooLarge, UnrecognisedMedia
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 SIGNATURES = (
     ("matroska", 0, b"\x1a\x45\xdf\xa3"),
@@ -100,9 +100,9 @@ class Source:
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self._file())
-            demuxer = recognise(file.read(3 * TS_PACKET))
+            demuxer = recognize(file.read(3 * TS_PACKET))
             if demuxer is None:
-                raise UnrecognisedMedia("this is not a video of a known format")
+                raise UnsupportedMedia("this is not a video of a known format")
             file.seek(0)
             with told_apart():
                 container = stack.enter_context(self._container(file, demuxer))
@@ -129,7 +129,7 @@ class Source:
         return {"max_pixels": str(self.max_side**2)}
 
 
-def recognise(head: bytes) -> str | None:
+def recognize(head: bytes) -> str | None:
     """FFmpeg's name for the container that the first bytes announce, or None."""
     if head[4:8] == b"ftyp" and head[8:12] in STILLS:
         return None

@@ -25,7 +25,7 @@ from multimodal_embedding_serving.errors import (
     NotFound,
     NotReady,
     TooLarge,
-    UnrecognisedMedia,
+    UnsupportedMedia,
 )
 from multimodal_embedding_serving.media.channel import Message
 from multimodal_embedding_serving.media.decoder_handle import Decoder
@@ -38,7 +38,7 @@ NO_PROCESS = "the process that decodes videos can't be started"
 LOOK_UP = 0.5
 """Seconds after which one who waits for a slot looks whether that still makes sense."""
 REFUSALS: dict[str, type[EmbeddingError]] = {
-    each.__name__: each for each in (InvalidInput, NotFound, TooLarge, UnrecognisedMedia)
+    each.__name__: each for each in (InvalidInput, NotFound, TooLarge, UnsupportedMedia)
 }
 
 
@@ -52,7 +52,7 @@ class DecoderLimits:
     """CPU time of one video, on all its threads."""
 
 
-class Decoders:
+class DecoderPool:
     """The processes, the threads that wait for them, and the videos that they decode.
 
     A process is started by the first video that finds none idle, and replaced at once when it is
@@ -136,7 +136,7 @@ class Decoding:
 
     def __init__(
         self,
-        decoders: Decoders,
+        decoders: DecoderPool,
         load: Callable[[], bytes | Path],
         segment: Segment,
         limits: VideoLimits,

@@ -25,7 +25,7 @@ DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
-def recognise(data: bytes) -> str | None:
+def recognize(data: bytes) -> str | None:
     """The format (a key of `image.DECODERS`) that the first bytes announce, or None."""
     for name, signature in SIGNATURES:
         if data.startswith(signature):

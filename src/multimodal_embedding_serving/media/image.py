@@ -27,10 +27,10 @@ from multimodal_embedding_serving.errors import (
     InvalidInput,
     MissingExtra,
     TooLarge,
-    UnrecognisedMedia,
+    UnsupportedMedia,
 )
 from multimodal_embedding_serving.media.budget import Reserve
-from multimodal_embedding_serving.media.formats import recognise
+from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.media.grayscale import by_own_range
 from multimodal_embedding_serving.settings import Settings
 
@@ -182,10 +182,10 @@ def _open_checked(data: bytes, limits: ImageLimits, at_least: int) -> Image.Imag
         raise TooLarge(
             f"the image has {len(data):,} bytes; the limit is {limits.max_bytes:,} bytes"
         )
-    name = recognise(data)
+    name = recognize(data)
     if name is None or name not in limits.formats:
         found = "this is not an image" if name is None else f"{name} images are not allowed here"
-        raise UnrecognisedMedia(f"{found}; formats that are: {', '.join(limits.formats)}")
+        raise UnsupportedMedia(f"{found}; formats that are: {', '.join(limits.formats)}")
     if name == "ICO":
         for size in _icon_sizes(data):
             _check_size(size, limits)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from multimodal_embedding_serving.monitoring.request import CURRENT
+from multimodal_embedding_serving.monitoring.request import current_request
 
 OWN = ("multimodal_embedding_serving", "uvicorn")
 """Loggers that the level is for; the others tell warnings and errors only."""
@@ -39,9 +39,9 @@ class TerminalLog(logging.StreamHandler[TextIO]):
         """Not kept: whoever replaces sys.stderr is followed anyway."""
 
 
-def current_request() -> str:
+def current_request_id() -> str:
     """The id of the request that is being answered, or nothing."""
-    account = CURRENT.get()
+    account = current_request.get()
     return "" if account is None else account.request_id
 
 
@@ -52,7 +52,7 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        request = current_request()
+        request = current_request_id()
         return super().formatMessage(record) + (f" [{request}]" if request else "")
 
 
@@ -66,7 +66,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if request := current_request():
+        if request := current_request_id():
             line["request_id"] = request
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:

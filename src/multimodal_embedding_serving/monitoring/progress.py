@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.types import Progress
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +19,6 @@ EVERY = 10.0
 """Seconds between two log lines about the same work."""
 
 Clock = Callable[[], float]
-Stages = Callable[[str, float], None]
-"""(stage, share of it from 0 to 1)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Pace:
 
 
 @contextmanager
-def show_stages(clock: Clock = time.monotonic) -> Iterator[Stages]:
+def show_stages(clock: Clock = time.monotonic) -> Iterator[Progress]:
     """A bar for each stage on standard error if that is a terminal, else log lines."""
     if not sys.stderr.isatty():
         yield _logged_stages(clock)
@@ -102,7 +103,7 @@ def _bars(*texts: str) -> Any:
     return Progress(*first, *columns, *times, console=Console(stderr=True))
 
 
-def _logged_stages(clock: Clock) -> Stages:
+def _logged_stages(clock: Clock) -> Progress:
     told: dict[str, tuple[float, Pace]] = {}
 
     def tell(stage: str, share: float) -> None:

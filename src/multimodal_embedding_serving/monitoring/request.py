@@ -1,7 +1,7 @@
 """What one request is answerable for: its id, its items, and the bytes that it holds.
 
-`CURRENT` is the account of the request that the running task belongs to; None in processes that
-embed for themselves, which hold what they like.
+`current_request` is the context of the request that the running task belongs to; None in processes
+that embed for themselves, which hold what they like.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from multimodal_embedding_serving.errors import QueueFull, TooLarge
 
 
-class Holdings:
+class MemoryQuota:
     """The bytes that all requests hold together: bodies, what they parse to, fetched media."""
 
     def __init__(self, limit: int) -> None:
@@ -21,15 +21,15 @@ class Holdings:
         self.lock = threading.Lock()
 
 
-class Account:
+class RequestContext:
     """One request's part of the holdings. Safe to use from several threads."""
 
-    def __init__(self, holdings: Holdings, request_id: str = "") -> None:
+    def __init__(self, memory_quota: MemoryQuota, request_id: str = "") -> None:
         self.request_id = request_id
         self.items = 0
         """Admitted to the engine."""
         self.held = 0
-        self._holdings = holdings
+        self._holdings = memory_quota
         self._closed = False
 
     def take(self, size: int) -> None:
@@ -59,11 +59,11 @@ class Account:
         self._closed = True
 
 
-CURRENT: ContextVar[Account | None] = ContextVar("account", default=None)
+current_request: ContextVar[RequestContext | None] = ContextVar("account", default=None)
 
 
 def hold(size: int) -> None:
     """Charge `size` bytes to the running request, if there is one. Raises what `take` does."""
-    account = CURRENT.get()
+    account = current_request.get()
     if account is not None:
         account.take(size)
