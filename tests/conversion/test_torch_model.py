@@ -16,8 +16,7 @@ import pytest
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
-from multimodal_embedding_serving.conversion import store as library
-from multimodal_embedding_serving.conversion import torch_model as unconverted
+from multimodal_embedding_serving.conversion import convert, torch_model
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_pictures
 from multimodal_embedding_serving.conversion.store import list_bundles, open_bundle, open_model
 from multimodal_embedding_serving.engine import Engine
@@ -59,7 +58,9 @@ def cosine(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> flo
 def test_torch_serves_the_vectors_that_openvino_does(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "certify", lambda *_, **__: {})  # it takes a while, and is tested
+    monkeypatch.setattr(
+        convert, "check_parity", lambda *_, **__: {}
+    )  # it takes a while, and is tested
     folder = write_repository(tmp_path / model, model)
     told, found = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))
@@ -94,7 +95,7 @@ def test_sixteen_bits_are_measured_once_and_the_figure_is_shown(
         assert LEAST[precision] == each["bound"] <= each["minimum"] < 1
         least = float((found[modality] * expected[modality]).sum(1).min())
         assert least == pytest.approx(each["minimum"], abs=1e-4)
-    monkeypatch.setattr(unconverted, "certify", None)  # it would fail if it were called
+    monkeypatch.setattr(torch_model, "check_parity", None)  # it would fail if it were called
     model = open_model(chosen)
     assert model.manifest.parity == told.parity
     with pytest.raises(TypeError):  # another device is measured anew
