@@ -128,7 +128,7 @@ class Settings:
     num_threads: int = env("OV_INFERENCE_NUM_THREADS", 0, number(1, 1024, "auto"), "OpenVINO inference threads")
     num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: requests in flight")
     image_batch: int = env("INFER_BATCH_SIZE", 32, number(1, 1024), "upper bound of an image batch")
-    express_mb: int = env("EMBEDDING_EXPRESS_MB", 512, number(0), "largest graph (its .bin file) of which a copy is opened, once interactive items wait for bulk ones on a CPU; 0 = none")
+    interactive_replica_max_mb: int = env("EMBEDDING_INTERACTIVE_REPLICA_MAX_MB EMBEDDING_EXPRESS_MB", 512, number(0), "largest graph (its .bin file) that gets an interactive replica: a second copy, opened once interactive items wait behind bulk ones on a CPU; 0 = none")
     workers: int = env("PREPROCESS_WORKERS", 0, number(1, 1024, "auto"), "decode and resize threads; auto = cores")
     start_offset: float = env("DEFAULT_START_OFFSET_SEC", 0.0, number(0, unit="seconds"), "segment_config default")
     clip_duration: float = env("DEFAULT_CLIP_DURATION", -1.0, number(-1, unit="seconds"), "segment_config default; -1 = to the end")

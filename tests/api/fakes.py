@@ -69,7 +69,7 @@ def fake_engine(
             pool=media.workers,
             batcher=batcher,
             window=window,
-            chunk=chunk,
+            slice_size=chunk,
         )
     given: dict[str, Any] = {
         "id": "CLIP/clip-vit-b-32",

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.batching.batcher import Batcher, Priority
+from multimodal_embedding_serving.batching.batcher import Batcher
+from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.types import Features, Row, Vector
 from tests.fakes import PATIENCE, FakeGraph, text_features, vector_of
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.batcher import SHORT_BULK, TURNS, Batcher, Priority
+from multimodal_embedding_serving.batching.batcher import Batcher
+from multimodal_embedding_serving.batching.priority import Priority
+from multimodal_embedding_serving.batching.schedule import MAX_BULK_SECONDS, MAX_INTERACTIVE_TURNS
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed
 from multimodal_embedding_serving.types import Features, Vector
 from tests.batching.scripted import assert_answers, batching, costs, now, occupy, text
@@ -126,7 +128,7 @@ def test_bulk_makes_progress_under_endless_interactive_work() -> None:
         graph.release()
         assert_answers(futures, bulk + quick)
     order = [batch[0][0] < 1010 for batch in graph.batches[1:]]
-    turn = [False] * TURNS + [True]
+    turn = [False] * MAX_INTERACTIVE_TURNS + [True]
     assert order == turn * 3 + [False] * (33 - 3 * len(turn))
 
 
@@ -136,7 +138,7 @@ def test_bulk_batches_are_short_only_while_interactive_items_keep_coming() -> No
         occupy(batcher, graph)
         first = [text(number, 4) for number in range(16)] + [text(99, 100)]
         futures = now(batcher, *first, priority=Priority.BULK)
-        clock.now += SHORT_BULK / 16  # for one token: it can do 16 in the time of a short batch
+        clock.now += MAX_BULK_SECONDS / 16  # for one token: 16 fit into a short batch
         graph.release()
         assert_answers(futures, first)
         assert graph.sizes[1:] == [4, 4, 4, 4, 1]
@@ -254,7 +256,7 @@ KINDS = st.sampled_from(["good"] * 6 + ["poison", "nan", "cancelled", "late"])
     max_batch=st.integers(1, 9),
     max_cost=st.integers(1, 300),
     kinds=st.lists(KINDS, min_size=1, max_size=12),
-    express=st.booleans(),
+    replica=st.booleans(),
 )
 def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
     submissions: list[tuple[Priority, list[int]]],
@@ -262,15 +264,21 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
     max_batch: int,
     max_cost: int,
     kinds: list[str],
-    express: bool,
+    replica: bool,
 ) -> None:
     graph, copy, clock = FakeGraph(parallel=parallel), FakeGraph(), FakeClock()
     limits: dict[str, Any] = {"max_batch": max_batch, "max_cost": max_cost}
-    if express:
-        limits["open_express"] = lambda: copy
+    moved = threading.Event()  # the clock: before that nothing is late
+
+    def open_replica() -> FakeGraph:
+        assert moved.wait(PATIENCE)
+        return copy
+
+    if replica:
+        limits["open_replica"] = open_replica
     asked: list[tuple[str, Features, Future[Vector]]] = []
     with batching(graph, clock=clock, **limits) as batcher:
-        occupy(batcher, graph, priority=Priority.BULK if express else Priority.INTERACTIVE)
+        occupy(batcher, graph, priority=Priority.BULK if replica else Priority.INTERACTIVE)
         for priority, lengths in submissions:
             for length in lengths:
                 kind = kinds[len(asked) % len(kinds)]
@@ -282,6 +290,7 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
                 if kind == "cancelled":
                     future.cancel()
         clock.now += 5
+        moved.set()
         graph.release()
         errors = {"late": DeadlineExceeded, "poison": GraphFailed, "nan": GraphFailed}
         for kind, item, future in asked:
@@ -302,7 +311,7 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
 
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), limit=st.integers(1, 6))
-def test_the_oldest_of_a_lane_is_in_its_next_batch(lengths: list[int], limit: int) -> None:
+def test_the_oldest_of_a_priority_is_in_its_next_batch(lengths: list[int], limit: int) -> None:
     graph = FakeGraph()
     with batching(graph, max_batch=limit, max_cost=200) as batcher:
         occupy(batcher, graph)

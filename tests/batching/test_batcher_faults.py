@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from multimodal_embedding_serving.batching.batcher import FAILURES
+from multimodal_embedding_serving.batching.batcher import MAX_FAILURES
 from multimodal_embedding_serving.errors import GraphFailed, NotReady
 from multimodal_embedding_serving.types import Row, Vector, Vectors
 from tests.batching.scripted import assert_answers, batching, now, occupy, text
@@ -64,7 +64,7 @@ def test_three_failing_batches_in_a_row_make_the_graph_suspicious() -> None:
             row = [POISON, number] if number else [5]
             now(batcher, text_features(*row))[0].exception(PATIENCE)
         assert not suspected.is_set()
-        for number in range(FAILURES - 2):
+        for number in range(MAX_FAILURES - 2):
             now(batcher, text_features(POISON, 100 + number))[0].exception(PATIENCE)
         assert suspected.wait(PATIENCE)
         assert_answers(now(batcher, text(0, 4)), [text(0, 4)])

@@ -9,15 +9,15 @@ import sys
 import pytest
 
 from multimodal_embedding_serving.batching.priority import (
-    EXPRESS_NICENESS,
     IMAGE_NICENESS,
-    LOWEST,
+    MAX_NICENESS,
+    REPLICA_NICENESS,
     WORKER_NICENESS,
 )
 
 STEPS = """
 import os, threading
-from multimodal_embedding_serving.batching.priority import (step_back)
+from multimodal_embedding_serving.batching.priority import (lower_priority)
 
 os.nice({start})
 if os.getuid() == 0:
@@ -26,7 +26,7 @@ found = []
 
 def work():
     for niceness in {steps}:
-        step_back(niceness)
+        lower_priority(niceness)
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
 thread = threading.Thread(target=work)
@@ -40,7 +40,7 @@ print(found, os.getpriority(os.PRIO_PROCESS, 0))
 @pytest.mark.parametrize(
     ("start", "steps", "found"),
     [
-        (0, [EXPRESS_NICENESS], [2]),
+        (0, [REPLICA_NICENESS], [2]),
         (0, [WORKER_NICENESS, IMAGE_NICENESS], [5, 10]),
         (0, [IMAGE_NICENESS, WORKER_NICENESS], [10, 10]),
         (10, [WORKER_NICENESS], [15]),
@@ -51,11 +51,11 @@ def test_a_thread_steps_back_from_its_process_and_never_up(
     start: int, steps: list[int], found: list[int]
 ) -> None:
     base = os.nice(0)
-    expected = [min(base + each, LOWEST) for each in found]
+    expected = [min(base + each, MAX_NICENESS) for each in found]
     done = subprocess.run(
         [sys.executable, "-c", STEPS.format(start=start, steps=steps)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout == f"{expected} {min(base + start, LOWEST)}\n", done.stderr
+    assert done.stdout == f"{expected} {min(base + start, MAX_NICENESS)}\n", done.stderr

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from functools import partial
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
 from multimodal_embedding_serving.batching.queue import Entry, Queue
 from multimodal_embedding_serving.errors import NotReady
+from multimodal_embedding_serving.types import Vector
 from tests.fakes import PATIENCE, text_features
 
 
@@ -38,50 +41,66 @@ def test_a_pool_that_was_shut_down_takes_no_task() -> None:
         pool.enter(Priority.BULK, lambda: None)
 
 
-def keep(job: Entry) -> bool:
-    job.taken = True
-    return True
+def entry(number: int, cost: int, *, waiting: bool = True) -> Entry:
+    row = text_features(*[number] * cost).row
+    waiters: list[tuple[Future[Vector], float]] = [(Future(), inf)] if waiting else []
+    return Entry(row, cost, (Priority.BULK, bytes([number])), waiters)
 
 
-def test_the_oldest_job_is_joined_by_those_nearest_to_it_in_cost() -> None:
-    line = Queue()
-    for number, length in enumerate([20, 26, 14, 21, 19]):
-        line.put(Entry(text_features(number).row, length, (Priority.BULK, bytes([number]))))
-    batch = line.pick(3, 1000, 50, keep)
-    assert [job.cost for job in batch] == [20, 21, 19]
+def test_the_oldest_entry_is_joined_by_those_nearest_to_it_in_cost() -> None:
+    queue = Queue()
+    for number, cost in enumerate([20, 26, 14, 21, 19]):
+        queue.put(entry(number, cost))
+    batch = queue.pick(3, 1000, 50, 0.0).batch
+    assert [each.cost for each in batch] == [20, 21, 19]
+
+
+def test_waiters_that_are_late_are_set_apart_and_the_others_start() -> None:
+    queue = Queue()
+    late: Future[Vector] = Future()
+    queue.put(entry(0, 4))
+    queue.put(Entry(text_features(1, 1, 1, 1).row, 4, (Priority.BULK, b"1"), [(late, 5.0)]))
+    selection = queue.pick(8, 1000, 50, 5.0)
+    assert selection.late == [late]
+    assert [each.row[0] for each in selection.batch] == [0]
+    assert [each.row[0] for each in selection.abandoned] == [1]
+    assert selection.batch[0].waiters[0][0].running()
 
 
 @given(
-    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    costs=st.lists(st.integers(1, 50), min_size=1, max_size=30),
     gone=st.lists(st.booleans(), min_size=1, max_size=30),
     limit=st.integers(1, 8),
     max_cost=st.integers(1, 200),
     padding=st.integers(0, 60),
 )
-def test_a_line_gives_every_job_once_and_keeps_to_its_limits(
-    lengths: list[int], gone: list[bool], limit: int, max_cost: int, padding: int
+def test_a_queue_gives_every_entry_once_and_keeps_to_its_limits(
+    costs: list[int], gone: list[bool], limit: int, max_cost: int, padding: int
 ) -> None:
-    line, wanted = Queue(), []
-    for number, length in enumerate(lengths):
-        job = Entry(text_features(*[number] * length).row, length, (Priority.BULK, bytes([number])))
-        line.put(job)
-        if not gone[number % len(gone)]:
-            wanted.append(job)
-
-    def take(job: Entry) -> bool:
-        assert not job.taken
-        job.taken = True
-        return any(job is each for each in wanted)
-
-    assert line.count == len(lengths)
-    left = list(wanted)
-    while batch := line.pick(limit, max_cost, padding, take):
+    queue = Queue()
+    left: list[Entry] = []
+    abandoned: list[Entry] = []
+    for number, cost in enumerate(costs):
+        waiting = not gone[number % len(gone)]
+        each = entry(number, cost, waiting=waiting)
+        queue.put(each)
+        (left if waiting else abandoned).append(each)
+    assert queue.count == len(costs)
+    dropped: list[Entry] = []
+    while True:
+        selection = queue.pick(limit, max_cost, padding, 0.0)
+        batch = selection.batch
+        dropped += selection.abandoned
+        if not batch:
+            break
         assert batch[0] is left[0]
-        longest, total = max(job.cost for job in batch), sum(job.cost for job in batch)
+        longest, total = max(each.cost for each in batch), sum(each.cost for each in batch)
         assert len(batch) <= limit
         assert len(batch) == 1 or len(batch) * longest <= max_cost
         assert len(batch) * longest - total <= padding
-        left = [job for job in left if not any(job is each for each in batch)]
+        assert all(any(each is one for one in left) for each in batch)
+        left = [each for each in left if not any(each is one for one in batch)]
     assert not left
-    assert line.count == 0
-    assert not list(line)
+    assert sorted(map(id, dropped)) == sorted(map(id, abandoned))
+    assert queue.count == 0
+    assert not list(queue)

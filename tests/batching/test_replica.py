@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.batching.batcher import TURNS, Priority
+from multimodal_embedding_serving.batching.priority import Priority
+from multimodal_embedding_serving.batching.schedule import MAX_INTERACTIVE_TURNS
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
-from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine import loader as opening
+from multimodal_embedding_serving.engine import Engine, loader
 from multimodal_embedding_serving.errors import DeadlineExceeded, NotReady
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Row, Vectors
@@ -29,7 +29,7 @@ bulk_running = partial(occupy, start=9000, priority=Priority.BULK)
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_an_interactive_item_does_not_wait_for_the_end_of_bulk(parallel: int) -> None:
     graph, copy = FakeGraph(parallel=parallel), FakeGraph()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         bulk = bulk_running(batcher, graph)
         for number in range(3):
             assert_answers(now(batcher, text(number, 4)), [text(number, 4)])
@@ -42,7 +42,7 @@ def test_an_interactive_item_does_not_wait_for_the_end_of_bulk(parallel: int) ->
 
 def test_what_waits_together_overtakes_together_but_bulk_stays() -> None:
     graph, copy = FakeGraph(), FakeGraph()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         bulk_running(batcher, graph)
         more = now(batcher, text(1, 4), priority=Priority.BULK)
         items = [text(number, 4) for number in range(10, 16)]
@@ -59,7 +59,7 @@ def test_no_copy_is_opened_before_an_item_is_held_up_by_bulk() -> None:
         opened.set()
         return None
 
-    with batching(graph, open_express=fail) as batcher:
+    with batching(graph, open_replica=fail) as batcher:
         items = [text(number, 4) for number in range(4)]
         futures = occupy(batcher, graph) + now(batcher, *items)
         futures += now(batcher, text(50, 4), priority=Priority.BULK)
@@ -71,9 +71,9 @@ def test_no_copy_is_opened_before_an_item_is_held_up_by_bulk() -> None:
         assert opened.wait(PATIENCE)
 
 
-def test_a_worker_that_is_free_leaves_the_express_alone() -> None:
+def test_a_worker_that_is_free_leaves_the_replica_alone() -> None:
     graph, copy = FakeGraph(parallel=2), FakeGraph()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         graph.hold()
         now(batcher, text(0, 4), priority=Priority.BULK)
         graph.wait_for_call()
@@ -97,7 +97,7 @@ class Nan(FakeGraph):
 @pytest.mark.parametrize("copy", [Broken(), Nan()], ids=["broken", "nan"])
 def test_a_copy_that_fails_costs_nobody_an_answer(copy: FakeGraph) -> None:
     graph = FakeGraph()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         bulk = bulk_running(batcher, graph)
         futures = now(batcher, text(0, 4))
         copy.wait_for_call()
@@ -113,7 +113,7 @@ def test_a_copy_that_fails_costs_nobody_an_answer(copy: FakeGraph) -> None:
 
 def test_an_item_that_fails_on_the_copy_is_tried_on_the_graph_and_fails_alone() -> None:
     graph, copy = FakeGraph(), FakeGraph()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         bulk_running(batcher, graph)
         bad, good = now(batcher, text_features(POISON, 1, 1, 1), text(1, 4))
         copy.wait_for_call()
@@ -135,7 +135,7 @@ def test_without_a_copy_items_wait_as_they_did(fault: Exception | None) -> None:
         return None
 
     graph = FakeGraph()
-    with batching(graph, open_express=refuse) as batcher:
+    with batching(graph, open_replica=refuse) as batcher:
         bulk = bulk_running(batcher, graph)
         futures = now(batcher, text(0, 4))
         assert asked.wait(PATIENCE)
@@ -153,14 +153,14 @@ def test_bulk_steps_aside_while_the_copy_is_opened() -> None:
         return None
 
     graph = FakeGraph()
-    with batching(graph, max_batch=1, open_express=open_slowly) as batcher:
+    with batching(graph, max_batch=1, open_replica=open_slowly) as batcher:
         running = bulk_running(batcher, graph)
         waiting = now(batcher, *[text(number, 4) for number in range(3)], priority=Priority.BULK)
         quick = now(batcher, text(10, 4))
         assert opening.wait(PATIENCE)
         graph.release()
         assert_answers(running + quick, [text_features(9000), text(10, 4)])
-        more = [text(number, 4) for number in range(20, 20 + 2 * TURNS)]
+        more = [text(number, 4) for number in range(20, 20 + 2 * MAX_INTERACTIVE_TURNS)]
         assert_answers(now(batcher, *more), more)
         assert not any(future.done() for future in waiting)
         opened.set()
@@ -169,7 +169,7 @@ def test_bulk_steps_aside_while_the_copy_is_opened() -> None:
 
 def test_a_late_item_does_not_reach_the_copy() -> None:
     graph, copy, clock = FakeGraph(), FakeGraph(), FakeClock()
-    with batching(graph, open_express=lambda: copy, clock=clock) as batcher:
+    with batching(graph, open_replica=lambda: copy, clock=clock) as batcher:
         bulk_running(batcher, graph)
         (late,) = batcher.submit(
             [text(0, 4)], priority=Priority.INTERACTIVE, deadline=clock.now - 1
@@ -178,10 +178,10 @@ def test_a_late_item_does_not_reach_the_copy() -> None:
         assert copy.sizes == []
 
 
-def test_closing_waits_for_the_express_and_fails_what_waits() -> None:
+def test_closing_waits_for_the_replica_and_fails_what_waits() -> None:
     graph, copy = FakeGraph(), FakeGraph()
     copy.hold()
-    with batching(graph, open_express=lambda: copy) as batcher:
+    with batching(graph, open_replica=lambda: copy) as batcher:
         bulk_running(batcher, graph)
         running = now(batcher, text(0, 4))
         copy.wait_for_call()
@@ -200,11 +200,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 WORDS = ("cat", "dog")
-TOLD = "overtake"
+OPENED = "the interactive replica is open"
 
 
-def embed_beside_bulk(bundle: Bundle, log: pytest.LogCaptureFixture, *, told: str) -> None:
-    """Single texts have the same vectors beside ever more bulk, before and after the log's word."""
+def embed_beside_bulk(bundle: Bundle, log: pytest.LogCaptureFixture, *, message: str) -> None:
+    """Single texts have the same vectors beside ever more bulk, before and after the message."""
     settings = Settings.from_env({}, model=str(bundle.path), precision="f32", model_cache=False)
     bulk = [f"cat {number}" for number in range(2000)]
     with log.at_level(logging.INFO), Engine.open(settings=settings) as engine:
@@ -218,25 +218,25 @@ def embed_beside_bulk(bundle: Bundle, log: pytest.LogCaptureFixture, *, told: st
         thread.start()
         try:
             end = time.monotonic() + PATIENCE
-            while told not in log.text and time.monotonic() < end:
+            while message not in log.text and time.monotonic() < end:
                 assert all(map(np.array_equal, alone, [engine.embed(texts=[w]) for w in WORDS]))
             for _ in range(20):
                 assert all(map(np.array_equal, alone, [engine.embed(texts=[w]) for w in WORDS]))
         finally:
             over.set()
             thread.join()
-    assert told in log.text
+    assert message in log.text
 
 
-def test_an_engine_opens_the_express_and_gives_the_same_bits(
+def test_an_engine_opens_the_replica_and_gives_the_same_bits(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    embed_beside_bulk(bundle, caplog, told=TOLD)
+    embed_beside_bulk(bundle, caplog, message=OPENED)
 
 
-def test_without_memory_there_is_no_express(
+def test_without_memory_there_is_no_replica(
     bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "free_memory", lambda: 1000)
-    embed_beside_bulk(bundle, caplog, told="for want of memory")
-    assert TOLD not in caplog.text
+    monkeypatch.setattr(loader, "free_memory", lambda: 1000)
+    embed_beside_bulk(bundle, caplog, message="not enough memory")
+    assert OPENED not in caplog.text

@@ -56,7 +56,7 @@ class WatchedBatcher(Batcher):
 
 
 class WatchedPool(PriorityPool):
-    """A LanePool that tells when tasks have been queued."""
+    """A PriorityPool that says when tasks have been queued."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -77,12 +77,12 @@ def tower_over(
     prepare: Callable[[Sequence[Any]], list[Features | EmbeddingError]] = prepare,
     pool: PriorityPool | None = None,
     window: int = 8,
-    chunk: int = 1,
+    slice_size: int = 1,
 ) -> Iterator[tuple[Tower, WatchedBatcher]]:
     batcher = WatchedBatcher(graph)
     with pool or PriorityPool(2) as pool:
         tower = Tower(
-            "text", graph, prepare, pool=pool, batcher=batcher, window=window, chunk=chunk
+            "text", graph, prepare, pool=pool, batcher=batcher, window=window, slice_size=slice_size
         )
         try:
             yield tower, batcher
@@ -108,12 +108,12 @@ async def streamed(items: Sequence[Any]) -> AsyncIterator[Any]:
 
 
 @pytest.mark.parametrize("source", [list, streamed])
-@pytest.mark.parametrize(("window", "chunk"), [(1, 1), (8, 1), (3, 2), (8, 64), (128, 16)])
+@pytest.mark.parametrize(("window", "slice_size"), [(1, 1), (8, 1), (3, 2), (8, 64), (128, 16)])
 async def test_outcomes_come_in_the_order_of_the_items(
-    source: Callable[[Sequence[int]], Any], window: int, chunk: int
+    source: Callable[[Sequence[int]], Any], window: int, slice_size: int
 ) -> None:
     numbers = list(range(1, 65))
-    with tower_over(FakeGraph(parallel=2), window=window, chunk=chunk) as (tower, _):
+    with tower_over(FakeGraph(parallel=2), window=window, slice_size=slice_size) as (tower, _):
         outcomes = await tower.embed(source(numbers), priority=QUICK)
     assert_outcomes(outcomes, numbers)
     assert [outcome.tokens for outcome in outcomes] == numbers
@@ -130,10 +130,10 @@ async def test_no_items_give_no_outcomes() -> None:
 @given(
     items=st.lists(st.one_of(st.integers(1, 200), st.just("bad"), st.just(POISON)), max_size=30),
     window=st.integers(1, 12),
-    chunk=st.integers(1, 12),
+    slice_size=st.integers(1, 12),
 )
-async def test_items_fail_alone(items: list[int | str], window: int, chunk: int) -> None:
-    with tower_over(FakeGraph(), window=window, chunk=chunk) as (tower, _):
+async def test_items_fail_alone(items: list[int | str], window: int, slice_size: int) -> None:
+    with tower_over(FakeGraph(), window=window, slice_size=slice_size) as (tower, _):
         outcomes = await tower.embed(items, priority=QUICK)
     assert len(outcomes) == len(items)
     for item, outcome in zip(items, outcomes, strict=True):
@@ -192,12 +192,12 @@ async def test_a_promise_is_awaited_within_the_window_and_beside_its_mates() -> 
     assert most == window
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-async def test_a_promise_that_fails_is_that_items_error(chunk: int) -> None:
+@pytest.mark.parametrize("slice_size", [1, 3])
+async def test_a_promise_that_fails_is_that_items_error(slice_size: int) -> None:
     async def fetch() -> int:
         raise RemoteFailed("the remote server answered 503")
 
-    with tower_over(FakeGraph(), chunk=chunk) as (tower, _):
+    with tower_over(FakeGraph(), slice_size=slice_size) as (tower, _):
         first, second, third = await tower.embed([1, fetch, 3], priority=QUICK)
     assert isinstance(second.error, RemoteFailed)
     assert_outcomes([first, third], [1, 3])
@@ -205,7 +205,7 @@ async def test_a_promise_that_fails_is_that_items_error(chunk: int) -> None:
 
 async def test_a_request_that_is_gone_never_reaches_the_graph() -> None:
     graph = FakeGraph()
-    with tower_over(graph, chunk=4) as (tower, batcher):
+    with tower_over(graph, slice_size=4) as (tower, batcher):
         graph.hold()
         running = asyncio.create_task(tower.embed([1], priority=QUICK))
         await batcher.handed()
@@ -246,7 +246,7 @@ async def test_a_request_that_is_gone_is_not_even_prepared() -> None:
 
 async def test_a_deadline_in_the_past_costs_no_work() -> None:
     graph = FakeGraph()
-    with tower_over(graph, chunk=2) as (tower, _):
+    with tower_over(graph, slice_size=2) as (tower, _):
         outcomes = await tower.embed([1, 2, 3], priority=QUICK, deadline=0.0)
     assert all(isinstance(outcome.error, DeadlineExceeded) for outcome in outcomes)
     assert len(outcomes) == 3
@@ -315,7 +315,7 @@ async def test_a_text_in_windows_is_one_item_and_its_failure_is_its_own() -> Non
         first, *more = (replace(row, covers=place + 1) for place, row in enumerate(rows))
         return replace(first, tokens=item, more=tuple(more))
 
-    with tower_over(FakeGraph(), prepare=in_windows, chunk=8) as (tower, _):
+    with tower_over(FakeGraph(), prepare=in_windows, slice_size=8) as (tower, _):
         one, bad, two = await tower.embed([1, 3, 2], priority=QUICK)
     assert isinstance(bad.error, GraphFailed)
     assert_same = np.testing.assert_allclose

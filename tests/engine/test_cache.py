@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.batching.chunk import ItemResult
+from multimodal_embedding_serving.batching.tower import ItemResult
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.cache import ENTRY, Recall, VectorCache

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from multimodal_embedding_serving.batching.batcher import Batcher, Priority
+from multimodal_embedding_serving.batching.batcher import Batcher
+from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from tests.fakes import PATIENCE, FakeGraph, text_features
 

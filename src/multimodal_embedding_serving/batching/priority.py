@@ -14,17 +14,11 @@ from multimodal_embedding_serving.errors import NotReady
 
 WORKER_NICENESS = 5
 """Computing yields to answering: /health must not wait for a processor that a graph holds."""
-
-
 IMAGE_NICENESS = 10
-"""Pictures come in bulk, and words are waited for: texts get three quarters of what both want."""
-
-
-LOWEST = 19
-
-
-EXPRESS_NICENESS = 2
+"""Images come in bulk, and a text is waited for: it gets three quarters of what both want."""
+REPLICA_NICENESS = 2
 """Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
+MAX_NICENESS = 19
 
 
 class Priority(IntEnum):
@@ -43,7 +37,7 @@ def lower_priority(niceness: int = WORKER_NICENESS) -> None:
     """
     if sys.platform == "linux":
         process, thread = os.getpid(), threading.get_native_id()
-        wanted = min(os.getpriority(os.PRIO_PROCESS, process) + niceness, LOWEST)
+        wanted = min(os.getpriority(os.PRIO_PROCESS, process) + niceness, MAX_NICENESS)
         if wanted > os.getpriority(os.PRIO_PROCESS, thread):
             os.setpriority(os.PRIO_PROCESS, thread, wanted)
 

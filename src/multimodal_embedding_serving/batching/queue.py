@@ -1,9 +1,9 @@
-"""Who goes first: two lanes, and the lines and threads that keep to them."""
+"""What waits for one graph at one priority: entries by age and by cost."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -27,14 +27,14 @@ class Entry:
         return self.key[0]
 
     def take(self, now: float) -> list[Future[Vector]]:
-        """Start everyone who still waits; returns those who waited too long, to be told."""
+        """Start everyone who still waits; return those whose deadline has passed."""
         self.taken = True
         alive = [each for each in self.waiters if each[0].set_running_or_notify_cancel()]
         self.waiters = [each for each in alive if each[1] > now]
         return [future for future, deadline in alive if deadline <= now]
 
     def answer(self, answer: Vector | GraphFailed | NotReady) -> None:
-        """Tell everyone; each gets its own error, because an error learns its item's index."""
+        """Answer every waiter; each gets an error of its own, which will carry its item's index."""
         for future, _ in self.waiters:
             if isinstance(answer, GraphFailed | NotReady):
                 future.set_exception(type(answer)(answer.message))
@@ -42,8 +42,26 @@ class Entry:
                 future.set_result(answer)
 
 
+@dataclass(slots=True)
+class Selection:
+    """What `Queue.pick` took out of the queue."""
+
+    batch: list[Entry] = field(default_factory=list)
+    """Entries for one call of the graph."""
+    late: list[Future[Vector]] = field(default_factory=list)
+    """Waiters whose deadline had passed."""
+    abandoned: list[Entry] = field(default_factory=list)
+    """Entries that nobody waits for any more."""
+
+    def add(self, entry: Entry, now: float) -> bool:
+        """Start an entry; False where nobody waits for it any more."""
+        self.late += entry.take(now)
+        (self.batch if entry.waiters else self.abandoned).append(entry)
+        return bool(entry.waiters)
+
+
 class Queue:
-    """The jobs that wait in one lane, by age and by cost."""
+    """The entries that wait at one priority."""
 
     def __init__(self) -> None:
         self._by_age: deque[Entry] = deque()
@@ -51,50 +69,45 @@ class Queue:
         self.count = 0
 
     def __iter__(self) -> Iterator[Entry]:
-        return (job for job in self._by_age if not job.taken)
+        return (entry for entry in self._by_age if not entry.taken)
 
-    def put(self, job: Entry) -> None:
-        self._by_age.append(job)
-        self._by_cost.setdefault(job.cost, deque()).append(job)
+    def put(self, entry: Entry) -> None:
+        self._by_age.append(entry)
+        self._by_cost.setdefault(entry.cost, deque()).append(entry)
         self.count += 1
 
-    def pick(
-        self, limit: int, max_cost: int, padding: int, take: Callable[[Entry], bool]
-    ) -> list[Entry]:
-        """The oldest job, joined by those nearest to it in cost.
+    def pick(self, limit: int, max_cost: int, max_padding: int, now: float) -> Selection:
+        """The oldest entry, joined by those nearest to it in cost.
 
-        At most `limit` jobs, `max_cost` tokens once padded (but always one job) and `padding`
-        tokens of padding. `take(job)` starts a job, or says False: nobody waits for it any more.
+        At most `limit` entries, `max_cost` tokens once padded (but always one entry) and
+        `max_padding` tokens of padding.
         """
-        batch: list[Entry] = []
-        while self._by_age and not batch:
-            job = self._pop(self._by_age[0].cost)
-            batch += [job] if take(job) else []
+        selection = Selection()
+        while self._by_age and not selection.batch:
+            selection.add(self._pop(self._by_age[0].cost), now)
             self._forget_taken()
-        if not batch:
-            return []
-        longest = total = oldest = batch[0].cost
+        if not selection.batch:
+            return selection
+        longest = total = oldest = selection.batch[0].cost
         for cost in sorted(self._by_cost, key=lambda cost: abs(cost - oldest)):
             top = max(longest, cost)
-            while len(batch) < limit and cost in self._by_cost:
-                padded = (len(batch) + 1) * top
-                if padded > max_cost or padded - total - cost > padding:
+            while len(selection.batch) < limit and cost in self._by_cost:
+                padded = (len(selection.batch) + 1) * top
+                if padded > max_cost or padded - total - cost > max_padding:
                     break
-                job = self._pop(cost)
-                if take(job):
-                    batch.append(job)
+                if selection.add(self._pop(cost), now):
                     total, longest = total + cost, top
         self._forget_taken()
-        return batch
+        return selection
 
     def _pop(self, cost: int) -> Entry:
-        """The oldest job of this cost."""
+        """The oldest entry of this cost."""
         bucket = self._by_cost[cost]
-        job = bucket.popleft()
+        entry = bucket.popleft()
         if not bucket:
             del self._by_cost[cost]
         self.count -= 1
-        return job
+        return entry
 
     def _forget_taken(self) -> None:
         while self._by_age and self._by_age[0].taken:

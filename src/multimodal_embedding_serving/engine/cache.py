@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 
-from multimodal_embedding_serving.batching.chunk import ItemResult, Prepared
+from multimodal_embedding_serving.batching.tower import ItemResult, Prepared
 from multimodal_embedding_serving.types import Features, Vector
 
 ENTRY = 512

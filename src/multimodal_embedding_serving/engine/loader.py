@@ -14,12 +14,13 @@ import numpy as np
 from multimodal_embedding_serving.backends import open_graph
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_tuned_config
-from multimodal_embedding_serving.batching.batcher import Batcher, OpenExpress
+from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.priority import (
     IMAGE_NICENESS,
     WORKER_NICENESS,
     lower_priority,
 )
+from multimodal_embedding_serving.batching.replica import OpenReplica
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
@@ -40,14 +41,14 @@ log = logging.getLogger(__name__)
 
 TEXT_BATCH, TEXT_COST = 64, 8192
 """Texts, and tokens once padded, of one call."""
-TEXT_WINDOW, TEXT_CHUNK = 2048, 32
+TEXT_WINDOW, TEXT_SLICE = 2048, 32
 """Prepared texts are small: all of a request may wait, so that like lengths find each other."""
 IMAGE_BATCH = 8
 """Pictures of one call on a CPU: more gain nothing there (performance.md)."""
 IMAGE_WINDOW = 16
 """Pictures of one request in memory at a time: two batches. A raw 4K frame has 25 MB."""
 
-EXPRESS_ROOM = 4
+REPLICA_HEADROOM = 4
 """Free memory that a copy of a graph asks for, over its file: float16 weights become float32, and
 as much again stays free."""
 
@@ -200,11 +201,11 @@ class ModelLoader:
         make = self._preparation(modality, spec, shape)
         if modality == "text":
             batch = way.batch if way else TEXT_BATCH
-            cost, window, chunk = TEXT_COST, TEXT_WINDOW, TEXT_CHUNK
+            cost, window, slice_size = TEXT_COST, TEXT_WINDOW, TEXT_SLICE
         else:
             best = IMAGE_BATCH if settings.device == "CPU" else settings.image_batch
             batch = min(settings.image_batch, way.batch if way else best)
-            cost, chunk = batch * spec["patches"], 1
+            cost, slice_size = batch * spec["patches"], 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
@@ -217,7 +218,7 @@ class ModelLoader:
             max_cost=cost,
             on_batch=self._metrics.batch_sizes(modality),
             on_suspect=partial(self._examine, graph, prepare, modality),
-            open_express=self._express(modality, settings, prepare),
+            open_replica=self._replica(modality, settings, prepare),
         )
         self._metrics.watch_queue(modality, lambda: batcher.waiting)
         return Tower(
@@ -227,12 +228,12 @@ class ModelLoader:
             pool=self._media.workers,
             batcher=batcher,
             window=window,
-            chunk=chunk,
+            slice_size=slice_size,
         )
 
-    def _express(
+    def _replica(
         self, modality: Modality, settings: Settings, prepare: Prepare
-    ) -> OpenExpress | None:
+    ) -> OpenReplica | None:
         """How to open a copy of a tower's graph: of OpenVINO's on a CPU, up to the settings' size.
 
         Elsewhere a copy would take a device's memory, and torch would share its threads with it.
@@ -241,18 +242,18 @@ class ModelLoader:
         if not isinstance(model, Bundle) or settings.device != "CPU" or self._static:
             return None
         size = model.weights(modality).stat().st_size
-        if size > settings.express_mb << 20:
+        if size > settings.interactive_replica_max_mb << 20:
             return None
 
         def open_copy() -> Graph | None:
-            if free_memory() < EXPRESS_ROOM * size:
-                log.warning("%s: no express, for want of memory", modality)
+            if free_memory() < REPLICA_HEADROOM * size:
+                log.warning("%s: not enough memory for an interactive replica", modality)
                 return None
             # Reading the cache of compiled graphs would set the C locale for a moment, while others
             # are at work; compiling doesn't.
             copy = open_graph(model, modality, replace(settings, model_cache=False))
             self_test(copy, prepare, modality)
-            log.info("%s: interactive items overtake bulk ones from now on", modality)
+            log.info("%s: the interactive replica is open", modality)
             return copy
 
         return open_copy

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from multimodal_embedding_serving.batching.chunk import Prepared
-from multimodal_embedding_serving.batching.tower import Prepare
+from multimodal_embedding_serving.batching.tower import Prepare, Prepared
 from multimodal_embedding_serving.engine.cache import Recall
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem

@@ -1,6 +1,6 @@
 """The model families: how a checkpoint becomes towers. They run to make a graph, never to serve.
 
-A family is one function, `plan(checkpoint) -> [TowerPlan, …]`, in a file of its own that reads
+A family is one function, `plan(checkpoint) -> [TowerSpec, …]`, in a file of its own that reads
 like the paper, over the operations of `graph/ops.py`.
 """
 
