@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multimodal_embedding_serving.api.offload import MAX_INLINE
 from multimodal_embedding_serving.api.request_body import (
-    FEW,
-    LISTED,
-    OPENED,
-    SMALL,
+    CONTAINER_BYTES,
+    MAX_SOUGHT,
+    VALUE_BYTES,
     load_json,
     parsed_bytes,
 )
@@ -32,7 +32,7 @@ values = st.recursive(
 
 def large(text: str) -> bytes:
     """The same JSON, too large to be small."""
-    return text.encode() + b" " * SMALL
+    return text.encode() + b" " * MAX_INLINE
 
 
 @given(values.filter(lambda value: value == value))
@@ -63,11 +63,11 @@ def test_lone_surrogates_are_mended_in_a_large_body() -> None:
 
 @given(
     st.lists(st.sampled_from([b"{", b"[", b",", b"\\u0041", b"\\n", b"u", b"plain", "é".encode()])),
-    st.sampled_from([1, FEW - 1, FEW, FEW + 1, 3 * FEW]),
+    st.sampled_from([1, MAX_SOUGHT - 1, MAX_SOUGHT, MAX_SOUGHT + 1, 3 * MAX_SOUGHT]),
 )
 def test_what_a_body_takes_follows_its_marks_however_many(parts: list[bytes], times: int) -> None:
     body = b"".join(parts) * times
     wide = b"\\u" in body or not body.isascii()
     opened, listed = body.count(b"{") + body.count(b"["), body.count(b",")
-    asked = len(body) * (5 if wide else 1) + OPENED * opened + LISTED * listed
+    asked = len(body) * (5 if wide else 1) + CONTAINER_BYTES * opened + VALUE_BYTES * listed
     assert parsed_bytes(body) == asked

@@ -20,7 +20,7 @@ from multimodal_embedding_serving.engine.cache import ENTRY, Recall, VectorCache
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable, Images, Texts
-from multimodal_embedding_serving.inputs.media_access import Encoded
+from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from tests.fakes import image_features

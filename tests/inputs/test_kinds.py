@@ -16,16 +16,20 @@ from multimodal_embedding_serving.errors import Forbidden, InvalidInput, NotFoun
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
     Images,
+    InputLimits,
     ItemBatch,
     TextItem,
     Texts,
     Video,
 )
 from multimodal_embedding_serving.inputs.kinds import KINDS, Input, SegmentConfig
-from multimodal_embedding_serving.inputs.media_access import Encoded, LoopFetchers, MediaAccess
+from multimodal_embedding_serving.inputs.media_access import BelowRoots, LoopFetchers, MediaAccess
+from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.settings import Settings
 from tests.media_files import read_barcode, write_image, write_video
+
+LIMITS = InputLimits(max_items=2048, max_text_chars=20)
 
 
 class Given(BaseModel):
@@ -49,7 +53,7 @@ class FakeFetcher:
 
 @pytest.fixture
 def media(tmp_path: Path) -> Iterator[MediaAccess]:
-    settings = Settings.from_env({}, media_roots=(tmp_path,), max_text_chars=20, max_frames=50)
+    settings = Settings.from_env({}, media_roots=(tmp_path,), max_frames=50)
     made = MediaAccess.from_settings(settings, lambda kind, size: None)
     yield made
     made.close()
@@ -72,22 +76,24 @@ def test_there_are_eight_kinds_and_each_is_in_the_union() -> None:
 
 
 async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: MediaAccess) -> None:
-    single = await parse(type="text", text="a").plan(media)
+    single = await parse(type="text", text="a").expand(media, LIMITS)
     assert (single.items, single.many) == ([TextItem("a", "query")], False)
-    several = await parse(type="text", text=["a"]).plan(media)
+    several = await parse(type="text", text=["a"]).expand(media, LIMITS)
     assert (several.items, several.many) == ([TextItem("a", "document")], True)
 
 
 async def test_a_long_text_is_refused_by_its_place(media: MediaAccess) -> None:
     with pytest.raises(TooLarge) as caught:
-        await parse(type="text", text=["a", "b" * 21]).plan(media)
+        await parse(type="text", text=["a", "b" * 21]).expand(media, LIMITS)
     assert caught.value.index == 1
 
 
 async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: MediaAccess) -> None:
     fetcher = FakeFetcher(b"bytes")
     media = replace(media, fetcher=fetcher)
-    plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).plan(media)
+    plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).expand(
+        media, LIMITS
+    )
     fetch, encoded = cast("list[Any]", plan.items)
     assert fetcher.asked == []
     assert media.image_source(await fetch()) == b"bytes"
@@ -137,11 +143,7 @@ def test_a_segment_config_out_of_range_is_refused(given: dict[str, Any]) -> None
 
 async def test_a_videos_frames_stream_and_are_named_as_they_come(media: MediaAccess) -> None:
     data = write_video(frames=20, rate=10)
-
-    async def load() -> bytes:
-        return data
-
-    plan = await Video(load, Segment(frame_indexes=(3, 11))).plan(media)
+    plan = await Video(data, Segment(frame_indexes=(3, 11))).expand(media, LIMITS)
     assert (plan.count, plan.video, plan.many, plan.frames) == (2, True, True, [])
     assert [read_barcode(rgb) for rgb in await run(plan)] == [3, 11]
     assert [(frame.index, frame.timestamp) for frame in plan.frames or []] == [(3, 0.3), (11, 1.1)]
@@ -161,22 +163,19 @@ async def test_a_videos_frames_stream_and_are_named_as_they_come(media: MediaAcc
 async def test_admission_counts_the_frames_that_can_be_expected(
     media: MediaAccess, segment: Segment, expected: int
 ) -> None:
-    async def load() -> bytes:
-        raise AssertionError("planning loads nothing")
-
-    assert (await Video(load, segment).plan(media)).count == expected
+    assert (await Video(BelowRoots("gone.mp4"), segment).expand(media, LIMITS)).count == expected
 
 
 async def test_a_video_outside_the_roots_fails_when_it_is_loaded(media: MediaAccess) -> None:
-    plan = await parse(type="video_file", video_path="/etc/passwd").plan(media)
+    plan = await parse(type="video_file", video_path="/etc/passwd").expand(media, LIMITS)
     with pytest.raises(Forbidden):
         await run(plan)
 
 
 async def test_a_video_in_base64_above_its_limit_is_not_decoded(media: MediaAccess) -> None:
     limits = replace(media.videos, max_bytes=100)
-    plan = await parse(type="video_base64", video_base64="A" * 9000).plan(
-        replace(media, videos=limits)
+    plan = await parse(type="video_base64", video_base64="A" * 9000).expand(
+        replace(media, videos=limits), LIMITS
     )
     with pytest.raises(TooLarge):
         await run(plan)
@@ -199,7 +198,7 @@ async def test_a_manifest_takes_pictures_first_and_then_the_video(
     crop = entry(9, crop_bbox=[0, 0, 32.5, 16], type="detected_crop")
     frames = [entry(9), entry(4, image_path="a.png"), entry(2), crop, entry(40)]
     given = write_manifest(tmp_path, frames=frames, video_path="v.mp4")
-    plan = await given.plan(media)
+    plan = await given.expand(media, LIMITS)
     picture, second, ninth, part = await run(plan)
     assert picture == (tmp_path / "a.png").resolve()
     assert (read_barcode(second), read_barcode(ninth)) == (2, 9)
@@ -213,7 +212,9 @@ async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_image("png"))
     frames = [entry(1), entry(2, image_path="a.png"), entry(3, image_path="b.png")]
-    plan = await write_manifest(tmp_path, frames=frames, video_path="gone.mp4").plan(media)
+    plan = await write_manifest(tmp_path, frames=frames, video_path="gone.mp4").expand(
+        media, LIMITS
+    )
     assert len(await run(plan)) == 1
     errors = {skipped.frame_number: skipped.error for skipped in plan.skipped or []}
     assert set(errors) == {1, 3}
@@ -224,7 +225,7 @@ async def test_a_picture_outside_the_roots_is_refused_by_its_place(
     media: MediaAccess, tmp_path: Path
 ) -> None:
     frames = [entry(1, image_path="a.png"), entry(2, image_path="/etc/hostname")]
-    plan = await write_manifest(tmp_path, frames=frames).plan(media)
+    plan = await write_manifest(tmp_path, frames=frames).expand(media, LIMITS)
     with pytest.raises(Forbidden) as caught:
         await run(plan)
     assert caught.value.index == 1
@@ -233,7 +234,7 @@ async def test_a_picture_outside_the_roots_is_refused_by_its_place(
 async def test_a_manifest_of_too_many_frames_is_refused(media: MediaAccess, tmp_path: Path) -> None:
     given = write_manifest(tmp_path, frames=[entry(1)] * 51, video_path="v.mp4")
     with pytest.raises(TooLarge):
-        await given.plan(media)
+        await given.expand(media, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ async def test_a_malformed_manifest_names_its_field(
     media: MediaAccess, tmp_path: Path, frame: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidInput, match=r"frames\.0"):
-        await write_manifest(tmp_path, frames=[frame]).plan(media)
+        await write_manifest(tmp_path, frames=[frame]).expand(media, LIMITS)
 
 
 async def test_images_of_this_process_are_taken_as_they_are(
@@ -252,13 +253,13 @@ async def test_images_of_this_process_are_taken_as_they_are(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"content")
-    plan = await Images([b"bytes", path, "data:;base64,AA=="]).plan(media)
+    plan = await Images([b"bytes", path, "data:;base64,AA=="]).expand(media, LIMITS)
     sources = [media.image_source(raw) for raw in cast("list[Any]", plan.items)]
     assert sources == [b"bytes", b"content", b"\0"]
 
 
 async def test_texts_keep_their_role_and_instruction(media: MediaAccess) -> None:
-    plan = await Texts(["a", (1, 2)], "query", "Find").plan(media)
+    plan = await Texts(["a", (1, 2)], "query", "Find").expand(media, LIMITS)
     assert plan.items == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
 
 

@@ -107,7 +107,7 @@ FRAME = {"slot": 0, "height": 64, "width": 64, "index": 0, "timestamp": 0.0}
 )
 def test_what_a_process_says_is_not_believed(says: list[Said]) -> None:
     lying = Lying([TAKEN, *says])
-    frames = Decoding(lying, lambda: CLIP, Segment(), LIMITS).frames()
+    frames = Decoding(lying, CLIP, Segment(), LIMITS).frames()
     with pytest.raises(InvalidInput, match="breaks the decoder"):
         deque(frames, maxlen=0)
     lying.close()
@@ -117,7 +117,7 @@ def test_what_a_process_says_is_not_believed(says: list[Said]) -> None:
 def test_a_process_that_never_takes_a_video_is_a_503(says: list[Said]) -> None:
     lying = Lying(says)
     with pytest.raises(NotReady, match="can't be started"):
-        list(Decoding(lying, lambda: CLIP, Segment(), LIMITS).frames())
+        list(Decoding(lying, CLIP, Segment(), LIMITS).frames())
     assert lying.started <= 6
     lying.close()
 
@@ -153,7 +153,7 @@ class Killer:
 def outcome(decoders: DecoderPool, clip: bytes) -> list[int] | str:
     """The frames' barcodes, or what the caller is told."""
     try:
-        video = Decoding(decoders, lambda: clip, Segment(num_frames=0), LIMITS)
+        video = Decoding(decoders, clip, Segment(num_frames=0), LIMITS)
         return [read_barcode(frame.rgb) for frame in video.frames()]
     except EmbeddingError as error:
         return f"{error.status} {error.message}"

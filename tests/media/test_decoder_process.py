@@ -51,7 +51,7 @@ def decoders() -> Iterator[DecoderPool]:
 
 
 def decoding(decoders: DecoderPool, source: Source = CLIP, segment: Segment = ALL) -> Decoding:
-    return Decoding(decoders, lambda: source, segment, LIMITS)
+    return Decoding(decoders, source, segment, LIMITS)
 
 
 def numbers(decoders: DecoderPool, source: Source = CLIP, segment: Segment = ALL) -> list[int]:
@@ -288,12 +288,12 @@ def test_nothing_is_left_whatever_becomes_of_a_video(
 
 OWNER = """
 import os, signal, sys
-from multimodal_embedding_serving.media.decoder_pool import Decoders, Decoding
+from multimodal_embedding_serving.media.decoder_pool import DecoderPool, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
-decoders = Decoders(1, 6)
+decoders = DecoderPool(1, 6)
 limits = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
 clip = sys.stdin.buffer.read()
-frames = Decoding(decoders, lambda: clip, Segment(num_frames=0), limits).frames()
+frames = Decoding(decoders, clip, Segment(num_frames=0), limits).frames()
 next(frames)
 (pid,) = decoders.pids
 if sys.argv[1] == "hung":

@@ -12,10 +12,10 @@ from PIL import Image
 from multimodal_embedding_serving.errors import (
     InvalidInput,
 )
+from multimodal_embedding_serving.media.encoded import decode_base64
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
-    decode_base64,
     open_rgb,
 )
 from multimodal_embedding_serving.settings import IMAGE_FORMATS

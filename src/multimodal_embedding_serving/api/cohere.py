@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
-from multimodal_embedding_serving.api.request_body import parse_body, validate
+from multimodal_embedding_serving.api.request_body import read_body, validate
 from multimodal_embedding_serving.api.schemas import (
     CohereAnswer,
     CohereErrorAnswer,
@@ -49,40 +49,40 @@ def cohere_routes(service: Service) -> APIRouter:
     @routes.post("/embed", summary="Embed, as Cohere does", response_model=CohereAnswer)
     async def embed(request: Request) -> Response:
         engine = service.ready_engine()
-        parse = partial(_parse, service.settings)
-        wanted, parts, inputs = await parse_body(request, service.settings, parse)
-        service.require(wanted.model)
-        work = engine.aembed(inputs, dimensions=wanted.output_dimension)
-        answers = await cancel_on_disconnect(request, work)
-        check_truncation(answers, wanted.truncate)
-        vectors = fuse(np.concatenate([answer.vectors for answer in answers]), parts)
-        body = cohere_body(wanted, vectors, answers)
-        return json_response(body, headers={FINGERPRINT: engine.info.fingerprint})
+        body = await read_body(request, service.settings)
+        parsed, parts, inputs = await offload.run(len(body), _parse, service.settings, body)
+        service.require(parsed.model)
+        work = engine.aembed(inputs, dimensions=parsed.output_dimension)
+        results = await cancel_on_disconnect(request, work)
+        check_truncation(results, parsed.truncate)
+        vectors = fuse(np.concatenate([result.vectors for result in results]), parts)
+        response = await offload.run(vectors.size, cohere_body, parsed, vectors, results)
+        return json_response(response, headers={FINGERPRINT: engine.info.fingerprint})
 
     return routes
 
 
 def _parse(settings: Settings, body: bytes) -> tuple[CohereRequest, list[int], list[Embeddable]]:
-    wanted = validate(CohereRequest, body)
-    items, parts = list_items(wanted)
-    searches = wanted.input_type == "search_query"
+    parsed = validate(CohereRequest, body)
+    items, parts = list_items(parsed)
+    searches = parsed.input_type == "search_query"
     listed = OpenAIRequest(input=items, input_type="query" if searches else "document")
-    return wanted, parts, read_items(listed, settings)
+    return parsed, parts, read_items(listed, settings)
 
 
-def list_items(wanted: CohereRequest) -> tuple[list[Any], list[int]]:
+def list_items(parsed: CohereRequest) -> tuple[list[Any], list[int]]:
     """The items to embed, and how many of them each embedding is made of.
 
     Raises InvalidInput where not exactly one of texts, images and inputs is given, or one is empty.
     """
-    given = [each for each in (wanted.texts, wanted.images, wanted.inputs) if each]
+    given = [each for each in (parsed.texts, parsed.images, parsed.inputs) if each]
     if len(given) != 1:
         raise InvalidInput("give one of texts, images and inputs, and not an empty one")
-    if wanted.texts:
-        return list(wanted.texts), [1] * len(wanted.texts)
-    if wanted.images:
-        return [{"image": image} for image in wanted.images], [1] * len(wanted.images)
-    contents = [each.content for each in wanted.inputs or ()]
+    if parsed.texts:
+        return list(parsed.texts), [1] * len(parsed.texts)
+    if parsed.images:
+        return [{"image": image} for image in parsed.images], [1] * len(parsed.images)
+    contents = [each.content for each in parsed.inputs or ()]
     for index, content in enumerate(contents):
         if not content:
             raise InvalidInput("content is empty", index=index, param="inputs")
@@ -99,16 +99,16 @@ def fuse(vectors: Vectors, parts: Sequence[int]) -> Vectors:
 
 
 def cohere_body(
-    wanted: CohereRequest, vectors: Vectors, answers: Sequence[EmbeddingResult]
+    parsed: CohereRequest, vectors: Vectors, results: Sequence[EmbeddingResult]
 ) -> dict[str, Any]:
     """The JSON of an answer."""
-    kinds = dict.fromkeys(wanted.embedding_types or ("float",))
-    tokens = sum(answer.tokens for answer in answers)
-    billed = {"images": len(wanted.images)} if wanted.images else {"input_tokens": tokens}
+    kinds = dict.fromkeys(parsed.embedding_types or ("float",))
+    tokens = sum(result.tokens for result in results)
+    billed = {"images": len(parsed.images)} if parsed.images else {"input_tokens": tokens}
     return {
         "id": str(uuid.uuid4()),
         "embeddings": {kind: [encode(vector, kind) for vector in vectors] for kind in kinds},
-        "texts": wanted.texts or [],
+        "texts": parsed.texts or [],
         "meta": {"api_version": {"version": "2"}, "billed_units": billed},
         "response_type": "embeddings_by_type",
     }

@@ -19,7 +19,14 @@ from multimodal_embedding_serving.api.openai_input import ONE_VECTOR, read_role
 from multimodal_embedding_serving.api.request_body import explain
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.inputs.items import Embeddable, Images, ItemBatch, Texts, Video
+from multimodal_embedding_serving.inputs.items import (
+    Embeddable,
+    Images,
+    InputLimits,
+    ItemBatch,
+    Texts,
+    Video,
+)
 from multimodal_embedding_serving.inputs.kinds import SegmentConfig
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.formats import recognize
@@ -44,10 +51,11 @@ class Upload:
     segment: SegmentConfig
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         if recognize(self.data) is not None:
-            return await Images([self.data]).plan(media)
-        return await Video(self.data, self.segment.segment(media.segment)).plan(media)
+            return await Images([self.data]).expand(media, limits)
+        segment = self.segment.segment(media.segment)
+        return await Video(self.data, segment).expand(media, limits)
 
 
 @dataclass(slots=True)
@@ -97,9 +105,6 @@ def read_form(
             raise InvalidInput(f"{name}: the field is too long", param=name)
     if not items:
         raise InvalidInput("the form holds no file and no input field", param="input")
-    if len(items) > settings.max_items:
-        message = f"the form has {len(items):,} items; the limit is {settings.max_items:,}"
-        raise TooLarge(message, param="input")
     segment = _segment(fields.pop("segment_config", None))
     try:
         # Form fields are strings: here alone "256" is a number.

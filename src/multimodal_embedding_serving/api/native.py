@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
-from multimodal_embedding_serving.api.request_body import parse_body, validate
+from multimodal_embedding_serving.api.request_body import read_body, validate
 from multimodal_embedding_serving.api.schemas import (
     Capabilities,
     CurrentModel,
@@ -21,7 +21,7 @@ from multimodal_embedding_serving.api.schemas import (
     ModelsAnswer,
 )
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
+from multimodal_embedding_serving.api.vectors import Encoding, encode, raw_response
 from multimodal_embedding_serving.catalog import by_family
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
@@ -120,20 +120,17 @@ class NativeRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
-        wanted = await parse_body(request, self.service.settings, parse_request)
-        if not self.service.accepts(wanted.model):
+        body = await read_body(request, self.service.settings)
+        parsed = await offload.run(len(body), validate, EmbeddingsRequest, body)
+        if not self.service.accepts(parsed.model):
             raise ModelMismatch(
-                f"Model mismatch: requested model '{wanted.model}' does not match the currently "
+                f"Model mismatch: requested model '{parsed.model}' does not match the currently "
                 f"loaded model '{engine.info.id}'. Send the loaded model's name, or none.",
                 param="model",
             )
-        (answer,) = await cancel_on_disconnect(request, engine.aembed([wanted.input]))
-        encoding: Encoding = "base64" if wanted.encoding_format == "base64" else "float"
-        return await answer_vectors(
-            request,
-            [answer.vectors],
-            lambda: native_body(answer, encoding, engine.info.id),
-            {FINGERPRINT: engine.info.fingerprint},
+        (result,) = await cancel_on_disconnect(request, engine.aembed([parsed.input]))
+        return await offload.run(
+            result.vectors.size, _respond, request, parsed, result, engine.info
         )
 
     def _info(self) -> ModelInfo:
@@ -142,23 +139,31 @@ class NativeRoutes:
         return self.service.engine.info
 
 
-parse_request = partial(validate, EmbeddingsRequest)
+def _respond(
+    request: Request, parsed: EmbeddingsRequest, result: EmbeddingResult, info: ModelInfo
+) -> Response:
+    headers = {FINGERPRINT: info.fingerprint}
+    raw = raw_response(request.headers.get("accept", ""), [result.vectors], headers)
+    if raw is not None:
+        return raw
+    encoding: Encoding = "base64" if parsed.encoding_format == "base64" else "float"
+    return json_response(native_body(result, encoding, info.id), headers=headers)
 
 
-def native_body(answer: EmbeddingResult, encoding: Encoding, model: str) -> dict[str, Any]:
+def native_body(result: EmbeddingResult, encoding: Encoding, model: str) -> dict[str, Any]:
     """The JSON of one input's answer."""
-    rows = [encode(vector, encoding) for vector in answer.vectors]
-    usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    rows = [encode(vector, encoding) for vector in result.vectors]
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
     body: dict[str, Any] = {
-        "embedding": rows if answer.many else rows[0],
+        "embedding": rows if result.many else rows[0],
         "model": model,
-        "usage": {**usage, "truncated": answer.truncated},
+        "usage": {**usage, "truncated": result.truncated},
     }
-    if answer.frames is not None:
-        body["frames"] = [{"index": f.index, "timestamp": f.timestamp} for f in answer.frames]
-    if answer.skipped:
+    if result.frames is not None:
+        body["frames"] = [{"index": f.index, "timestamp": f.timestamp} for f in result.frames]
+    if result.skipped:
         body["skipped"] = [
             {"frame_number": each.frame_number, "error": each.error.message}
-            for each in answer.skipped
+            for each in result.skipped
         ]
     return body

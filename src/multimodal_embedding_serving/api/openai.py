@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
-from multimodal_embedding_serving.api.request_body import parse_body, validate
+from multimodal_embedding_serving.api.request_body import read_body, validate
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
     OpenAIErrorAnswer,
@@ -25,7 +26,8 @@ from multimodal_embedding_serving.api.schemas import (
 )
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
-from multimodal_embedding_serving.api.vectors import Encoding, answer_vectors, encode
+from multimodal_embedding_serving.api.vectors import Encoding, encode, raw_response
+from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
@@ -43,21 +45,17 @@ def openai_routes(service: Service) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         engine = service.ready_engine()
         settings = service.settings
-        decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
+        body = await read_body(request, settings)
         content_type = request.headers.get("content-type", "")
-        parse = partial(_parse, settings, content_type)
-        wanted, inputs = await parse_body(request, settings, parse, blocking=decodes)
-        service.require(wanted.model)
-        work = engine.aembed(inputs, dimensions=wanted.dimensions)
-        answers = await cancel_on_disconnect(request, work)
-        check_truncation(answers, wanted.truncate)
-        encoding = wanted.embedding_type or wanted.encoding_format or "float"
-        return await answer_vectors(
-            request,
-            [answer.vectors for answer in answers],
-            lambda: openai_body(answers, encoding, wanted.model or engine.info.id),
-            {FINGERPRINT: engine.info.fingerprint},
-        )
+        blocks = settings.token_ids == "cl100k"  # noqa: S105  # decoding them takes a while
+        size = inf if blocks else len(body)
+        parsed, inputs = await offload.run(size, _parse, settings, content_type, body)
+        service.require(parsed.model)
+        work = engine.aembed(inputs, dimensions=parsed.dimensions)
+        results = await cancel_on_disconnect(request, work)
+        check_truncation(results, parsed.truncate)
+        size = sum(result.vectors.size for result in results)
+        return await offload.run(size, _respond, request, parsed, results, engine.info)
 
     @routes.get("/models", summary="The loaded model", response_model=OpenAIModels)
     async def models() -> Response:
@@ -85,6 +83,21 @@ def _parse(
     return request, read_items(request, settings)
 
 
+def _respond(
+    request: Request,
+    parsed: OpenAIRequest,
+    results: Sequence[EmbeddingResult],
+    info: ModelInfo,
+) -> Response:
+    headers = {FINGERPRINT: info.fingerprint}
+    vectors = [result.vectors for result in results]
+    raw = raw_response(request.headers.get("accept", ""), vectors, headers)
+    if raw is not None:
+        return raw
+    encoding = parsed.embedding_type or parsed.encoding_format or "float"
+    return json_response(openai_body(results, encoding, parsed.model or info.id), headers=headers)
+
+
 def _described(service: Service) -> dict[str, Any]:
     info = service.ready_engine().info
     return {
@@ -100,13 +113,13 @@ def _described(service: Service) -> dict[str, Any]:
 
 
 def openai_body(
-    answers: Sequence[EmbeddingResult], encoding: Encoding, model: str
+    results: Sequence[EmbeddingResult], encoding: Encoding, model: str
 ) -> dict[str, Any]:
     """The JSON of a list's answer: a vector for each item, in order."""
-    vectors = np.concatenate([answer.vectors for answer in answers])
-    tokens = sum(answer.tokens for answer in answers)
+    vectors = np.concatenate([result.vectors for result in results])
+    tokens = sum(result.tokens for result in results)
     usage: dict[str, Any] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    if any(answer.truncated for answer in answers):
+    if any(result.truncated for result in results):
         usage["truncated"] = True
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector, encoding)}

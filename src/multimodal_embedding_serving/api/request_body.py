@@ -1,10 +1,9 @@
-"""Request bodies: read within the limits, parsed and validated off the event loop when large."""
+"""Request bodies: read within the limits, parsed within bounds of memory, validated."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
@@ -14,23 +13,20 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from multimodal_embedding_serving.api.errors import BodyLate
+from multimodal_embedding_serving.api.offload import MAX_INLINE
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs.kinds import KINDS
 from multimodal_embedding_serving.monitoring.request import hold
 from multimodal_embedding_serving.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
-T = TypeVar("T")
 
-SMALL = 64 * 2**10
-"""Bytes that are parsed on the event loop: under a millisecond."""
-
-MOST_PARSED = 768 << 20
+MAX_PARSED_BYTES = 768 << 20
 """Bytes that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
-OPENED, LISTED = 256, 100
+CONTAINER_BYTES, VALUE_BYTES = 256, 100
 """Bytes of an object or a list, with its first value, and of each further value."""
-FEW = 64
-"""Marks of a kind that are sought one by one."""
+MAX_SOUGHT = 64
+"""Marks of a kind that are sought one by one; beyond that they are counted."""
 
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -66,16 +62,6 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-async def parse_body(
-    request: Request, settings: Settings, parse: Callable[[bytes], T], *, blocking: bool = False
-) -> T:
-    """Read a body and `parse` it: on a thread where it is large or the parsing may block."""
-    body = await read_body(request, settings)
-    if len(body) <= SMALL and not blocking:
-        return parse(body)
-    return await asyncio.to_thread(parse, body)
-
-
 def validate(model: type[M], body: bytes) -> M:
     """A JSON body as a model. Raises InvalidInput naming the field and the item."""
     data = load_json(body)
@@ -91,10 +77,10 @@ def load_json(body: bytes) -> Any:
     """Strict JSON, but for lone surrogates, which become U+FFFD. Raises InvalidInput, and TooLarge
     or QueueFull where what it holds takes too much memory."""
     size = parsed_bytes(body)
-    if size > MOST_PARSED:
+    if size > MAX_PARSED_BYTES:
         raise TooLarge("the body holds too many values")
     hold(size)
-    if len(body) > SMALL:  # one long string, most likely: a fifth of orjson's time, GIL held
+    if len(body) > MAX_INLINE:  # one long string, most likely: a fifth of orjson's time, GIL held
         with suppress(ValueError):
             return from_json(body, allow_inf_nan=False, cache_strings=False)
     try:
@@ -119,13 +105,13 @@ def parsed_bytes(body: bytes) -> int:
     escaped = b"\\" in body and b"\\u" in body
     wide = 0 if body.isascii() and not escaped else 4
     opened = _count(body, b"{") + _count(body, b"[")
-    return len(body) * (1 + wide) + OPENED * opened + LISTED * _count(body, b",")
+    return len(body) * (1 + wide) + CONTAINER_BYTES * opened + VALUE_BYTES * _count(body, b",")
 
 
 def _count(body: bytes, mark: bytes) -> int:
     """`body.count(mark)`: where there are few, seeking each costs a fifteenth of counting."""
     at, found = body.find(mark), 0
-    while at >= 0 and found < FEW:
+    while at >= 0 and found < MAX_SOUGHT:
         at, found = body.find(mark, at + 1), found + 1
     return found if at < 0 else found + body.count(mark, at)
 

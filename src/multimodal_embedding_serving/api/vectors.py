@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import orjson
 import pybase64
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.types import Vector, Vectors
@@ -25,9 +23,6 @@ first in a byte's highest place; binary is that minus 128."""
 SHAPE = "x-embedding-shape"
 """Rows and columns, of an answer that is no JSON."""
 OCTETS, NPY = "application/octet-stream", "application/x-npy"
-
-SMALL = 64 * 2**10
-"""Numbers that are encoded on the event loop: under a millisecond."""
 
 
 def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
@@ -50,31 +45,16 @@ def quantize(vector: Vector, kind: Encoding) -> NDArray[Any]:
     return levels.astype(np.int8) if kind == "int8" else (levels + 128).astype(np.uint8)
 
 
-async def answer_vectors(
-    request: Request,
-    vectors: Sequence[Vectors],
-    body: Callable[[], Any],
-    headers: Mapping[str, str],
-) -> Response:
-    """Answer in the form that `Accept` asks for: JSON made by `body()`, raw rows, or .npy.
-
-    Large answers are encoded on a thread.
-    """
-    if sum(each.size for each in vectors) <= SMALL:
-        return _render(request.headers.get("accept", ""), vectors, body, headers)
-    accept = request.headers.get("accept", "")
-    return await asyncio.to_thread(_render, accept, vectors, body, headers)
-
-
-def _render(
-    accept: str, vectors: Sequence[Vectors], body: Callable[[], Any], headers: Mapping[str, str]
-) -> Response:
+def raw_response(
+    accept: str, vectors: Sequence[Vectors], headers: Mapping[str, str]
+) -> Response | None:
+    """Raw rows or .npy where `Accept` asks for them; None: the answer is JSON."""
     if OCTETS not in accept and NPY not in accept:
-        return Response(orjson.dumps(body()), 200, dict(headers), "application/json")
+        return None
     rows = np.ascontiguousarray(np.concatenate(vectors), "<f4")
-    named = {**headers, SHAPE: f"{rows.shape[0]},{rows.shape[1]}"}
+    headers = {**headers, SHAPE: f"{rows.shape[0]},{rows.shape[1]}"}
     if OCTETS in accept:
-        return Response(rows.tobytes(), 200, {**named, "x-embedding-dtype": "<f4"}, OCTETS)
+        return Response(rows.tobytes(), 200, {**headers, "x-embedding-dtype": "<f4"}, OCTETS)
     file = io.BytesIO()
     np.save(file, rows)
-    return Response(file.getvalue(), 200, named, NPY)
+    return Response(file.getvalue(), 200, headers, NPY)

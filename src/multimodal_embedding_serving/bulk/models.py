@@ -103,7 +103,7 @@ class LocalModel:
         return vector
 
     async def video(self, source: Source) -> Film:
-        answer = await self._embed(Video(source, self._segment))
+        answer = await self._embed(Video.of(source, self._segment))
         return Film(answer.vectors, answer.frames or ())
 
     async def _embed(self, source: Embeddable) -> EmbeddingResult:

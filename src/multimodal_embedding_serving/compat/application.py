@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, Picture
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
 from multimodal_embedding_serving.inputs.kinds import FramesBatchInput
-from multimodal_embedding_serving.media.image import decode_base64
+from multimodal_embedding_serving.media.encoded import decode_base64
 
 Segment = Mapping[str, Any]
 """segment_config, as over HTTP."""

@@ -34,6 +34,7 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
     Images,
+    InputLimits,
     ItemBatch,
     Role,
     Texts,
@@ -71,6 +72,7 @@ class Engine:
         self.info = info
         self.towers = dict(towers)
         self._settings, self._open_towers = settings, reopen
+        self._limits = InputLimits.of(settings)
         self._metrics = metrics or Metrics()
         self._media = media or MediaAccess.from_settings(settings, self._metrics.received)
         self._lock = threading.Lock()
@@ -128,17 +130,20 @@ class Engine:
             deadline = time.monotonic() + self._settings.request_timeout
         try:
             async with asyncio.timeout(deadline - time.monotonic()) as scope:
-                plans = [await _plan(inputs, place, self._media) for place in range(len(inputs))]
-                with self._admit(plans), span("embed", {"mmes.inputs": len(plans)}):
-                    outcomes = await self._run(inputs, plans, priority or _lane(plans), deadline)
+                batches = [
+                    await _expand(inputs, place, self._media, self._limits)
+                    for place in range(len(inputs))
+                ]
+                with self._admit(batches), span("embed", {"mmes.inputs": len(batches)}):
+                    results = await self._run(inputs, batches, priority or _lane(batches), deadline)
         except TimeoutError:
             if scope.expired():
                 raise DeadlineExceeded("the request's deadline has passed") from None
             raise
-        several = len(plans) > 1
+        several = len(batches) > 1
         return [
-            assemble(plan, outcomes[place], size, place if several else None)
-            for place, plan in enumerate(plans)
+            assemble(batch, results[place], size, place if several else None)
+            for place, batch in enumerate(batches)
         ]
 
     def embed(
@@ -170,7 +175,7 @@ class Engine:
         else:
             if not isinstance(segment, Segment):
                 segment = read_segment(segment, self._media.segment)
-            source = Video(video or b"", segment)
+            source = Video.of(video or b"", segment)
         loop = self._private_loop()
         future = asyncio.run_coroutine_threadsafe(
             self.aembed([source], dimensions=dimensions), loop
@@ -233,11 +238,11 @@ class Engine:
         )
 
     @contextmanager
-    def _admit(self, plans: Sequence[ItemBatch]) -> Iterator[None]:
+    def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
         """Count the items in and out. A request larger than the queue may enter when alone."""
-        self._media.check_count(sum(1 if plan.video else plan.count for plan in plans))
+        self._limits.check_count(sum(1 if batch.video else batch.count for batch in batches))
         limit = self._settings.queue_limit
-        count = sum(plan.count for plan in plans)
+        count = sum(batch.count for batch in batches)
         with self._lock:
             if self._admitted and self._admitted + count > limit:
                 wait = min(60, math.ceil(self._pace))
@@ -257,38 +262,38 @@ class Engine:
     async def _run(
         self,
         inputs: Sequence[Embeddable],
-        plans: Sequence[ItemBatch],
+        batches: Sequence[ItemBatch],
         priority: Priority,
         deadline: float,
     ) -> list[list[ItemResult]]:
-        """Outcomes by plan. Plans of one tower go through it together; streams go alone."""
+        """Results by batch. Batches of one tower go through it together; streams go alone."""
         groups: dict[Modality | int, list[int]] = {}
-        for place, plan in enumerate(plans):
-            alone = isinstance(plan.items, AsyncGenerator)
+        for place, batch in enumerate(batches):
+            alone = isinstance(batch.items, AsyncGenerator)
             groups.setdefault(place if alone else inputs[place].modality, []).append(place)
-        outcomes: list[list[ItemResult]] = [[] for _ in plans]
+        results: list[list[ItemResult]] = [[] for _ in batches]
 
         async def run(places: list[int]) -> None:
             tower = self.towers[inputs[places[0]].modality]
-            items = plans[places[0]].items
+            items = batches[places[0]].items
             if isinstance(items, AsyncGenerator):
                 async with aclosing(items):
                     try:
-                        outcomes[places[0]] = await tower.embed(
+                        results[places[0]] = await tower.embed(
                             items, priority=priority, deadline=deadline
                         )
                     except EmbeddingError as error:
-                        raise named(error, places[0] if len(plans) > 1 else None) from None
+                        raise named(error, places[0] if len(batches) > 1 else None) from None
                 return
-            merged = [item for place in places for item in plans[place].items]  # type: ignore[union-attr]
+            merged = [item for place in places for item in batches[place].items]  # type: ignore[union-attr]
             left = iter(await tower.embed(merged, priority=priority, deadline=deadline))
             for place in places:
-                outcomes[place] = list(islice(left, plans[place].count))
+                results[place] = list(islice(left, batches[place].count))
 
         await _together([run(places) for places in groups.values()])
-        for each, done in zip(inputs, outcomes, strict=True):
+        for each, done in zip(inputs, results, strict=True):
             self._metrics.embedded(each.modality, len(done), sum(item.tokens for item in done))
-        return outcomes
+        return results
 
     # ── around requests ──
 
@@ -326,15 +331,17 @@ class Engine:
             return self._background
 
 
-async def _plan(inputs: Sequence[Embeddable], place: int, media: MediaAccess) -> ItemBatch:
+async def _expand(
+    inputs: Sequence[Embeddable], place: int, media: MediaAccess, limits: InputLimits
+) -> ItemBatch:
     try:
-        return await inputs[place].plan(media)
+        return await inputs[place].expand(media, limits)
     except EmbeddingError as error:
         raise named(error, place if len(inputs) > 1 else None) from None
 
 
-def _lane(plans: Sequence[ItemBatch]) -> Priority:
-    bulk = any(plan.video for plan in plans) or sum(plan.count for plan in plans) > FEW
+def _lane(batches: Sequence[ItemBatch]) -> Priority:
+    bulk = any(batch.video for batch in batches) or sum(batch.count for batch in batches) > FEW
     return Priority.BULK if bulk else Priority.INTERACTIVE
 
 

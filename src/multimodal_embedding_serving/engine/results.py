@@ -34,36 +34,36 @@ class EmbeddingResult:
 
 
 def assemble(
-    plan: ItemBatch, outcomes: Sequence[ItemResult], size: int, index: int | None = None
+    batch: ItemBatch, results: Sequence[ItemResult], size: int, index: int | None = None
 ) -> EmbeddingResult:
     """Vectors of `size` numbers in the answer's order, with their frames and those left out.
 
     `index` names the input among several. Raises the first item's error.
     """
-    if plan.skipped is None:
-        for place, outcome in enumerate(outcomes):
-            if outcome.error is not None:
-                inner = place if plan.many else None
-                raise named(outcome.error, inner if index is None else index)
-    places = range(len(outcomes))
-    kept = [place for place in places if _keep(plan, place, outcomes[place])]
-    if plan.order is not None:
-        kept.sort(key=plan.order.__getitem__)
-    if plan.skipped and not kept:
-        raise named(plan.skipped[0].error, index)
-    rows = [vector for place in kept if (vector := outcomes[place].vector) is not None]
+    if batch.skipped is None:
+        for place, result in enumerate(results):
+            if result.error is not None:
+                inner = place if batch.many else None
+                raise named(result.error, inner if index is None else index)
+    places = range(len(results))
+    kept = [place for place in places if _keep(batch, place, results[place])]
+    if batch.order is not None:
+        kept.sort(key=batch.order.__getitem__)
+    if batch.skipped and not kept:
+        raise named(batch.skipped[0].error, index)
+    rows = [vector for place in kept if (vector := results[place].vector) is not None]
     vectors = np.stack(rows) if rows else np.empty((0, size), np.float32)
-    if plan.pooled:
+    if batch.pooled:
         vectors = vectors.mean(axis=0, keepdims=True)
-    if plan.pooled or size < vectors.shape[1]:
+    if batch.pooled or size < vectors.shape[1]:
         vectors = renormalize(vectors[:, :size])
     return EmbeddingResult(
         vectors=vectors,
-        many=plan.many,
-        tokens=sum(outcomes[place].tokens for place in kept),
-        truncated=any(outcomes[place].truncated for place in kept),
-        frames=None if plan.frames is None else [plan.frames[place] for place in kept],
-        skipped=plan.skipped,
+        many=batch.many,
+        tokens=sum(results[place].tokens for place in kept),
+        truncated=any(results[place].truncated for place in kept),
+        frames=None if batch.frames is None else [batch.frames[place] for place in kept],
+        skipped=batch.skipped,
     )
 
 
@@ -83,11 +83,11 @@ def named(error: EmbeddingError, index: int | None) -> EmbeddingError:
     return error
 
 
-def _keep(plan: ItemBatch, place: int, outcome: ItemResult) -> bool:
+def _keep(batch: ItemBatch, place: int, result: ItemResult) -> bool:
     """Whether an outcome is a vector; a frame that can't be read is put among the skipped."""
-    if outcome.error is None:
+    if result.error is None:
         return True
-    if outcome.error.status >= 429 or plan.skipped is None or plan.frames is None:
-        raise outcome.error
-    plan.skipped.append(Skipped(plan.frames[place].index, outcome.error))
+    if result.error.status >= 429 or batch.skipped is None or batch.frames is None:
+        raise result.error
+    batch.skipped.append(Skipped(batch.frames[place].index, result.error))
     return False

@@ -1,17 +1,16 @@
-"""What lies between an input and its tower: plans of raw items, and what planning needs.
+"""What an input expands to: the items that a tower embeds.
 
-A raw item is a text, encoded image bytes, a thunk that fetches them, or a frame that streams out
-of a video; the tower prepares it on its threads. Planning is cheap: nothing is fetched, decoded
-or opened on the event loop.
+An item is a text, encoded image bytes, a promise that fetches them, or a frame that streams out of
+a video; the tower prepares it on its threads. To expand an input is cheap: nothing is fetched,
+decoded or opened on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,17 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound, TooLarge
-from multimodal_embedding_serving.inputs.media_access import Encoded, MediaAccess, is_url
+from multimodal_embedding_serving.inputs.media_access import (
+    BelowRoots,
+    MediaAccess,
+    Remote,
+    VideoSource,
+    is_url,
+)
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
 from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.media.stream import stream
+from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality
 
 Role = Literal["query", "document"]
 RGB = NDArray[np.uint8]
-Load = Callable[[], Awaitable["bytes | Path | Encoded"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Skipped:
 
 @dataclass(slots=True, kw_only=True)
 class ItemBatch:
-    """One input, ready to be embedded."""
+    """One input, expanded to items."""
 
     items: Sequence[Any] | AsyncGenerator[Any, None]
     count: int
@@ -68,22 +73,41 @@ class ItemBatch:
     """The answer is a list of vectors."""
     video: bool = False
     pooled: bool = False
-    """Answer the renormalised mean."""
+    """Answer the renormalized mean."""
     frames: list[FrameInfo] | None = None
-    """Filled while the frames stream, in the order of the raws."""
+    """Filled while the frames stream, in the order of the items."""
     order: list[int] | None = None
-    """Filled while the frames stream: the place of each raw in the answer; None: as they come."""
+    """Filled while the frames stream: the place of each item in the answer; None: as they come."""
     skipped: list[Skipped] | None = None
     """None: an item's error is the request's. A list: frames that can't be read are left out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputLimits:
+    """What one request may hold."""
+
+    max_items: int
+    max_text_chars: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> InputLimits:
+        return cls(max_items=settings.max_items, max_text_chars=settings.max_text_chars)
+
+    def check_count(self, count: int) -> None:
+        """Raises TooLarge for more items than one request may have."""
+        if count > self.max_items:
+            raise TooLarge(
+                f"the request has {count:,} items; the limit is {self.max_items:,}", param="input"
+            )
+
+
 class Embeddable(Protocol):
-    """What the engine embeds: a wire class below, or one of the in-process ones."""
+    """What the engine embeds: a kind of the wire (`kinds`), or one of the in-process ones below."""
 
     @property
     def modality(self) -> Modality: ...
 
-    async def plan(self, media: MediaAccess) -> ItemBatch: ...
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +120,10 @@ class Texts:
     many: bool = True
     modality: ClassVar[Modality] = "text"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
-        media.check_count(len(self.texts))
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         for index, text in enumerate(self.texts):
-            if len(text) > media.max_text_chars:
-                message = f"the text is longer than {media.max_text_chars} characters"
+            if len(text) > limits.max_text_chars:
+                message = f"the text is longer than {limits.max_text_chars} characters"
                 raise TooLarge(message, index=index if self.many else None)
         words = [TextItem(text, self.role, self.instruction) for text in self.texts]
         return ItemBatch(items=words, count=len(words), many=self.many)
@@ -113,12 +136,11 @@ class Images:
     images: Sequence[ImageSource | Path | str]
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
-        media.check_count(len(self.images))
-        items = [self._raw(image, media) for image in self.images]
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
+        items = [self._item(image, media) for image in self.images]
         return ItemBatch(items=items, count=len(items))
 
-    def _raw(self, image: ImageSource | Path | str, media: MediaAccess) -> Any:
+    def _item(self, image: ImageSource | Path | str, media: MediaAccess) -> Any:
         if isinstance(image, str):
             return media.fetch_image(image) if is_url(image) else Path(image)
         return image
@@ -126,13 +148,20 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video that the process holds (bytes, path, URL) or a promise of one."""
+    """A video, wherever its bytes are."""
 
-    source: Load | bytes | Path | str
+    source: VideoSource
     segment: Segment
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    @classmethod
+    def of(cls, source: bytes | Path | str, segment: Segment) -> Video:
+        """A caller's in this process: bytes, a path, or a URL."""
+        if isinstance(source, str):
+            return cls(Remote(source) if is_url(source) else Path(source), segment)
+        return cls(source, segment)
+
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         frames: list[FrameInfo] = []
         pooled = self.segment.pooling == "mean"
         return ItemBatch(
@@ -144,23 +173,14 @@ class Video:
             frames=frames,
         )
 
-    async def stream(self, media: MediaAccess, seen: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
-        """The frames' pixels; `seen` learns which they are, each before it is yielded."""
-        video = media.open_video(await self._load(media), self.segment)
+    async def stream(self, media: MediaAccess, infos: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
+        """The frames' pixels; which frame it is, is appended to `infos` before each is yielded."""
+        video = media.open_video(await media.video_source(self.source), self.segment)
         run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
         async with aclosing(run) as frames:
             async for frame in frames:
-                seen.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
+                infos.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
                 yield frame.rgb
-
-    async def _load(self, media: MediaAccess) -> bytes | Path | Encoded:
-        if callable(self.source):
-            return await self.source()
-        if isinstance(self.source, str):
-            return (
-                await media.fetch_video(self.source) if is_url(self.source) else Path(self.source)
-            )
-        return self.source
 
 
 def _expected(segment: Segment, media: MediaAccess) -> int:
@@ -184,75 +204,72 @@ class ManifestFrames:
     manifest: Manifest
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         count = len(self.manifest.frames)
         if count > media.videos.max_frames:
             raise TooLarge(f"the manifest lists more than {media.videos.max_frames} frames")
-        plan = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skipped=[])
-        plan.items = self._raws(media, plan)
-        return plan
+        batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skipped=[])
+        batch.items = self._items(media, batch)
+        return batch
 
-    async def _raws(self, media: MediaAccess, plan: ItemBatch) -> AsyncGenerator[Any, None]:
-        wanted: dict[int, list[tuple[int, ManifestFrame]]] = {}
+    async def _items(self, media: MediaAccess, batch: ItemBatch) -> AsyncGenerator[Any, None]:
+        of_video: dict[int, list[tuple[int, ManifestFrame]]] = {}
         for place, entry in enumerate(self.manifest.frames):
             if entry.image_path is None:
-                wanted.setdefault(entry.frame_number, []).append((place, entry))
+                of_video.setdefault(entry.frame_number, []).append((place, entry))
                 continue
             try:
                 path = await asyncio.to_thread(media_path, entry.image_path, media.roots)
             except NotFound as error:
-                _skip(plan, entry, error)
+                _skip(batch, entry, error)
             except EmbeddingError as error:
                 raise error.at(place) from None
             else:
-                _note(plan, place, entry)
+                _note(batch, place, entry)
                 yield path
-        if wanted:
-            async with aclosing(self._cut(media, plan, wanted)) as frames:
+        if of_video:
+            async with aclosing(self._cut(media, batch, of_video)) as frames:
                 async for frame in frames:
                     yield frame
 
     async def _cut(
         self,
         media: MediaAccess,
-        plan: ItemBatch,
-        wanted: dict[int, list[tuple[int, ManifestFrame]]],
+        batch: ItemBatch,
+        entries: dict[int, list[tuple[int, ManifestFrame]]],
     ) -> AsyncGenerator[RGB, None]:
-        """The wanted frames and crops of the video; an error of the video skips what is left."""
-        failure: EmbeddingError = InvalidInput("the video has no such frame")
+        """Frames and crops of the video, by frame number; an error of the video skips the rest."""
+        failure: EmbeddingError = InvalidInput("frame_number is out of range for this video")
         # num_frames=1: what the sampling contract falls back to if no number lies in the video
-        segment = Segment(num_frames=1, frame_indexes=tuple(sorted(wanted)))
-        seen: list[FrameInfo] = []
-        video = Video(partial(self._path, media), segment)
+        segment = Segment(num_frames=1, frame_indexes=tuple(sorted(entries)))
+        infos: list[FrameInfo] = []
+        video = Video(BelowRoots(self.manifest.video_path or ""), segment)
         try:
-            async with aclosing(video.stream(media, seen)) as frames:
+            async with aclosing(video.stream(media, infos)) as frames:
                 async for rgb in frames:
-                    for place, entry in wanted.pop(seen[-1].index, ()):
+                    for place, entry in entries.pop(infos[-1].index, ()):
                         part = _crop(rgb, entry)
                         if part.size:
-                            _note(plan, place, entry)
+                            _note(batch, place, entry)
                             yield part
                         else:
-                            _skip(plan, entry, InvalidInput("crop_bbox lies outside the frame"))
+                            _skip(batch, entry, InvalidInput("crop_bbox lies outside the frame"))
         except EmbeddingError as error:
             failure = error
-        for entries in wanted.values():
-            for _, entry in entries:
-                _skip(plan, entry, failure)
-
-    async def _path(self, media: MediaAccess) -> Path:
-        return await asyncio.to_thread(media_path, self.manifest.video_path or "", media.roots)
+        for left in entries.values():
+            for _, entry in left:
+                _skip(batch, entry, failure)
 
 
-def _note(plan: ItemBatch, place: int, entry: ManifestFrame) -> None:
-    if plan.frames is not None and plan.order is not None:
-        plan.frames.append(FrameInfo(entry.frame_number, entry.timestamp))
-        plan.order.append(place)
+def _note(batch: ItemBatch, place: int, entry: ManifestFrame) -> None:
+    if batch.frames is not None and batch.order is not None:
+        batch.frames.append(FrameInfo(entry.frame_number, entry.timestamp))
+        batch.order.append(place)
 
 
-def _skip(plan: ItemBatch, entry: ManifestFrame, error: EmbeddingError) -> None:
-    if plan.skipped is not None:
-        plan.skipped.append(Skipped(entry.frame_number, error))
+def _skip(batch: ItemBatch, entry: ManifestFrame, error: EmbeddingError) -> None:
+    if batch.skipped is not None:
+        batch.skipped.append(Skipped(entry.frame_number, error))
 
 
 def _crop(rgb: RGB, entry: ManifestFrame) -> RGB:

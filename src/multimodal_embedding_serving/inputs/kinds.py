@@ -1,6 +1,7 @@
 """What clients can send to be embedded: one class per input kind, and their union `Input`.
 
-Each class is the wire contract of its kind (see docs/api.md), names its modality, and plans itself.
+Each class is the wire contract of its kind (see docs/api.md), names its modality, and expands to
+items.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -22,8 +21,20 @@ from pydantic import (
 )
 
 from multimodal_embedding_serving.errors import InvalidInput
-from multimodal_embedding_serving.inputs.items import ItemBatch, ManifestFrames, Texts, Video
-from multimodal_embedding_serving.inputs.media_access import Encoded, MediaAccess
+from multimodal_embedding_serving.inputs.items import (
+    InputLimits,
+    ItemBatch,
+    ManifestFrames,
+    Texts,
+    Video,
+)
+from multimodal_embedding_serving.inputs.media_access import (
+    BelowRoots,
+    MediaAccess,
+    Remote,
+    VideoSource,
+)
+from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.fetch import media_path
 from multimodal_embedding_serving.media.manifest import Manifest, read_manifest
 from multimodal_embedding_serving.media.sampling import Segment
@@ -97,10 +108,10 @@ class TextInput(WireModel):
     text: OneOrMany
     modality: ClassVar[Modality] = "text"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         if isinstance(self.text, str):
-            return await Texts([self.text], "query", many=False).plan(media)
-        return await Texts(self.text, "document").plan(media)
+            return await Texts([self.text], "query", many=False).expand(media, limits)
+        return await Texts(self.text, "document").expand(media, limits)
 
 
 class ImageUrlInput(WireModel):
@@ -110,10 +121,9 @@ class ImageUrlInput(WireModel):
 
     def items(self, media: MediaAccess) -> list[Any]:
         urls = _listed(self.image_url)
-        media.check_count(len(urls))
         return [media.fetch_image(url) for url in urls]
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         items = self.items(media)
         return ItemBatch(items=items, count=len(items), many=isinstance(self.image_url, list))
 
@@ -125,10 +135,9 @@ class ImageBase64Input(WireModel):
 
     def items(self, media: MediaAccess) -> list[Any]:
         listed = _listed(self.image_base64)
-        media.check_count(len(listed))
         return [Encoded(data) for data in listed]
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         items = self.items(media)
         return ItemBatch(items=items, count=len(items), many=isinstance(self.image_base64, list))
 
@@ -143,39 +152,41 @@ class VideoFramesInput(WireModel):
     ]
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
-        media.check_count(len(self.video_frames))
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         items = [raw for frame in self.video_frames for raw in frame.items(media)]
         return ItemBatch(items=items, count=len(items))
 
 
 class VideoInput(WireModel, ABC):
-    """What the three video kinds share; each says how its bytes are had."""
+    """What the three video kinds share; each says where its bytes are."""
 
     segment_config: SegmentConfig | None = None
     modality: ClassVar[Modality] = "image"
 
+    @property
     @abstractmethod
-    async def load(self, media: MediaAccess) -> bytes | Path | Encoded: ...
+    def source(self) -> VideoSource: ...
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         segment = (self.segment_config or SegmentConfig()).segment(media.segment)
-        return await Video(partial(self.load, media), segment).plan(media)
+        return await Video(self.source, segment).expand(media, limits)
 
 
 class VideoUrlInput(VideoInput):
     type: Literal["video_url"]
     video_url: str
 
-    async def load(self, media: MediaAccess) -> bytes | Encoded:
-        return await media.fetch_video(self.video_url)
+    @property
+    def source(self) -> Remote:
+        return Remote(self.video_url)
 
 
 class VideoBase64Input(VideoInput):
     type: Literal["video_base64"]
     video_base64: str
 
-    async def load(self, media: MediaAccess) -> Encoded:
+    @property
+    def source(self) -> Encoded:
         return Encoded(self.video_base64)
 
 
@@ -185,8 +196,9 @@ class VideoFileInput(VideoInput):
     type: Literal["video_file"]
     video_path: str
 
-    async def load(self, media: MediaAccess) -> Path:
-        return await asyncio.to_thread(media_path, self.video_path, media.roots)
+    @property
+    def source(self) -> BelowRoots:
+        return BelowRoots(self.video_path)
 
 
 class FramesBatchInput(WireModel):
@@ -196,9 +208,9 @@ class FramesBatchInput(WireModel):
     frames_manifest_path: str
     modality: ClassVar[Modality] = "image"
 
-    async def plan(self, media: MediaAccess) -> ItemBatch:
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         manifest = await asyncio.to_thread(self._read, media)
-        return await ManifestFrames(manifest).plan(media)
+        return await ManifestFrames(manifest).expand(media, limits)
 
     def _read(self, media: MediaAccess) -> Manifest:
         return read_manifest(media_path(self.frames_manifest_path, media.roots))

@@ -1,8 +1,8 @@
-"""Where media come from: what of the service they need, and how raw sources become bytes."""
+"""Where media come from: limits, the fetcher, pools; and how sources become bytes."""
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, get_running_loop
+from asyncio import AbstractEventLoop, get_running_loop, to_thread
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,11 @@ from multimodal_embedding_serving.batching.priority import PriorityPool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
-from multimodal_embedding_serving.media.fetch import Fetcher
+from multimodal_embedding_serving.media.encoded import Encoded
+from multimodal_embedding_serving.media.fetch import Fetcher, media_path
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
-    decode_base64,
     image_limits,
 )
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
@@ -32,15 +32,21 @@ DECODE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Base64 (raw or a data URI) that a worker thread decodes."""
+class Remote:
+    """A video behind a URL, or within a data URI."""
 
-    data: str
+    url: str
 
-    def decode(self, limit: int, what: str) -> bytes:
-        if len(self.data) * 3 // 4 > limit + 4096:
-            raise TooLarge(f"the {what} is larger than {limit} bytes")
-        return decode_base64(self.data)
+
+@dataclass(frozen=True, slots=True)
+class BelowRoots:
+    """A video's path as a client wrote it: allowed only below the media roots."""
+
+    path: str
+
+
+VideoSource = bytes | Path | Encoded | Remote | BelowRoots
+"""Where a video comes from; a Path is one of this process and is read as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class LoopFetchers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaAccess:
-    """What inputs need of the service: limits, the fetcher, the folders that may be read."""
+    """What inputs need to get at media: limits, the fetcher, the folders that may be read."""
 
     images: ImageLimits
     videos: VideoLimits
@@ -95,9 +101,6 @@ class MediaAccess:
     roots: tuple[Path, ...]
     segment: Segment
     """The defaults of segment_config."""
-    max_items: int
-    """Items of one request."""
-    max_text_chars: int
     workers: PriorityPool
     """Threads that decode and resize images and tokenize texts."""
     decoders: DecoderPool
@@ -136,8 +139,6 @@ class MediaAccess:
                 clip_duration=settings.clip_duration,
                 num_frames=settings.num_frames,
             ),
-            max_items=settings.max_items,
-            max_text_chars=settings.max_text_chars,
             workers=PriorityPool(settings.worker_count),
             decoders=DecoderPool(
                 min(settings.worker_count, MOST_VIDEOS),
@@ -155,15 +156,8 @@ class MediaAccess:
         self.workers.shutdown(wait=False)
         self.decoders.close()
 
-    def check_count(self, count: int) -> None:
-        """Raises TooLarge for more items than one request may have."""
-        if count > self.max_items:
-            raise TooLarge(
-                f"the request has {count:,} items; the limit is {self.max_items:,}", param="input"
-            )
-
     def fetch_image(self, url: str) -> Any:
-        """The raw item of an image's URL: a thunk, or the data that a data URI holds."""
+        """The item of an image's URL: a thunk, or the data that a data URI holds."""
         if url[:5].lower() == "data:":
             return Encoded(url)
         return partial(self._fetch_image, url)
@@ -172,34 +166,43 @@ class MediaAccess:
         data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
         return Fetched(data, current_request.get())
 
-    async def fetch_video(self, url: str) -> bytes | Encoded:
-        if url[:5].lower() == "data:":
-            return Encoded(url)
-        return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+    async def video_source(self, source: VideoSource) -> bytes | Path | Encoded:
+        """Fetch a remote video, or find a path below the media roots.
 
-    def image_source(self, raw: Any) -> ImageSource:
-        """A raw item -> what `open_rgb` takes. Blocking: for worker threads."""
-        source: ImageSource = raw
-        if isinstance(raw, Encoded):
-            source = raw.decode(self.images.max_bytes, "image")
-        elif isinstance(raw, Fetched):
-            source = raw.release()
-        elif isinstance(raw, Path):
-            source = _read(raw, self.images.max_bytes)
+        Raises RemoteFailed, Forbidden, NotFound, TooLarge.
+        """
+        match source:
+            case Remote(url):
+                if url[:5].lower() == "data:":
+                    return Encoded(url)
+                return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+            case BelowRoots(path):
+                return await to_thread(media_path, path, self.roots)
+        return source
+
+    def image_source(self, item: Any) -> ImageSource:
+        """An item -> what `open_rgb` takes. Blocking: for worker threads."""
+        source: ImageSource = item
+        if isinstance(item, Encoded):
+            source = item.decode(self.images.max_bytes, "image")
+        elif isinstance(item, Fetched):
+            source = item.release()
+        elif isinstance(item, Path):
+            source = _read(item, self.images.max_bytes)
         if isinstance(source, bytes):
             self.received("image", len(source))
         return source
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
-        load = partial(self._video_source, source)
-        return Decoding(self.decoders, load, segment, self.videos, threads=self.threads)
-
-    def _video_source(self, source: bytes | Path | Encoded) -> bytes | Path:
-        if isinstance(source, Encoded):
-            source = source.decode(self.videos.max_bytes, "video")
-        if isinstance(source, bytes):
-            self.received("video", len(source))
-        return source
+        """A video on its way through a decoder process."""
+        return Decoding(
+            self.decoders,
+            source,
+            segment,
+            self.videos,
+            threads=self.threads,
+            received=partial(self.received, "video"),
+        )
 
 
 def is_url(text: str) -> bool:

@@ -29,6 +29,7 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.media.channel import Message
 from multimodal_embedding_serving.media.decoder_handle import Decoder
+from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.ring import Ring, seal
 from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits, source_size
 
@@ -137,14 +138,15 @@ class Decoding:
     def __init__(
         self,
         decoders: DecoderPool,
-        load: Callable[[], bytes | Path],
+        source: bytes | Path | Encoded,
         segment: Segment,
         limits: VideoLimits,
         *,
         threads: int = 0,
+        received: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`load` gives the encoded video; it is called on the thread that `frames` runs on."""
-        self._decoders, self._load = decoders, load
+        """Base64 is decoded on the thread that `frames` runs on; `received(bytes)` counts it."""
+        self._decoders, self._source, self._received_bytes = decoders, source, received
         self._segment, self._limits, self._threads = segment, limits, threads
         self.seconds_left = decoders.limits.seconds
         """That its process may still keep it waiting."""
@@ -166,9 +168,11 @@ class Decoding:
         if sys.platform != "linux":
             from multimodal_embedding_serving.media.video import read_frames
 
-            yield from read_frames(self._load(), self._segment, self._limits, threads=self._threads)
+            yield from read_frames(
+                self._video(), self._segment, self._limits, threads=self._threads
+            )
             return
-        source = open_source(self._load(), self._limits)
+        source = open_source(self._video(), self._limits)
         try:
             for _ in range(ATTEMPTS):
                 decoder = self._decoders.take(self)
@@ -181,6 +185,14 @@ class Decoding:
         finally:
             os.close(source)
         raise NotReady(NO_PROCESS)
+
+    def _video(self) -> bytes | Path:
+        source = self._source
+        if isinstance(source, Encoded):
+            source = source.decode(self._limits.max_bytes, "video")
+        if isinstance(source, bytes):
+            self._received_bytes(len(source))
+        return source
 
     def _begin(self, decoder: Decoder, source: int) -> bool:
         """Hand the video over; False where the process was gone before it saw it."""

@@ -9,17 +9,14 @@ animation, the first frame. Pillow's error texts hold memory addresses and never
 
 from __future__ import annotations
 
-import binascii
 import io
 import struct
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
-import pybase64
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -135,24 +132,6 @@ def open_rgb(
         raise TooLarge(f"the image has too many pixels; the limit is {most}") from None
     except DECODER_ERRORS:
         raise InvalidInput("the image can't be decoded: it is damaged or incomplete") from None
-
-
-def decode_base64(data: str) -> bytes:
-    """Bytes of raw base64 or of a `data:...;base64,` URI; white space is allowed anywhere."""
-    if data[:5].lower() == "data:":
-        head, comma, data = data.partition(",")
-        if not comma or not head.rstrip().lower().endswith(";base64"):
-            raise InvalidInput("a data URI must hold base64: data:image/png;base64,...")
-    if "%" in data:
-        data = unquote_to_bytes(data).decode("ascii", "replace")
-    try:
-        return pybase64.b64decode(data, validate=True)  # 20 times as fast as binascii
-    except ValueError:
-        pass
-    try:
-        return binascii.a2b_base64("".join(data.split()), strict_mode=True)
-    except ValueError:
-        raise InvalidInput("the base64 is malformed") from None
 
 
 def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:
