@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_embedding_serving.api.offload import MAX_INLINE
 from multimodal_embedding_serving.api.request_body import (
     CONTAINER_BYTES,
+    MAX_INLINE_BYTES,
     MAX_SOUGHT,
     VALUE_BYTES,
     load_json,
@@ -32,7 +32,7 @@ values = st.recursive(
 
 def large(text: str) -> bytes:
     """The same JSON, too large to be small."""
-    return text.encode() + b" " * MAX_INLINE
+    return text.encode() + b" " * MAX_INLINE_BYTES
 
 
 @given(values.filter(lambda value: value == value))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.priority import Priority
-from multimodal_embedding_serving.batching.schedule import MAX_BULK_SECONDS, MAX_INTERACTIVE_TURNS
+from multimodal_embedding_serving.batching.queue import MAX_BULK_SECONDS, MAX_INTERACTIVE_TURNS
 from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed
 from multimodal_embedding_serving.types import Features, Vector
 from tests.batching.scripted import assert_answers, batching, costs, now, occupy, text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.batching.priority import Priority
-from multimodal_embedding_serving.batching.schedule import MAX_INTERACTIVE_TURNS
+from multimodal_embedding_serving.batching.queue import MAX_INTERACTIVE_TURNS
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine, loader

@@ -6,6 +6,7 @@ gets the mean of their vectors at unit length. `embedding_types` asks for one fo
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -15,12 +16,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
-from multimodal_embedding_serving.api.request_body import read_body, validate
+from multimodal_embedding_serving.api.request_body import read_json
 from multimodal_embedding_serving.api.schemas import (
     CohereAnswer,
     CohereErrorAnswer,
@@ -29,7 +29,7 @@ from multimodal_embedding_serving.api.schemas import (
 )
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
-from multimodal_embedding_serving.api.vectors import encode
+from multimodal_embedding_serving.api.vectors import MAX_INLINE_NUMBERS, encode
 from multimodal_embedding_serving.engine.results import EmbeddingResult, renormalize
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable
@@ -49,25 +49,29 @@ def cohere_routes(service: Service) -> APIRouter:
     @routes.post("/embed", summary="Embed, as Cohere does", response_model=CohereAnswer)
     async def embed(request: Request) -> Response:
         engine = service.ready_engine()
-        body = await read_body(request, service.settings)
-        parsed, parts, inputs = await offload.run(len(body), _parse, service.settings, body)
+        parsed = await read_json(request, service.settings, CohereRequest)
+        parts, inputs = await asyncio.to_thread(_read_inputs, parsed, service.settings)
         service.require(parsed.model)
         work = engine.aembed(inputs, dimensions=parsed.output_dimension)
         results = await cancel_on_disconnect(request, work)
-        check_truncation(results, parsed.truncate)
+        if parsed.truncate is not None:
+            check_truncation(results, parsed.truncate)
         vectors = fuse(np.concatenate([result.vectors for result in results]), parts)
-        response = await offload.run(vectors.size, cohere_body, parsed, vectors, results)
+        if vectors.size <= MAX_INLINE_NUMBERS:
+            response = cohere_body(parsed, vectors, results)
+        else:
+            response = await asyncio.to_thread(cohere_body, parsed, vectors, results)
         return json_response(response, headers={FINGERPRINT: engine.info.fingerprint})
 
     return routes
 
 
-def _parse(settings: Settings, body: bytes) -> tuple[CohereRequest, list[int], list[Embeddable]]:
-    parsed = validate(CohereRequest, body)
+def _read_inputs(parsed: CohereRequest, settings: Settings) -> tuple[list[int], list[Embeddable]]:
+    """How many parts each embedding has, and the parts of all."""
     items, parts = list_items(parsed)
     searches = parsed.input_type == "search_query"
     listed = OpenAIRequest(input=items, input_type="query" if searches else "document")
-    return parsed, parts, read_items(listed, settings)
+    return parts, read_items(listed, settings)
 
 
 def list_items(parsed: CohereRequest) -> tuple[list[Any], list[int]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
-from multimodal_embedding_serving.api.request_body import read_body, validate
+from multimodal_embedding_serving.api.request_body import read_json
 from multimodal_embedding_serving.api.schemas import (
     Capabilities,
     CurrentModel,
@@ -21,7 +21,12 @@ from multimodal_embedding_serving.api.schemas import (
     ModelsAnswer,
 )
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.api.vectors import Encoding, encode, raw_response
+from multimodal_embedding_serving.api.vectors import (
+    MAX_INLINE_NUMBERS,
+    Encoding,
+    encode,
+    raw_response,
+)
 from multimodal_embedding_serving.catalog import by_family
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
@@ -120,8 +125,7 @@ class NativeRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
-        body = await read_body(request, self.service.settings)
-        parsed = await offload.run(len(body), validate, EmbeddingsRequest, body)
+        parsed = await read_json(request, self.service.settings, EmbeddingsRequest)
         if not self.service.accepts(parsed.model):
             raise ModelMismatch(
                 f"Model mismatch: requested model '{parsed.model}' does not match the currently "
@@ -129,9 +133,9 @@ class NativeRoutes:
                 param="model",
             )
         (result,) = await cancel_on_disconnect(request, engine.aembed([parsed.input]))
-        return await offload.run(
-            result.vectors.size, _respond, request, parsed, result, engine.info
-        )
+        if result.vectors.size <= MAX_INLINE_NUMBERS:
+            return _respond(request, parsed, result, engine.info)
+        return await asyncio.to_thread(_respond, request, parsed, result, engine.info)
 
     def _info(self) -> ModelInfo:
         if self.service.engine is None:

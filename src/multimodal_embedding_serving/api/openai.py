@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from math import inf
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api import offload
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
-from multimodal_embedding_serving.api.request_body import read_body, validate
+from multimodal_embedding_serving.api.request_body import read_body, read_json
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
     OpenAIErrorAnswer,
@@ -26,11 +25,19 @@ from multimodal_embedding_serving.api.schemas import (
 )
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
-from multimodal_embedding_serving.api.vectors import Encoding, encode, raw_response
+from multimodal_embedding_serving.api.vectors import (
+    MAX_INLINE_NUMBERS,
+    Encoding,
+    encode,
+    raw_response,
+)
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
+
+MAX_INLINE_ITEMS = 256
+"""More items are read on a thread."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorAnswer} for status in (400, 401, 403, 404, 429, 500, 503, 504)
@@ -45,17 +52,21 @@ def openai_routes(service: Service) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         engine = service.ready_engine()
         settings = service.settings
-        body = await read_body(request, settings)
         content_type = request.headers.get("content-type", "")
-        blocks = settings.token_ids == "cl100k"  # noqa: S105  # decoding them takes a while
-        size = inf if blocks else len(body)
-        parsed, inputs = await offload.run(size, _parse, settings, content_type, body)
+        if content_type[: len(FORM)].lower() == FORM:
+            body = await read_body(request, settings)
+            parsed, inputs = await asyncio.to_thread(read_form, content_type, body, settings)
+        else:
+            parsed = await read_json(request, settings, OpenAIRequest)
+            inputs = await _read_items(parsed, settings)
         service.require(parsed.model)
         work = engine.aembed(inputs, dimensions=parsed.dimensions)
         results = await cancel_on_disconnect(request, work)
-        check_truncation(results, parsed.truncate)
-        size = sum(result.vectors.size for result in results)
-        return await offload.run(size, _respond, request, parsed, results, engine.info)
+        if parsed.truncate is not None:
+            check_truncation(results, parsed.truncate)
+        if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
+            return _respond(request, parsed, results, engine.info)
+        return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
 
     @routes.get("/models", summary="The loaded model", response_model=OpenAIModels)
     async def models() -> Response:
@@ -74,13 +85,13 @@ def openai_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _parse(
-    settings: Settings, content_type: str, body: bytes
-) -> tuple[OpenAIRequest, list[Embeddable]]:
-    if content_type[: len(FORM)].lower() == FORM:
-        return read_form(content_type, body, settings)
-    request = validate(OpenAIRequest, body)
-    return request, read_items(request, settings)
+async def _read_items(parsed: OpenAIRequest, settings: Settings) -> list[Embeddable]:
+    """The inputs of a body; on a thread where reading them takes a while."""
+    decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
+    many = isinstance(parsed.input, list) and len(parsed.input) > MAX_INLINE_ITEMS
+    if decodes or many:
+        return await asyncio.to_thread(read_items, parsed, settings)
+    return read_items(parsed, settings)
 
 
 def _respond(

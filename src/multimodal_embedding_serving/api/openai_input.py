@@ -8,7 +8,7 @@ from typing import Any
 
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
 from multimodal_embedding_serving.errors import BadRequest, InvalidInput, MissingExtra
-from multimodal_embedding_serving.inputs.items import Embeddable, InputLimits, Role, Texts
+from multimodal_embedding_serving.inputs.items import Embeddable, Role, Texts, too_many_items
 from multimodal_embedding_serving.inputs.kinds import (
     ImageBase64Input,
     ImageUrlInput,
@@ -41,7 +41,8 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     items = _listed(request.input)
     if not items:
         raise InvalidInput("input is empty", param="input")
-    InputLimits.of(settings).check_count(len(items))  # here, because reading them takes a while
+    if len(items) > settings.max_items:  # the engine checks all requests; reading takes seconds
+        raise too_many_items(len(items), settings.max_items)
     role = read_role(request)
     if isinstance(items[0], list):
         texts = _from_tokens(items, settings.token_ids)

@@ -13,7 +13,6 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from multimodal_embedding_serving.api.errors import BodyLate
-from multimodal_embedding_serving.api.offload import MAX_INLINE
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs.kinds import KINDS
 from multimodal_embedding_serving.monitoring.request import hold
@@ -21,6 +20,8 @@ from multimodal_embedding_serving.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_INLINE_BYTES = 64 * 2**10
+"""Larger bodies are parsed on a thread: these take the event loop under a millisecond."""
 MAX_PARSED_BYTES = 768 << 20
 """Bytes that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
 CONTAINER_BYTES, VALUE_BYTES = 256, 100
@@ -62,6 +63,14 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
+async def read_json(request: Request, settings: Settings, model: type[M]) -> M:
+    """Read a JSON body as a model. Raises what `read_body` and `validate` do."""
+    body = await read_body(request, settings)
+    if len(body) <= MAX_INLINE_BYTES:
+        return validate(model, body)
+    return await asyncio.to_thread(validate, model, body)
+
+
 def validate(model: type[M], body: bytes) -> M:
     """A JSON body as a model. Raises InvalidInput naming the field and the item."""
     data = load_json(body)
@@ -80,8 +89,9 @@ def load_json(body: bytes) -> Any:
     if size > MAX_PARSED_BYTES:
         raise TooLarge("the body holds too many values")
     hold(size)
-    if len(body) > MAX_INLINE:  # one long string, most likely: a fifth of orjson's time, GIL held
+    if len(body) > MAX_INLINE_BYTES:  # one long string, most likely
         with suppress(ValueError):
+            # a fifth of the time that orjson would hold the GIL
             return from_json(body, allow_inf_nan=False, cache_strings=False)
     try:
         return orjson.loads(body)

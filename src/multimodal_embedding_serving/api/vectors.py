@@ -24,6 +24,9 @@ SHAPE = "x-embedding-shape"
 """Rows and columns, of an answer that is no JSON."""
 OCTETS, NPY = "application/octet-stream", "application/x-npy"
 
+MAX_INLINE_NUMBERS = 64 * 2**10
+"""More are encoded on a thread: these take the event loop under a millisecond."""
+
 
 def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
     """One vector as JSON: numbers, or base64 of little-endian float32."""

@@ -2,7 +2,7 @@
 
 Each of the graph's `parallel` workers is a thread that takes the next batch by itself: at once when
 something waits, and whatever has piled up when it was busy. Nothing here sleeps or polls. Which
-items make a batch is decided in `schedule`; items that a long bulk batch holds up may be answered
+items make a batch is decided in `queue`; items that a long bulk batch holds up may be answered
 by a copy of the graph, in `replica`.
 """
 
@@ -17,9 +17,8 @@ from concurrent.futures import Future
 import numpy as np
 
 from multimodal_embedding_serving.batching.priority import Priority, lower_priority
-from multimodal_embedding_serving.batching.queue import Entry
+from multimodal_embedding_serving.batching.queue import Entry, Schedule
 from multimodal_embedding_serving.batching.replica import OpenReplica, Replica
-from multimodal_embedding_serving.batching.schedule import Schedule
 from multimodal_embedding_serving.errors import GraphFailed
 from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vectors
 

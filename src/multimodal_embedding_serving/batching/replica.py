@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from multimodal_embedding_serving.batching.priority import REPLICA_NICENESS, lower_priority
-from multimodal_embedding_serving.batching.queue import Entry
-from multimodal_embedding_serving.batching.schedule import Schedule
+from multimodal_embedding_serving.batching.queue import Entry, Schedule
 from multimodal_embedding_serving.types import Graph
 
 log = logging.getLogger(__name__)

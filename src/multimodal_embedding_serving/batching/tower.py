@@ -19,7 +19,7 @@ from typing import Any
 
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
-from multimodal_embedding_serving.batching.schedule import TOO_LATE
+from multimodal_embedding_serving.batching.queue import TOO_LATE
 from multimodal_embedding_serving.errors import DeadlineExceeded, EmbeddingError
 from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Graph, Modality, Vector

@@ -39,6 +39,7 @@ from multimodal_embedding_serving.inputs.items import (
     Role,
     Texts,
     Video,
+    too_many_items,
 )
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
@@ -135,7 +136,9 @@ class Engine:
                     for place in range(len(inputs))
                 ]
                 with self._admit(batches), span("embed", {"mmes.inputs": len(batches)}):
-                    results = await self._run(inputs, batches, priority or _lane(batches), deadline)
+                    results = await self._run(
+                        inputs, batches, priority or _priority(batches), deadline
+                    )
         except TimeoutError:
             if scope.expired():
                 raise DeadlineExceeded("the request's deadline has passed") from None
@@ -240,7 +243,9 @@ class Engine:
     @contextmanager
     def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
         """Count the items in and out. A request larger than the queue may enter when alone."""
-        self._limits.check_count(sum(1 if batch.video else batch.count for batch in batches))
+        items = sum(1 if batch.video else batch.count for batch in batches)
+        if items > self._limits.max_items:
+            raise too_many_items(items, self._limits.max_items)
         limit = self._settings.queue_limit
         count = sum(batch.count for batch in batches)
         with self._lock:
@@ -340,7 +345,7 @@ async def _expand(
         raise named(error, place if len(inputs) > 1 else None) from None
 
 
-def _lane(batches: Sequence[ItemBatch]) -> Priority:
+def _priority(batches: Sequence[ItemBatch]) -> Priority:
     bulk = any(batch.video for batch in batches) or sum(batch.count for batch in batches) > FEW
     return Priority.BULK if bulk else Priority.INTERACTIVE
 

@@ -93,12 +93,11 @@ class InputLimits:
     def of(cls, settings: Settings) -> InputLimits:
         return cls(max_items=settings.max_items, max_text_chars=settings.max_text_chars)
 
-    def check_count(self, count: int) -> None:
-        """Raises TooLarge for more items than one request may have."""
-        if count > self.max_items:
-            raise TooLarge(
-                f"the request has {count:,} items; the limit is {self.max_items:,}", param="input"
-            )
+
+def too_many_items(count: int, limit: int) -> TooLarge:
+    """The error of a request with more items than EMBEDDING_MAX_ITEMS allows."""
+    message = f"the request has {count:,} items; the limit is {limit:,} (EMBEDDING_MAX_ITEMS)"
+    return TooLarge(message, param="input")
 
 
 class Embeddable(Protocol):
