@@ -58,13 +58,13 @@ def test_a_truncated_file_is_refused_by_name(bundle: Bundle, name: str) -> None:
     content = (bundle.path / name).read_bytes()
     (bundle.path / name).write_bytes(content[:-1])
     with pytest.raises(BundleError, match=f"small: {name} is truncated"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_a_missing_file_is_refused_by_name(bundle: Bundle) -> None:
     (bundle.path / "text.bin").unlink()
     with pytest.raises(BundleError, match=r"small: text\.bin is missing"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
@@ -72,7 +72,7 @@ def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
     content[len(content) // 2] ^= 1
     (bundle.path / "image.bin").write_bytes(content)
     with pytest.raises(BundleError, match=r"image\.bin was altered"):
-        Bundle.open(bundle.path).verify()
+        Bundle.load(bundle.path).verify()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
 def test_a_malformed_manifest_is_a_bundle_error(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(BundleError):
-        Bundle.open(tmp_path)
+        Bundle.load(tmp_path)
 
 
 def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
@@ -91,7 +91,7 @@ def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
     (bundle.path.parent / "outside").write_bytes(b"")
     (bundle.path / MANIFEST).write_text(json.dumps(data))
     with pytest.raises(BundleError, match="outside is missing"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None
 
     with pytest.raises(BundleError, match="below the bound"):
         build_bundle(small_conversion(seed=1), bundle.path, refuse)
-    kept = Bundle.open(bundle.path)
+    kept = Bundle.load(bundle.path)
     kept.verify()
     assert kept.manifest == bundle.manifest
 

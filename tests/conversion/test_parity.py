@@ -36,7 +36,7 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
 from tests.fakes import PATIENCE
 from tests.parity.small import small_arrays, small_config
-from tests.parity.towers import open_towers, write_checkpoint
+from tests.parity.towers import read_towers, write_checkpoint
 from tests.small_model import small_conversion, small_plans
 
 EXACT = Settings(precision="f32", model_cache=False)
@@ -74,7 +74,7 @@ def test_little_free_memory_turns_to_the_reference_layer_by_layer(bundle: Bundle
 @pytest.mark.parametrize("model", ["clip-vit-b-16", "siglip2-vit-b-16"])
 def test_both_references_are_the_same_to_rounding(model: str, tmp_path: Path) -> None:
     paths = write_checkpoint(tmp_path / "model.safetensors", small_arrays(model, "transformers"))
-    plan = open_towers(paths, small_config(model)).plan("image")
+    plan = read_towers(paths, small_config(model)).plan("image")
     rows = probe_rows(plan, None)
     graph = run_float32(plan, emit_model(plan.inputs, plan.build, FLOAT32), rows)
     assert (graph * run_layer_by_layer(plan, rows)).sum(1).min() >= 0.999999

@@ -105,7 +105,9 @@ def test_a_tower_that_breaks_while_in_use_is_reported(
 ) -> None:
     """A graph that gives NaN from some moment on: its self-test fails, and the opener hears it."""
     graph = Flaky()
-    monkeypatch.setattr("multimodal_embedding_serving.engine.loader.open_graph", lambda *_: graph)
+    monkeypatch.setattr(
+        "multimodal_embedding_serving.engine.loader.compile_tower", lambda *_: graph
+    )
     metrics = Metrics()
     opener = ModelLoader(
         bundle, settings, MediaAccess.from_settings(settings, metrics.received), metrics

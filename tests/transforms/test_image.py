@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from tests.media_files import photo, write_image
 
@@ -142,6 +142,6 @@ def test_a_drafted_jpeg_differs_from_a_full_decode_by_two_levels_at_most(
     limits = ImageLimits(max_bytes=32 << 20, max_pixels=64_000_000, formats=("JPEG",))
     data = write_image("jpeg", photo(*size), quality=92)
     transform = ImageTransform(224, "short_side", "bicubic", 49)
-    full = transform(open_rgb(data, limits)).astype(int)
-    drafted = transform(open_rgb(data, limits, at_least=transform.at_least)).astype(int)
+    full = transform(decode_rgb(data, limits)).astype(int)
+    drafted = transform(decode_rgb(data, limits, at_least=transform.at_least)).astype(int)
     assert np.abs(full - drafted).max() <= 2

@@ -60,7 +60,7 @@ class TorchGraph:
             torch.cuda.empty_cache()
 
 
-def open_plan(plan: TowerSpec, settings: Settings) -> TorchGraph:
+def build_torch_graph(plan: TowerSpec, settings: Settings) -> TorchGraph:
     """Put a tower on the device that the settings name.
 
     Raises SettingsError naming the devices and precisions there are.

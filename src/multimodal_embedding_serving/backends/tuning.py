@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import cache_folder
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
@@ -46,7 +46,7 @@ NEAR = 0.9
 FILES = "tuning-"
 CAPTIONS = ("a photo of a cat", "two people walk along the beach at sunset with their dog")
 
-Open = Callable[[Bundle, Modality, Settings], Graph]
+Compiler = Callable[[Bundle, Modality, Settings], Graph]
 T = TypeVar("T")
 
 
@@ -99,7 +99,7 @@ def tune(
     *,
     seconds: float,
     progress: Progress = ignore_progress,
-    opens: Open = open_graph,
+    compiler: Compiler = compile_tower,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Modality, TunedConfig]:
     """Measure every tower, for `seconds` in all, and write down the best.
@@ -112,7 +112,7 @@ def tune(
     for place, modality in enumerate(towers):
         progress("measuring how the graphs run best", place / len(towers))
         rows = sample_rows(bundle, modality)
-        tried = measure(bundle, modality, settings, rows, seconds / len(towers), opens, clock)
+        tried = measure(bundle, modality, settings, rows, seconds / len(towers), compiler, clock)
         if tried:
             best[modality] = choose(tried)
     if best:
@@ -143,7 +143,7 @@ def measure(
     settings: Settings,
     rows: Sequence[Row],
     seconds: float,
-    opens: Open,
+    compiler: Compiler,
     clock: Callable[[], float],
 ) -> list[TunedConfig]:
     """Every way to run one tower; each has its share of the time that is left. Empty where the
@@ -155,7 +155,7 @@ def measure(
     for tried, (streams, threads) in enumerate(ways):
         way = TunedConfig(streams, threads, batches[0], 0.0, 0.0)
         placed = dataclasses.replace(way.applied(settings), model_cache=False)
-        graph = opens(bundle, modality, placed)
+        graph = compiler(bundle, modality, placed)
         graph(rows[:1])  # the first call makes preparations
         each = (end - clock()) / (len(ways) - tried) / (len(batches) + 1)
         latency = 1 / measure_rate(graph, rows[:1], 1, each, clock)

@@ -74,10 +74,10 @@ def unpack(source: Path, models: Path) -> Bundle:
                 if parcel.next() is not None:
                     raise BundleError(f"{source.name}: it holds more than its manifest lists")
                 (folder / MANIFEST).write_text(text, "utf-8")
-                Bundle.open(folder).verify()
+                Bundle.load(folder).verify()
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BundleError(f"{source.name}: this is no packed model ({error})") from None
-    return Bundle.open(final)
+    return Bundle.load(final)
 
 
 def _place(label: object) -> Path:

@@ -120,7 +120,7 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path) -> Bundle:
+    def load(cls, path: Path) -> Bundle:
         """Read the manifest and check that every file is there in full (sizes, not hashes).
 
         Raises BundleError naming the bundle's folder and the file.

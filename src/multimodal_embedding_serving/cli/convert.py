@@ -34,12 +34,12 @@ def convert(
         find_tuned_config,
         tune,
     )
-    from multimodal_embedding_serving.conversion.store import describe, open_bundle
+    from multimodal_embedding_serving.conversion.store import describe, load_bundle
 
     settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
-        bundle = open_bundle(settings, show, anew=force)
+        bundle = load_bundle(settings, show, anew=force)
         if can_tune(settings) and not find_tuned_config(bundle, "text", settings):
             tune(bundle, settings, seconds=QUICK, progress=show)
     facts = describe(bundle)

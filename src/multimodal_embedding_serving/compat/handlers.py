@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, resolve
-from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
@@ -103,7 +103,7 @@ class BaseEmbeddingModel:
         )
         if settings.device.startswith("cuda"):  # torch's, while OpenVINO certifies what it made
             settings = replace(settings, device="CPU")
-        bundle = open_bundle(settings)
+        bundle = load_bundle(settings)
         graphs = {each: str(bundle.graph(each)) for each in bundle.manifest.towers}
         return graphs.get("image"), graphs.get("text")
 

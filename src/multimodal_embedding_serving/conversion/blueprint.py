@@ -16,7 +16,7 @@ from multimodal_embedding_serving.checkpoints.hub import (
     find_checkpoint,
     find_tokenizer,
 )
-from multimodal_embedding_serving.checkpoints.shards import open_weights
+from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
@@ -26,7 +26,7 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ def read_blueprint(
         log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
     found = fetch(wanted, progress, access)
     progress("reading the checkpoint", 0.0)
-    weights = open_weights(found.weights)
-    family, checkpoint = open_checkpoint(weights, found.config, spec)
+    weights = read_weights(found.weights)
+    family, checkpoint = recognize_checkpoint(weights, found.config, spec)
     return Blueprint(
         model=wanted.model,
         family=family,

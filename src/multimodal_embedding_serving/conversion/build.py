@@ -103,7 +103,7 @@ def build_bundle(
             seal(folder, manifest, files.result())
     except OSError as error:
         raise BundleError(f"the bundle can't be written: {error.strerror}") from error
-    bundle = Bundle.open(final)
+    bundle = Bundle.load(final)
     log.info(
         "converted %s to %s: %.0f MB; building took %.1f s and %.0f MB of private memory, "
         "certifying %.1f s and %.0f MB",

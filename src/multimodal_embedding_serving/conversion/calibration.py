@@ -24,7 +24,7 @@ from multimodal_embedding_serving.backends.openvino import collate
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.runtime import ov
-from multimodal_embedding_serving.media.image import image_limits, open_rgb
+from multimodal_embedding_serving.media.image import decode_rgb, image_limits
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -132,7 +132,7 @@ def _pictures(folder: Path, settings: Settings) -> Iterator[Image.Image]:
     limits = image_limits(settings)
     for path in _files(folder):
         with contextlib.suppress(EmbeddingError, OSError):
-            yield open_rgb(path.read_bytes(), limits)
+            yield decode_rgb(path.read_bytes(), limits)
 
 
 def _lines(folder: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import (
     OpenVINOGraph,
     collate,
@@ -178,7 +178,7 @@ def run_served(
     shape: StaticShape | None = None,
 ) -> tuple[Vectors, str]:
     """The vectors that will be served, on the device that will, and the precision of inference."""
-    graph = open_graph(model, plan.modality, settings, shape)
+    graph = compile_tower(model, plan.modality, settings, shape)
     vectors = by_length(graph, rows)
     graph.close()
     return vectors, graph.precision

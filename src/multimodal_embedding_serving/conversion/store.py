@@ -42,19 +42,19 @@ log = logging.getLogger(__name__)
 PACKAGE = "multimodal_embedding_serving"
 
 
-def open_model(
+def load_model(
     settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Bundle | TorchModel:
     """What the settings serve: OpenVINO a bundle, torch the checkpoint itself.
 
-    Raises what `open_bundle` or `load_torch_model` does.
+    Raises what `load_bundle` or `load_torch_model` does.
     """
     if settings.use_openvino:
-        return open_bundle(settings, progress, access=access)
+        return load_bundle(settings, progress, access=access)
     return load_torch_model(settings, progress, access)
 
 
-def open_bundle(
+def load_bundle(
     settings: Settings,
     progress: Progress = ignore_progress,
     *,
@@ -81,10 +81,10 @@ def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
     """
     given = Path(settings.model).expanduser()
     if (given / MANIFEST).is_file():
-        return Bundle.open(given)
+        return Bundle.load(given)
     wanted = resolve_model(settings)
     if wanted.spec is not None and wanted.spec.family == "Builtin":
-        return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
+        return Bundle.load(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
     return None if anew else find_converted(wanted, settings)
 
 
@@ -94,7 +94,7 @@ def find_converted(wanted: ResolvedModel, settings: Settings) -> Bundle | None:
         folder = wanted.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
-                return Bundle.open(folder)
+                return Bundle.load(folder)
             except BundleError as error:
                 log.warning("%s; it is converted again", error.message)
     return None
@@ -125,7 +125,7 @@ def list_bundles(models: Path) -> Iterator[Bundle]:
     for manifest in sorted(models.glob(f"*/*/*/{MANIFEST}")):
         if not manifest.parent.name.startswith(TEMPORARY):
             try:
-                yield Bundle.open(manifest.parent)
+                yield Bundle.load(manifest.parent)
             except BundleError as error:
                 log.warning("%s", error.message)
 
@@ -177,7 +177,7 @@ def _unused(model_dir: Path) -> list[Path]:
         try:
             if folder.name.startswith(TEMPORARY):
                 unused.append(folder)
-            elif folder.name in STORED and Bundle.open(folder):
+            elif folder.name in STORED and Bundle.load(folder):
                 kept += 1
         except BundleError:
             unused.append(folder)

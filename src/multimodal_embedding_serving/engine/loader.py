@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_tuned_config
 from multimodal_embedding_serving.batching.batcher import Batcher, OpenExpress
@@ -208,7 +208,7 @@ class ModelLoader:
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph, prepare = open_graph(self._model, modality, settings, shape), make(None)
+        graph, prepare = compile_tower(self._model, modality, settings, shape), make(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -250,7 +250,7 @@ class ModelLoader:
                 return None
             # Reading the cache of compiled graphs would set the C locale for a moment, while others
             # are at work; compiling doesn't.
-            copy = open_graph(model, modality, replace(settings, model_cache=False))
+            copy = compile_tower(model, modality, replace(settings, model_cache=False))
             self_test(copy, prepare, modality)
             log.info("%s: interactive items overtake bulk ones from now on", modality)
             return copy

@@ -69,7 +69,7 @@ class Seeing:
         return -(-self.side // MCI_STRIDE)
 
 
-def open_mobileclip(
+def read_mobileclip(
     weights: Weights, layout: Layout, config: Mapping[str, Any] | None, spec: ModelSpec | None
 ) -> Checkpoint:
     """Tensors under this project's names, and the few facts that they don't tell.

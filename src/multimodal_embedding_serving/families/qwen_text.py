@@ -43,7 +43,7 @@ class Decoder:
     """Base of the rotary frequencies."""
 
 
-def open_qwen(
+def read_qwen(
     weights: Weights, layout: Layout, config: Mapping[str, Any] | None, spec: ModelSpec | None
 ) -> Checkpoint:
     """Tensors without prefix, the config whole and in agreement with them.

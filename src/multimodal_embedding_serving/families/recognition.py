@@ -25,8 +25,8 @@ from multimodal_embedding_serving.checkpoints.sizes import check_sizes
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
-from multimodal_embedding_serving.families.mobileclip import open_mobileclip
-from multimodal_embedding_serving.families.qwen_text import open_qwen
+from multimodal_embedding_serving.families.mobileclip import read_mobileclip
+from multimodal_embedding_serving.families.qwen_text import read_qwen
 
 Config = Mapping[str, Any]
 OPEN_CLIP = "model_cfg"
@@ -37,14 +37,14 @@ ReadCheckpoint = Callable[[Weights, Layout, Config | None, ModelSpec | None], Ch
 
 @dataclass(frozen=True, slots=True)
 class Recognizer:
-    """How the checkpoints of one `model_type` are told from others, and opened."""
+    """How the checkpoints of one `model_type` are told from others, and read."""
 
     family: str
     layouts: Sequence[Layout]
-    open: ReadCheckpoint
+    read: ReadCheckpoint
 
 
-def open_checkpoint(
+def recognize_checkpoint(
     weights: Weights, config: Config | None, spec: ModelSpec | None
 ) -> tuple[str, Checkpoint]:
     """-> (family, its checkpoint with tensors and configuration in the normal form).
@@ -70,7 +70,7 @@ def open_checkpoint(
             f"{weights.file}: {spec.id} is of the family {spec.family}, "
             f"but the tensors are of {recognizer.family}"
         )
-    return recognizer.family, recognizer.open(weights, layout, config, spec)
+    return recognizer.family, recognizer.read(weights, layout, config, spec)
 
 
 def _describe_stranger(weights: Weights, told: object) -> str:
@@ -86,7 +86,7 @@ def _describe_stranger(weights: Weights, told: object) -> str:
     )
 
 
-def open_transformer(
+def read_transformer(
     weights: Weights, layout: Layout, config: Config | None, spec: ModelSpec | None
 ) -> Checkpoint:
     """CLIP, CN-CLIP, SigLIP, BLIP-2: renamed by table, sizes held against the configuration."""
@@ -117,12 +117,12 @@ def _layouts(model_type: str) -> Sequence[Layout]:
 
 RECOGNIZERS: Mapping[str, Recognizer] = MappingProxyType(
     {
-        "clip": Recognizer("CLIP", _layouts("clip"), open_transformer),
-        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), open_transformer),
-        "siglip": Recognizer("SigLIP", _layouts("siglip"), open_transformer),
-        "blip-2": Recognizer("Blip2", _layouts("blip-2"), open_transformer),
-        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
-        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, open_qwen),
+        "clip": Recognizer("CLIP", _layouts("clip"), read_transformer),
+        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), read_transformer),
+        "siglip": Recognizer("SigLIP", _layouts("siglip"), read_transformer),
+        "blip-2": Recognizer("Blip2", _layouts("blip-2"), read_transformer),
+        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, read_mobileclip),
+        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, read_qwen),
     }
 )
-"""By model_type. A family with rules of its own adds its layouts and its opener here."""
+"""By model_type. A family with rules of its own adds its layouts and its reader here."""

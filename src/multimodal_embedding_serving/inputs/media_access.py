@@ -178,7 +178,7 @@ class MediaAccess:
         return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
 
     def image_source(self, raw: Any) -> ImageSource:
-        """A raw item -> what `open_rgb` takes. Blocking: for worker threads."""
+        """A raw item -> what `decode_rgb` takes. Blocking: for worker threads."""
         source: ImageSource = raw
         if isinstance(raw, Encoded):
             source = raw.decode(self.images.max_bytes, "image")

@@ -53,7 +53,7 @@ class ImageTransform:
 
     @property
     def at_least(self) -> int:
-        """The short side that the source must keep (see `media.image.open_rgb`)."""
+        """The short side that the source must keep (see `media.image.decode_rgb`)."""
         return self.size
 
     @property
