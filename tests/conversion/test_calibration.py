@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.conversion import calibration
-from multimodal_embedding_serving.conversion import store as library
+from multimodal_embedding_serving.conversion import calibration, convert
 from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CUTS, sample_rows
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
 from multimodal_embedding_serving.conversion.store import load_bundle
@@ -105,8 +104,8 @@ def test_below_its_bound_floats_are_served_and_it_is_said(
                         target.replace_source_output(rough.output(0))
         return coarse
 
-    monkeypatch.setattr(library, "require_nncf", lambda: None)
-    monkeypatch.setattr(library, "quantize_activations", ruin)
+    monkeypatch.setattr(convert, "require_nncf", lambda: None)
+    monkeypatch.setattr(convert, "quantize_activations", ruin)
     bundle = load_bundle(settings)
     assert bundle.manifest.precision == "f16"
     assert bundle.path.name == "int8"

@@ -20,7 +20,7 @@ from multimodal_embedding_serving.conversion.blueprint import fetch, read_tokeni
 from multimodal_embedding_serving.conversion.convert import convert
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
 from multimodal_embedding_serving.conversion.store import (
-    converting,
+    conversion_lock,
     describe,
     list_bundles,
     load_bundle,
@@ -209,7 +209,7 @@ def test_conversion_may_be_asked_for_again(checkpoint: Path, own_shelves: Path) 
     chosen = settings(checkpoint, own_shelves)
     first = load_bundle(chosen)
     inode = (first.path / "text.bin").stat().st_ino
-    again = load_bundle(chosen, anew=True)
+    again = load_bundle(chosen, force=True)
     assert (again.path / "text.bin").stat().st_ino != inode
     assert again.manifest.fingerprint == first.manifest.fingerprint
 
@@ -225,7 +225,7 @@ def test_who_comes_second_waits_and_converts_nothing(checkpoint: Path, tmp_path:
             waiting.set()
 
     second = threading.Thread(target=load_bundle, args=(chosen, tell))
-    with converting(resolve_model(chosen).model_dir):
+    with conversion_lock(resolve_model(chosen).model_dir):
         second.start()
         assert waiting.wait(PATIENCE)
         made = convert(resolve_model(chosen), chosen)
@@ -289,7 +289,7 @@ def test_prune_removes_compiled_graphs_whose_bundle_is_gone(model_dir: Path) -> 
 
 def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(model_dir: Path) -> None:
     before = names(model_dir)
-    with converting(model_dir):
+    with conversion_lock(model_dir):
         assert prune(model_dir.parent.parent) == {}
     assert names(model_dir) == before
     assert (model_dir / f"{LOCK}.lock").exists()

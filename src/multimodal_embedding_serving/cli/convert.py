@@ -39,7 +39,7 @@ def convert(
     settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
-        bundle = load_bundle(settings, show, anew=force)
+        bundle = load_bundle(settings, show, force=force)
         if can_tune(settings) and not find_tuned_config(bundle, "text", settings):
             tune(bundle, settings, seconds=QUICK, progress=show)
     facts = describe(bundle)

@@ -51,26 +51,26 @@ class Blueprint:
 
 
 def read_blueprint(
-    wanted: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
+    resolved: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Blueprint:
     """Download what is not here yet, and plan the towers; the licence is told first.
 
     Raises FamilyNotBuilt, CheckpointError, RemoteFailed.
     """
-    spec = wanted.spec
+    spec = resolved.spec
     if spec is not None:
         find_family(spec.family)
-        where = " or ".join(wanted.sources)
-        log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
-    found = fetch(wanted, progress, access)
+        where = " or ".join(resolved.sources)
+        log.info("%s comes under the licence %s: see %s", resolved.model, spec.licence, where)
+    found = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
     weights = read_weights(found.weights)
     family, checkpoint = recognize_checkpoint(weights, found.config, spec)
     return Blueprint(
-        model=wanted.model,
+        model=resolved.model,
         family=family,
         plans=find_family(family)(checkpoint),
-        tokenizer=read_tokenizer(found, wanted, progress, access),
+        tokenizer=read_tokenizer(found, resolved, progress, access),
         source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
         | {"files": {path.name: path.stat().st_size for path in found.weights}},
         licence=spec.licence if spec else "",
@@ -80,14 +80,14 @@ def read_blueprint(
 
 
 def fetch(
-    wanted: ResolvedModel, progress: Progress, access: HubAccess | None = None
+    resolved: ResolvedModel, progress: Progress, access: HubAccess | None = None
 ) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
     Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
     """
     refusals: list[CheckpointError | RemoteFailed] = []
-    for source in wanted.sources:
+    for source in resolved.sources:
         try:
             return find_checkpoint(source, progress=progress, access=access)
         except (CheckpointError, RemoteFailed) as error:
@@ -98,16 +98,16 @@ def fetch(
 
 def read_tokenizer(
     found: CheckpointFiles,
-    wanted: ResolvedModel,
+    resolved: ResolvedModel,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
     paths = found.tokenizer
     if not paths:
-        if wanted.spec is None or wanted.spec.tokenizer_repo is None:
-            raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
-        repo = wanted.spec.tokenizer_repo
+        if resolved.spec is None or resolved.spec.tokenizer_repo is None:
+            raise CheckpointError(f"{resolved.model}: there is no tokenizer beside the weights")
+        repo = resolved.spec.tokenizer_repo
         paths = find_tokenizer(repo, progress=progress, access=access)
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")

@@ -6,10 +6,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 
-from multimodal_embedding_serving.bundles.bundle import (
-    STORED,
-    Bundle,
-)
+from multimodal_embedding_serving.bundles.bundle import STORED, Bundle
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
@@ -23,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def convert(
-    wanted: ResolvedModel,
+    resolved: ResolvedModel,
     settings: Settings,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
@@ -34,13 +31,13 @@ def convert(
     """
     if settings.precision == "int8":
         require_nncf()
-    spec, blueprint = wanted.spec, read_blueprint(wanted, progress, access)
+    spec, blueprint = resolved.spec, read_blueprint(resolved, progress, access)
     default = "int8-weights" if blueprint.family == "QwenText" else "f16"
     default = spec.precision if spec else default
     precision = settings.precision if settings.precision in STORED else default
-    require_space(blueprint.numbers, precision, wanted.model_dir)
+    require_space(blueprint.numbers, precision, resolved.model_dir)
     check = partial(check_parity, settings=settings, progress=progress)
-    place = wanted.model_dir / precision
+    place = resolved.model_dir / precision
     if precision != "int8":
         return build_bundle(Conversion.of(blueprint, precision), place, check, progress)
     tokenizer = blueprint.tokenizer
@@ -50,6 +47,6 @@ def convert(
     except ParityFailed as error:
         notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
     log.warning("%s", notice)
-    require_space(blueprint.numbers, "f16", wanted.model_dir)
+    require_space(blueprint.numbers, "f16", resolved.model_dir)
     floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
     return build_bundle(floats, place, check, progress)

@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,6 @@ from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
-PACKAGE = "multimodal_embedding_serving"
-
 
 def load_model(
     settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
@@ -58,40 +55,36 @@ def load_bundle(
     settings: Settings,
     progress: Progress = ignore_progress,
     *,
-    anew: bool = False,
+    force: bool = False,
     access: HubAccess | None = None,
 ) -> Bundle:
     """The bundle of the model that the settings name, converted first where that was not done.
 
-    `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
-    RemoteFailed, BundleError.
+    `force` converts again what was converted before. Raises UnknownModel, FamilyNotBuilt,
+    CheckpointError, RemoteFailed, BundleError.
     """
-    found = find_bundle(settings, anew=anew)
-    if found is not None:
-        return found
-    wanted = resolve_model(settings)
-    with converting(wanted.model_dir, progress):
-        found = None if anew else find_converted(wanted, settings)
-        return found or convert(wanted, settings, progress, access)
+    resolved = resolve_model(settings)
+    if resolved.bundle is not None:
+        return Bundle.load(resolved.bundle)
+    if not force and (bundle := find_converted(resolved, settings)):
+        return bundle
+    with conversion_lock(resolved.model_dir, progress):
+        # Another process may have converted the model while this one waited for the lock.
+        bundle = None if force else find_converted(resolved, settings)
+        return bundle or convert(resolved, settings, progress, access)
 
 
-def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
-    """What the settings name, if it is here: shipped, a bundle's folder, or converted (unless
-    `anew`). Raises UnknownModel, CheckpointError, BundleError.
-    """
-    given = Path(settings.model).expanduser()
-    if (given / MANIFEST).is_file():
-        return Bundle.load(given)
-    wanted = resolve_model(settings)
-    if wanted.spec is not None and wanted.spec.family == "Builtin":
-        return Bundle.load(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
-    return None if anew else find_converted(wanted, settings)
+def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
+    """The bundle that serves these settings, if it is here. Raises BundleError."""
+    if resolved.bundle is not None:
+        return Bundle.load(resolved.bundle)
+    return find_converted(resolved, settings)
 
 
-def find_converted(wanted: ResolvedModel, settings: Settings) -> Bundle | None:
-    """A bundle on the shelf that serves these settings, if one opens."""
-    for precision in _acceptable(settings, wanted.spec):
-        folder = wanted.model_dir / precision
+def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
+    """A bundle in the model's folder that serves these settings, if one loads."""
+    for precision in _acceptable(settings, resolved.spec):
+        folder = resolved.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
                 return Bundle.load(folder)
@@ -101,8 +94,8 @@ def find_converted(wanted: ResolvedModel, settings: Settings) -> Bundle | None:
 
 
 @contextmanager
-def converting(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
-    """Hold the shelf's lock; wait where another process holds it. Raises BundleError."""
+def conversion_lock(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
+    """Hold the lock of a model's folder; wait where another process does. Raises BundleError."""
     try:
         lock = locked(model_dir / LOCK)
         try:

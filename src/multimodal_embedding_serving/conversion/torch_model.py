@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from multimodal_embedding_serving.bundles.bundle import (
-    MANIFEST,
     Manifest,
     TowerManifest,
     fingerprint,
@@ -49,21 +48,20 @@ def load_torch_model(
     from multimodal_embedding_serving.backends.torch import choose_precision
 
     precision = choose_precision(settings)
-    wanted = resolve_model(settings)
-    shipped = wanted.spec is not None and wanted.spec.family == "Builtin"
-    if shipped or (Path(settings.model).expanduser() / MANIFEST).is_file():
+    resolved = resolve_model(settings)
+    if resolved.bundle is not None:
         raise SettingsError(
-            f"EMBEDDING_USE_OV='false' can't serve {wanted.model}: it is converted already, and "
+            f"EMBEDDING_USE_OV='false' can't serve {resolved.model}: it is converted already, and "
             "torch can't run OpenVINO's graphs; set EMBEDDING_MODEL_NAME to another model, "
             "hf:org/name, or the folder of a checkpoint, or leave EMBEDDING_USE_OV unset"
         )
-    blueprint = read_blueprint(wanted, progress, access)
+    blueprint = read_blueprint(resolved, progress, access)
     manifest = identify(blueprint, precision, progress)
     plans = {plan.modality: plan for plan in blueprint.plans}
     model = TorchModel(plans, manifest, blueprint.tokenizer)
     if precision == "f32":
         return model
-    place = wanted.model_dir / f"torch-{precision}.json"
+    place = resolved.model_dir / f"torch-{precision}.json"
     parity = find_report(place, model, settings)
     if parity is None:
         parity = check_parity(blueprint.plans, model, settings, progress=progress)
