@@ -85,7 +85,7 @@ class Converted:
         settings = Settings(model=str(write_repository(folder / model, model)), models_dir=folder)
         blueprint = read_blueprint(resolve_model(settings))
         self.plans: Sequence[TowerSpec] = blueprint.plans
-        self.bundle: Bundle = build_bundle(Conversion.of(blueprint, "f32"), folder / "bundle")
+        self.bundle: Bundle = build_bundle(Conversion(blueprint, "f32"), folder / "bundle")
 
     @contextmanager
     def engine(self, *, static: bool, **changes: object) -> Iterator[Engine]:

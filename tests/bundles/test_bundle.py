@@ -116,7 +116,7 @@ def transformed(modality: str, key: str, value: object) -> Sequence[TowerSpec]:
 
 
 FIRST = small_conversion()
-TOKENIZER = str(FIRST.tokenizer)
+TOKENIZER = str(FIRST.blueprint.tokenizer)
 PLANS: dict[str, Sequence[TowerSpec]] = {
     **{f"one bit of {name}": flip(name) for name in small_weights()},
     "pooling": small_plans(pooling="first"),
@@ -128,12 +128,12 @@ PLANS: dict[str, Sequence[TowerSpec]] = {
     "pad_id": transformed("text", "pad_id", 1),
     "lowercase": transformed("text", "lowercase", True),
     "prompts": transformed("text", "prompts", {"query": "q: {text}"}),
-    "a tower left out": FIRST.plans[:1],
+    "a tower left out": FIRST.blueprint.plans[:1],
 }
 MUTATIONS: dict[str, Conversion] = {
-    **{name: dataclasses.replace(FIRST, plans=plans) for name, plans in PLANS.items()},
-    "a word": dataclasses.replace(FIRST, tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
-    **{name: dataclasses.replace(FIRST, precision=name) for name in STORAGES if name != "f16"},
+    **{name: small_conversion(plans=plans) for name, plans in PLANS.items()},
+    "a word": small_conversion(tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
+    **{name: small_conversion(precision=name) for name in STORAGES if name != "f16"},
 }
 
 
@@ -148,8 +148,8 @@ def test_whatever_decides_the_vectors_changes_the_fingerprint(
 def test_name_source_and_licence_do_not_change_the_fingerprint(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(
-        small_conversion(), model="Other/name", source={}, licence="mit",
+    other = small_conversion(
+        model="Other/name", source={}, licence="mit",
         notice="hello", extras={"logit_scale": 2.0},
     )  # fmt: skip
     made = build_bundle(other, tmp_path / "other")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ def test_a_name_that_is_nothing_lists_the_models() -> None:
 
 
 def test_a_bundle_that_lost_its_tokenizer_is_refused(settings: Settings, tmp_path: Path) -> None:
-    conversion = dataclasses.replace(small_conversion(), tokenizer=None)
+    conversion = small_conversion(tokenizer=None)
     made = build_bundle(conversion, tmp_path / "mute")
     with pytest.raises(BundleError, match="tokenizer"):
         Engine.open(str(made.path), model_cache=False)

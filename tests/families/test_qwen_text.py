@@ -134,6 +134,7 @@ CONVERT = """
 import json, sys, threading
 from pathlib import Path
 from multimodal_embedding_serving.checkpoints import read_weights
+from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
 from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.families.recognition import recognize_checkpoint
@@ -153,10 +154,8 @@ folder = Path(sys.argv[1])
 weights = read_weights([folder / "model.safetensors.index.json"])
 widened = [each.float32() for each in weights.values()] if "whole" in sys.argv else []
 family, checkpoint = recognize_checkpoint(weights, json.loads(sys.argv[2]), None)
-conversion = Conversion(
-    model="m", family=family, precision="int8-weights", plans=find_family(family)(checkpoint)
-)
-bundle = build_bundle(conversion, folder / "bundle")
+blueprint = Blueprint(model="m", family=family, plans=find_family(family)(checkpoint))
+bundle = build_bundle(Conversion(blueprint, "int8-weights"), folder / "bundle")
 done.set()
 watcher.join()
 size = sum(path.stat().st_size for path in bundle.path.iterdir())

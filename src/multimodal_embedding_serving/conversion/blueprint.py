@@ -43,7 +43,6 @@ class Blueprint:
     """The text of tokenizer.json."""
     source: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
-    notice: str | None = None
     extras: Mapping[str, float] = field(default_factory=dict)
     """Learned scalars of the similarity, as the manifest holds them."""
     numbers: int = 0

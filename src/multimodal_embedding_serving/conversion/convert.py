@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 
 from multimodal_embedding_serving.bundles.bundle import STORED, Bundle
@@ -39,14 +38,14 @@ def convert(
     check = partial(check_parity, settings=settings, progress=progress)
     place = resolved.model_dir / precision
     if precision != "int8":
-        return build_bundle(Conversion.of(blueprint, precision), place, check, progress)
+        return build_bundle(Conversion(blueprint, precision), place, check, progress)
     tokenizer = blueprint.tokenizer
     quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
     try:
-        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, progress)
+        return build_bundle(Conversion(blueprint, "int8", quantize), place, check, progress)
     except ParityFailed as error:
         notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
     log.warning("%s", notice)
     require_space(blueprint.numbers, "f16", resolved.model_dir)
-    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
+    floats = Conversion(blueprint, "f16", notice=notice)
     return build_bundle(floats, place, check, progress)

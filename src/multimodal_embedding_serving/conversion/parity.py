@@ -27,7 +27,7 @@ from multimodal_embedding_serving.backends.openvino import (
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
-from multimodal_embedding_serving.conversion.build import each_tower
+from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -117,8 +117,8 @@ def check_parity(
             "reference": "graph" if fits else "layer by layer",
         }
 
-    tell = partial(progress, "certifying the vectors")
-    figures = each_tower(measure, plans, tell, together=sum(sizes.values()) <= room)
+    report = partial(progress, "certifying the vectors")
+    figures = map_towers(measure, plans, report, together=sum(sizes.values()) <= room)
     return {str(modality): each for modality, each in figures.items()}
 
 

@@ -23,7 +23,8 @@ from multimodal_embedding_serving.bundles.bundle import (
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
-from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest, each_tower
+from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest
+from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.parity import check_parity
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import SettingsError
@@ -78,8 +79,8 @@ def identify(
         structure = hash_structure(emit_model(plan.inputs, plan.build, FLOAT32))
         return TowerManifest(graph="", transform=dict(plan.transform), structure=structure)
 
-    towers = each_tower(mark, blueprint.plans, partial(progress, "hashing the weights"))
-    manifest = draw_manifest(Conversion.of(blueprint, precision), towers)
+    towers = map_towers(mark, blueprint.plans, partial(progress, "hashing the weights"))
+    manifest = draw_manifest(Conversion(blueprint, precision), towers)
     identity = fingerprint(towers, blueprint.tokenizer, precision)
     return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
 
