@@ -70,7 +70,7 @@ def open_small(model: str, folder: Path) -> Sequence[tuple[TowerSpec, Sequence[R
     family, checkpoint = recognize_checkpoint(read_weights(paths), config, None)
     if family == "MobileCLIP":
         checkpoint = replace(checkpoint, config={**checkpoint.config, "side": side_of(model)})
-    return [(plan, pad(plan, rows[plan.modality])) for plan in find_family(family)(checkpoint)]
+    return [(plan, pad(plan, rows[plan.modality])) for plan in find_family(family).plan(checkpoint)]
 
 
 def pad(plan: TowerSpec, rows: Sequence[Row]) -> Sequence[Row]:

@@ -85,6 +85,27 @@ def test_a_malformed_manifest_is_a_bundle_error(tmp_path: Path, text: str) -> No
         Bundle.load(tmp_path)
 
 
+@pytest.mark.parametrize(("family", "shortest"), [("QwenText", 32), ("CLIP", None), ("x", None)])
+def test_the_shortest_vector_of_an_older_manifest_is_the_familys(
+    bundle: Bundle, family: str, shortest: int | None
+) -> None:
+    """Manifests did not hold it, and bundles made then are still served."""
+    data = json.loads((bundle.path / MANIFEST).read_text())
+    assert data.pop("min_dimension") is None
+    (bundle.path / MANIFEST).write_text(json.dumps({**data, "family": family}))
+    manifest = Bundle.load(bundle.path).manifest
+    assert manifest.min_dimension == shortest
+    assert manifest.fingerprint == bundle.manifest.fingerprint
+
+
+def test_the_shortest_vector_is_written_down_and_no_part_of_the_fingerprint(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    made = build_bundle(small_conversion(min_dimension=4), tmp_path / "short")
+    assert Bundle.load(made.path).manifest.min_dimension == 4
+    assert made.manifest.fingerprint == bundle.manifest.fingerprint
+
+
 def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
     data = json.loads((bundle.path / MANIFEST).read_text())
     data["files"]["../outside"] = {"sha256": "", "size": 0}

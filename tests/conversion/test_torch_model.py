@@ -58,9 +58,8 @@ def cosine(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> flo
 def test_torch_serves_the_vectors_that_openvino_does(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        convert, "check_parity", lambda *_, **__: {}
-    )  # it takes a while, and is tested
+    # The check takes a while, and has tests of its own.
+    monkeypatch.setattr(convert, "check_parity", lambda *_, **__: {})
     folder = write_repository(tmp_path / model, model)
     told, found = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))

@@ -36,7 +36,7 @@ def open_row(model: str, layout: str, row: str | None = None) -> dict[str, Tower
         config = {"model_cfg": {"text_cfg": {"no_causal_mask": model != "mobileclip_b"}}}
     spec = resolve(row or model)
     family, checkpoint = recognize_checkpoint(true_size(model, layout), config, spec)
-    return {plan.modality: plan for plan in find_family(family)(checkpoint)}
+    return {plan.modality: plan for plan in find_family(family).plan(checkpoint)}
 
 
 @pytest.mark.parametrize(("model", "layout"), FILES)

@@ -85,7 +85,7 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> TowerSpec:
     paths = write_model(tmp_path_factory.mktemp("qwen"), 64, 96, LAYERS, 500)
     family, checkpoint = recognize_checkpoint(read_weights(paths), CONFIG, None)
     assert family == "QwenText"
-    return find_family(family)(checkpoint)[0]
+    return find_family(family).plan(checkpoint)[0]
 
 
 def layer_types(tower: TowerSpec, storage: Storage) -> Counter[str]:
@@ -154,7 +154,7 @@ folder = Path(sys.argv[1])
 weights = read_weights([folder / "model.safetensors.index.json"])
 widened = [each.float32() for each in weights.values()] if "whole" in sys.argv else []
 family, checkpoint = recognize_checkpoint(weights, json.loads(sys.argv[2]), None)
-blueprint = Blueprint(model="m", family=family, plans=find_family(family)(checkpoint))
+blueprint = Blueprint(model="m", family=family, plans=find_family(family).plan(checkpoint))
 bundle = build_bundle(Conversion(blueprint, "int8-weights"), folder / "bundle")
 done.set()
 watcher.join()

@@ -36,7 +36,7 @@ def test_a_row_of_true_size_is_opened_without_any_config(model: str, layout: str
     spec = resolve(model)
     family, checkpoint = recognize_checkpoint(hollow_weights(model, layout), None, spec)
     assert family == spec.family
-    image, text = find_family(family)(checkpoint)
+    image, text = find_family(family).plan(checkpoint)
     assert image.dimension == text.dimension == spec.dimension
     assert image.inputs == {"pixels": spec.image_size}
     assert text.transform["max_length"] == spec.text_length
@@ -231,6 +231,6 @@ def test_an_unknown_activation_is_refused_with_the_known_ones(model: str) -> Non
     section = config.get("text_config") or config["qformer_config"]
     section["hidden_act"] = "snake"
     family, checkpoint = recognize_checkpoint(small_weights(model), config, None)
-    _, text = find_family(family)(checkpoint)
+    _, text = find_family(family).plan(checkpoint)
     with pytest.raises(CheckpointError, match=r"unknown activation 'snake'; known: gelu"):
         text.build(HollowOps(), dict.fromkeys(text.inputs, HollowOps()))

@@ -62,7 +62,7 @@ def compile_plan(plan: TowerSpec, path: Path) -> Graph:
 
 def read_towers(paths: Sequence[Path], config: Mapping[str, Any] | None) -> Towers:
     family, checkpoint = recognize_checkpoint(read_weights(paths), config, None)
-    return Towers(family, checkpoint, find_family(family)(checkpoint))
+    return Towers(family, checkpoint, find_family(family).plan(checkpoint))
 
 
 def strip(config: Mapping[str, Any]) -> dict[str, Any]:

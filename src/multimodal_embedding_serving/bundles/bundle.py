@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.types import Modality
 
 FORMAT = 1
@@ -49,6 +50,9 @@ class Manifest:
     precision: str
     """How the weights are stored: f32, f16, int8-weights, int4-weights, int8."""
     dimension: int
+    min_dimension: int | None = None
+    """The shortest vector that a request may ask for; None: only whole vectors. Not part of the
+    fingerprint: a short vector is the start of the whole one."""
     towers: Mapping[Modality, TowerManifest]
     source: Mapping[str, Any] = field(default_factory=dict)
     """Repository or folder, revision, and the checkpoint's files."""
@@ -79,10 +83,16 @@ class Manifest:
             if data.get("format") != FORMAT:
                 found = data.get("format")
                 raise BundleError(f"manifest has format {found!r}, this version reads {FORMAT}")
+            if "min_dimension" not in data:  # earlier versions knew it by the family's name
+                data["min_dimension"] = _family_min_dimension(data["family"])
             data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} is malformed: {type(error).__name__}") from None
+
+
+def _family_min_dimension(name: str) -> int | None:
+    return find_family(name).min_dimension if name in FAMILIES else None
 
 
 def hash_file(path: Path) -> str:

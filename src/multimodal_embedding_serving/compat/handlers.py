@@ -16,7 +16,7 @@ from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, 
 from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import UnknownModel
-from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
+from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.settings import Settings
 
 Picture = Image.Image | NDArray[Any]
@@ -109,9 +109,8 @@ class BaseEmbeddingModel:
 
     def prepare_query(self, text: str) -> str:
         """The text as the model wants queries; most take them as they are."""
-        if self.model_config.get("family") != "QwenText":
-            return text
-        return PROMPTS["query"].format(instruction=INSTRUCTION, text=text)
+        family = str(self.model_config.get("family"))
+        return find_family(family).wrap_query(text) if family in FAMILIES else text
 
     def prepare_documents(self, texts: list[str]) -> list[str]:
         return texts

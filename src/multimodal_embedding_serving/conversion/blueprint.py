@@ -47,6 +47,10 @@ class Blueprint:
     """Learned scalars of the similarity, as the manifest holds them."""
     numbers: int = 0
     """How many the checkpoint's tensors hold."""
+    default_precision: str = "f16"
+    """How weights are stored where the settings don't say."""
+    min_dimension: int | None = None
+    """The shortest vector that a request may ask for; None: only whole vectors."""
 
 
 def read_blueprint(
@@ -64,17 +68,20 @@ def read_blueprint(
     found = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
     weights = read_weights(found.weights)
-    family, checkpoint = recognize_checkpoint(weights, found.config, spec)
+    name, checkpoint = recognize_checkpoint(weights, found.config, spec)
+    family = find_family(name)
     return Blueprint(
         model=resolved.model,
-        family=family,
-        plans=find_family(family)(checkpoint),
+        family=name,
+        plans=family.plan(checkpoint),
         tokenizer=read_tokenizer(found, resolved, progress, access),
         source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
         | {"files": {path.name: path.stat().st_size for path in found.weights}},
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
+        default_precision=spec.precision if spec else family.precision,
+        min_dimension=family.min_dimension,
     )
 
 

@@ -163,6 +163,7 @@ def draw_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifes
         family=blueprint.family,
         precision=conversion.precision,
         dimension=blueprint.plans[0].dimension,
+        min_dimension=blueprint.min_dimension,
         towers=towers,
         source=blueprint.source,
         licence=blueprint.licence,

@@ -30,10 +30,9 @@ def convert(
     """
     if settings.precision == "int8":
         require_nncf()
-    spec, blueprint = resolved.spec, read_blueprint(resolved, progress, access)
-    default = "int8-weights" if blueprint.family == "QwenText" else "f16"
-    default = spec.precision if spec else default
-    precision = settings.precision if settings.precision in STORED else default
+    blueprint = read_blueprint(resolved, progress, access)
+    stored = settings.precision in STORED
+    precision = settings.precision if stored else blueprint.default_precision
     require_space(blueprint.numbers, precision, resolved.model_dir)
     check = partial(check_parity, settings=settings, progress=progress)
     place = resolved.model_dir / precision

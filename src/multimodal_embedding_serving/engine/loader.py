@@ -51,9 +51,6 @@ EXPRESS_ROOM = 4
 """Free memory that a copy of a graph asks for, over its file: float16 weights become float32, and
 as much again stays free."""
 
-CUT_FAMILIES, SHORTEST = ("QwenText",), 32
-"""Families trained so that the first numbers of a vector are a vector (Matryoshka), from 32 on."""
-
 UNIT_TOLERANCE = 0.02
 """How far from 1 a norm may be: bf16 keeps 8 bits of each number."""
 LEAST_DISTANCE = 1e-3
@@ -154,14 +151,13 @@ class ModelLoader:
         manifest = self._model.manifest
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
-        shorter = manifest.family in CUT_FAMILIES
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
         told = inference if backend == "openvino" else f"torch-{inference}"
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
             dimension=manifest.dimension,
-            min_dimension=SHORTEST if shorter else manifest.dimension,
+            min_dimension=manifest.min_dimension or manifest.dimension,
             modalities=tuple(towers),
             device=self._settings.device,
             backend=backend,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.families.clip import MEAN, STD
 from multimodal_embedding_serving.graph.layers import (
     AttentionNames,
@@ -54,6 +54,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             w["text_projection.weight"].shape[0],
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, bert: Encoder, pixels: T) -> T:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import bert_block, norm
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -54,6 +54,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             storage={"embedding": "i4"},
         ),
     )
+
+
+FAMILY = Family(plan, precision="int8-weights")
 
 
 # ── text ──

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import Encoder, embed_patches, encode, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -30,6 +30,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             w["text_projection.weight"].shape[0],
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerSpec:

@@ -18,7 +18,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.mobileclip_names import ARCHITECTURES, LAST, STAGES
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.folding import (
     Affine,
     Convolution,
@@ -144,6 +144,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             read["projection.weight"].shape[0],
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def project(ops: Ops[T], x: T, w: Weights) -> T:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import (
     Encoder,
     attention,
@@ -53,6 +53,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             dimension,
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
