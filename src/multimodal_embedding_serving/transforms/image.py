@@ -7,7 +7,7 @@ Scaling to floats, mean and standard deviation are inside the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -60,9 +60,6 @@ class ImageTransform:
     def copies(self) -> bool:
         """Whether the picture is copied, all of it or nearly, before it is made small."""
         return self.resize == "square_crop"
-
-    def to_manifest(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_manifest(cls, spec: Mapping[str, Any]) -> ImageTransform:
