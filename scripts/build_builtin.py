@@ -36,7 +36,7 @@ from multimodal_embedding_serving.backends.openvino import (
     compile_options,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle, seal
-from multimodal_embedding_serving.catalog import DEFAULT, resolve
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, resolve
 from multimodal_embedding_serving.checkpoints.pickle_reader import interpret
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
 from multimodal_embedding_serving.checkpoints.tokenizers import wordpiece_from_vocab
@@ -235,7 +235,7 @@ def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
     classes = describe_classes(unpacked, wordnet)
     wanted = (text for each in classes for kind in WEIGHTS for text in each[kind])
     matrix, mean = mix_classes(classes, embed_texts(text, read, wanted))
-    spec = resolve(DEFAULT)
+    spec = resolve(DEFAULT_MODEL)
     blueprint = Blueprint(
         model=spec.id,
         family=spec.family,

@@ -21,7 +21,7 @@ from multimodal_embedding_serving.conversion.parity import (
     check_parity,
     judge,
     least_bound,
-    probe_pictures,
+    probe_images,
     probe_rows,
     run_float32,
     run_layer_by_layer,
@@ -144,10 +144,10 @@ def test_the_probes_are_of_several_languages_lengths_and_shapes() -> None:
     assert sum(not text.isascii() for text in PROBE_TEXTS) >= 4
     assert min(map(len, PROBE_TEXTS)) == 1
     assert max(map(len, PROBE_TEXTS)) > 500
-    pictures = probe_pictures()
+    pictures = probe_images()
     assert len(pictures) >= 4
     assert len({picture.size for picture in pictures}) == len(pictures)
-    again = probe_pictures()
+    again = probe_images()
     assert all(a.tobytes() == b.tobytes() for a, b in zip(pictures, again, strict=True))
 
 

@@ -17,7 +17,7 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
 from multimodal_embedding_serving.conversion import convert, torch_model
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_pictures
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_images
 from multimodal_embedding_serving.conversion.store import list_bundles, load_bundle, load_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelInfo
@@ -45,7 +45,7 @@ def embed(chosen: Settings) -> tuple[ModelInfo, Mapping[str, Vectors]]:
     with Engine.open(settings=chosen) as engine:
         vectors = {"text": engine.embed(texts=PROBE_TEXTS)}
         if "image" in engine.info.modalities:
-            vectors["image"] = engine.embed(images=probe_pictures())
+            vectors["image"] = engine.embed(images=probe_images())
         return engine.info, vectors
 
 
@@ -238,7 +238,7 @@ def test_the_sdk_s_handlers_run_on_torch_and_convert_for_openvino(
         assert engine.info.backend == "torch"
         found = handler.encode_text(["a cat", "a dog"])
         assert found.shape == (2, handler.get_embedding_dim())
-        assert handler.encode_image(probe_pictures()).shape[0] == 4
+        assert handler.encode_image(probe_images()).shape[0] == 4
     monkeypatch.setenv("EMBEDDING_DEVICE", "cuda")  # where OpenVINO can't certify
     image, text = handler.convert_to_openvino(str(tmp_path / "converted"))
     for graph in (image, text):

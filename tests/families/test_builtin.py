@@ -16,7 +16,7 @@ from PIL import Image
 
 from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.catalog import DEFAULT, resolve
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, resolve
 from multimodal_embedding_serving.families import builtin
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
 from multimodal_embedding_serving.settings import Settings
@@ -153,8 +153,8 @@ def test_a_text_is_not_changed_by_its_batch(model: Model, sentences: list[str]) 
 def test_the_bundle_is_whole_and_small() -> None:
     bundle = Bundle.load(FOLDER / "mini")
     bundle.verify()
-    assert bundle.manifest.model == DEFAULT
-    assert bundle.manifest.dimension == resolve(DEFAULT).dimension
+    assert bundle.manifest.model == DEFAULT_MODEL
+    assert bundle.manifest.dimension == resolve(DEFAULT_MODEL).dimension
     assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= MOST_BYTES
 
 

@@ -29,7 +29,7 @@ def convert(
 ) -> None:
     """Download a model and convert it, so that the server starts at once."""
     from multimodal_embedding_serving.backends.tuning import (
-        QUICK,
+        QUICK_SECONDS,
         can_tune,
         find_tuned_config,
         tune,
@@ -41,7 +41,7 @@ def convert(
     with show_stages() as show:
         bundle = load_bundle(settings, show, force=force)
         if can_tune(settings) and not find_tuned_config(bundle, "text", settings):
-            tune(bundle, settings, seconds=QUICK, progress=show)
+            tune(bundle, settings, seconds=QUICK_SECONDS, progress=show)
     facts = describe(bundle)
     if as_json:
         typer.echo(json.dumps(facts))

@@ -56,7 +56,7 @@ class Blueprint:
 def read_blueprint(
     resolved: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Blueprint:
-    """Download what is not here yet, and plan the towers; the licence is told first.
+    """Download what is not here yet, and plan the towers; the licence is logged first.
 
     Raises FamilyNotBuilt, CheckpointError, RemoteFailed.
     """
@@ -65,18 +65,18 @@ def read_blueprint(
         find_family(spec.family)
         where = " or ".join(resolved.sources)
         log.info("%s comes under the licence %s: see %s", resolved.model, spec.licence, where)
-    found = fetch(resolved, progress, access)
+    files = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
-    weights = read_weights(found.weights)
-    name, checkpoint = recognize_checkpoint(weights, found.config, spec)
+    weights = read_weights(files.weights)
+    name, checkpoint = recognize_checkpoint(weights, files.config, spec)
     family = find_family(name)
     return Blueprint(
         model=resolved.model,
         family=name,
         plans=family.plan(checkpoint),
-        tokenizer=read_tokenizer(found, resolved, progress, access),
-        source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
-        | {"files": {path.name: path.stat().st_size for path in found.weights}},
+        tokenizer=read_tokenizer(files, resolved, progress, access),
+        source={"repo": files.repo, "revision": files.revision, "layout": files.layout}
+        | {"files": {path.name: path.stat().st_size for path in files.weights}},
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
@@ -103,13 +103,13 @@ def fetch(
 
 
 def read_tokenizer(
-    found: CheckpointFiles,
+    files: CheckpointFiles,
     resolved: ResolvedModel,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
-    paths = found.tokenizer
+    paths = files.tokenizer
     if not paths:
         if resolved.spec is None or resolved.spec.tokenizer_repo is None:
             raise CheckpointError(f"{resolved.model}: there is no tokenizer beside the weights")
@@ -126,10 +126,10 @@ def read_tokenizer(
 
 def _scalars(weights: Weights) -> dict[str, float]:
     """The similarity's learned scalars, whatever prefix a training run gave their names."""
-    found = {}
+    scalars = {}
     for name in weights:
         kind = name.rpartition(".")[2]
         if kind in ("logit_scale", "logit_bias") and weights[name].data.size == 1:
             value = float(weights[name].float32().reshape(-1)[0])
-            found[kind] = exp(value) if kind == "logit_scale" else value
-    return found
+            scalars[kind] = exp(value) if kind == "logit_scale" else value
+    return scalars

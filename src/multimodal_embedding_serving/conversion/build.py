@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: open, plan, emit, compress, certify, seal, publish."""
+"""From a blueprint to a bundle: emit, compress, check parity, seal, publish."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STORAGES: Mapping[str, Storage] = {
     "f16": FLOAT16,
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
-    "int8": FLOAT16,  # what stays floating once the graph is quantised
+    "int8": FLOAT16,  # what stays floating once the graph is quantized
 }
 BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75, "int8": 1.5}
 """Bytes of a stored number, scales and the parts that stay floating included."""
@@ -76,7 +76,7 @@ def build_bundle(
     check_parity: CheckParity | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
-    """Write the bundle under a temporary name, certify it, and rename it to `final`.
+    """Write the bundle under a temporary name, check its parity, and rename it to `final`.
 
     The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
     `check_parity` too, leaves what was at `final` as it was. Raises BundleError.

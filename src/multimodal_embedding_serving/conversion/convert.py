@@ -24,7 +24,7 @@ def convert(
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> Bundle:
-    """Download, convert and certify, whatever is there already; the caller holds the lock.
+    """Download, convert and check parity, whatever is there already; the caller holds the lock.
 
     Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
     """

@@ -149,7 +149,7 @@ def prune(models: Path) -> Mapping[Path, int]:
     """Remove what nothing uses -> the removed folders and their sizes in bytes.
 
     That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
-    bundle is gone. A shelf on which a conversion is running is left alone, and so is every folder
+    bundle is gone. A model that is being converted is left alone, and so is every folder
     that no conversion has made: the setting may name a folder that holds other things too.
     """
     removed: dict[Path, int] = {}
@@ -165,17 +165,17 @@ def prune(models: Path) -> Mapping[Path, int]:
 
 
 def _unused(model_dir: Path) -> list[Path]:
-    unused, kept = [], 0
+    unused, bundles = [], 0
     for folder in sorted(path for path in model_dir.iterdir() if path.is_dir()):
         try:
             if folder.name.startswith(TEMPORARY):
                 unused.append(folder)
             elif folder.name in STORED and Bundle.load(folder):
-                kept += 1
+                bundles += 1
         except BundleError:
             unused.append(folder)
     compiled = model_dir / COMPILED
-    return unused if kept or not compiled.is_dir() else [*unused, compiled]
+    return unused if bundles or not compiled.is_dir() else [*unused, compiled]
 
 
 def _acceptable(settings: Settings, spec: ModelSpec | None) -> list[str]:

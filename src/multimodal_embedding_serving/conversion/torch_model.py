@@ -1,8 +1,8 @@
 """Opening a checkpoint that is served as it is, by torch: nothing is converted, nothing is stored.
 
 It has what a bundle has: the same transforms and tokenizer, a fingerprint over structure, weights,
-tokenizer and transforms, and, where torch computes in 16 bits, a certificate. That one is measured
-once and kept on the model's shelf.
+tokenizer and transforms, and, where torch computes in 16 bits, an accuracy report. The report is
+measured once and stored in the model's folder.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def load_torch_model(
     parity = find_report(place, model, settings)
     if parity is None:
         parity = check_parity(blueprint.plans, model, settings, progress=progress)
-        keep_report(place, model, settings, parity)
+        write_report(place, model, settings, parity)
     return dataclasses.replace(model, manifest=dataclasses.replace(manifest, parity=parity))
 
 
@@ -86,18 +86,18 @@ def identify(
 
 
 def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
-    """What was measured of this very model on this device, if anything was."""
+    """The figures measured for this very model on this device, if there are any."""
     try:
-        kept = json.loads(place.read_bytes())
-        return kept["parity"] if kept["of"] == _subject(model, settings) else None
+        report = json.loads(place.read_bytes())
+        return report["parity"] if report["of"] == _subject(model, settings) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def keep_report(
+def write_report(
     place: Path, model: TorchModel, settings: Settings, parity: Mapping[str, Any]
 ) -> None:
-    """Write it down; where that can't be done it is measured again next time."""
+    """Store the figures; where that fails, the next start measures them again."""
     text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ class TowerSpec:
     inputs: Mapping[str, int | None]
     """input_ids and attention_mask (None), or pixels (its side)."""
     build: Callable[[Any, Mapping[str, Any]], Any]
-    """(ops, inputs by name) -> the embedding [B, dimension], L2-normalised."""
+    """(ops, inputs by name) -> the embedding [B, dimension], L2-normalized."""
     transform: Mapping[str, Any]
     """What comes before the graph: the manifest form of ImageTransform or TextTransform."""
     dimension: int

@@ -173,14 +173,14 @@ def read_text(ops: Ops[T], w: Weights, causal: bool, ids: T) -> T:
 
 
 def mix_text(ops: Ops[T], x: T, w: Weights) -> T:
-    """A RepMixer block over x [B, L, W] as a picture one pixel high."""
+    """A RepMixer block over x [B, L, W] as an image one pixel high."""
     width = w["norm.weight"].shape[0]
     row = ops.reshape(ops.transpose(x, (0, 2, 1)), (0, width, 1, -1))
     row = mix(ops, row, w)
     return ops.transpose(ops.reshape(row, (0, width, -1)), (0, 2, 1))
 
 
-# ── pictures, by convolution ──
+# ── images, by convolution ──
 
 
 def see_by_convolution(ops: Ops[T], w: Weights, see: Seeing, pixels: T) -> T:
@@ -274,7 +274,7 @@ def convolve_plain(ops: Ops[T], x: T, w: Weights) -> T:
     return ops.conv2d(x, weight, w["bias"], padding=padding, groups=weight.shape[0])
 
 
-# ── pictures, by transformer ──
+# ── images, by transformer ──
 
 
 def see_by_transformer(ops: Ops[T], w: Weights, see: Seeing, pixels: T) -> T:

@@ -1,6 +1,6 @@
 """SigLIP 2 at a fixed resolution (Tschannen et al. 2025, arXiv 2502.14786).
 
-The picture's vector is what a learned probe attends to; the text's is its last place, which is
+The image's vector is what a learned probe attends to; the text's is its last place, which is
 nearly always padding: the model was trained so, and texts must be padded to the full length.
 """
 
@@ -71,7 +71,7 @@ def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, pixels: T) -> T:
-    """Normalised pixels [B, 3, h, w] -> unit vectors [B, W]; no projection follows the head."""
+    """Normalized pixels [B, 3, h, w] -> unit vectors [B, W]; no projection follows the head."""
     model = w.sub("vision_model.")
     x = embed_patches(ops, pixels, model.sub("embeddings."))
     x = norm(ops, encode(ops, x, model, vit), model.sub("post_layernorm."), vit.eps)
