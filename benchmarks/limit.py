@@ -20,7 +20,7 @@ from benchmarks.processes import cpu_seconds
 from benchmarks.systems import OURS
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.graph.runtime import ov
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from multimodal_embedding_serving.media.video import read_frames
 from multimodal_embedding_serving.transforms.image import ImageTransform
@@ -125,7 +125,7 @@ def preparation(case: str, pictures: Sequence[Path], bundle: Bundle) -> Preparat
     for path in pictures:
         coded = path.read_bytes()
         begun = time.thread_time()
-        image = open_rgb(coded, IMAGES, at_least=transform.at_least)
+        image = decode_rgb(coded, IMAGES, at_least=transform.at_least)
         decoded = time.thread_time()
         transform(image)
         decode, resize = decode + decoded - begun, resize + time.thread_time() - decoded

@@ -49,7 +49,7 @@ from benchmarks.sampling import sampled
 from benchmarks.systems import OURS, SYSTEMS, System
 from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LANES, LATENCY, many, targets
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 
@@ -310,7 +310,7 @@ def describe_start(system: System, first: float, peak: int, cosine: float | None
 def bundle_of(checkpoint: Path) -> Bundle:
     """What this service has converted a checkpoint to."""
     folder = Path(OURS.environ["EMBEDDING_OV_MODELS_DIR"])
-    return open_bundle(Settings.from_env({}, model=str(checkpoint), models_dir=folder))
+    return load_bundle(Settings.from_env({}, model=str(checkpoint), models_dir=folder))
 
 
 def write(results: Results, folder: Path) -> None:

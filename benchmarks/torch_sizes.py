@@ -32,7 +32,7 @@ from benchmarks.processes import serving
 from benchmarks.random_checkpoints import snapshot, write_repository
 from benchmarks.real_sizes import apart, keep, megabytes, rounded
 from benchmarks.systems import System
-from multimodal_embedding_serving.backends.torch import TorchGraph, open_plan
+from multimodal_embedding_serving.backends.torch import TorchGraph, build_torch_graph
 from multimodal_embedding_serving.backends.tuning import measure_rate
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
@@ -74,7 +74,7 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
     model = load_torch_model(settings)
     for modality, plan in model.plans.items():
         rows = draw_rows(model, modality)
-        graph = open_plan(plan, settings)
+        graph = build_torch_graph(plan, settings)
         yield {f"{modality}_s": latency(partial(graph, rows[:1]))}
         for size in (8, 64):
             found = rate(graph, rows[:size], graph.parallel)
@@ -99,7 +99,7 @@ def exactness(model: TorchModel, modality: Modality, settings: Settings, rows: l
     found = []
     for device in (settings.device, "cpu"):
         chosen = replace(settings, device=device, precision="f32")
-        graph: TorchGraph = open_plan(model.plans[modality], chosen)
+        graph: TorchGraph = build_torch_graph(model.plans[modality], chosen)
         found.append(graph(rows).astype(np.float64))
         graph.close()
     here, there = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in found)

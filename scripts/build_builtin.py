@@ -36,7 +36,7 @@ from multimodal_embedding_serving.backends.openvino import (
     compile_options,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle, seal
-from multimodal_embedding_serving.catalog import DEFAULT, resolve
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, resolve
 from multimodal_embedding_serving.checkpoints.pickle_reader import interpret
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
 from multimodal_embedding_serving.checkpoints.tokenizers import wordpiece_from_vocab
@@ -46,6 +46,7 @@ from multimodal_embedding_serving.checkpoints.torch_file import (
     Storage,
 )
 from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTensor, Weights
+from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import TOKENIZER, Conversion, build_bundle
 from multimodal_embedding_serving.conversion.parity import check_parity
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
@@ -234,17 +235,16 @@ def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
     classes = describe_classes(unpacked, wordnet)
     wanted = (text for each in classes for kind in WEIGHTS for text in each[kind])
     matrix, mean = mix_classes(classes, embed_texts(text, read, wanted))
-    spec = resolve(DEFAULT)
-    conversion = Conversion(
+    spec = resolve(DEFAULT_MODEL)
+    blueprint = Blueprint(
         model=spec.id,
         family=spec.family,
-        precision=spec.precision,
         plans=plan(Checkpoint(join(text, image, matrix, mean), {}, spec)),
         tokenizer=tokenizer.to_str(),
         source={"packages": WHEELS, "files": FILES, "wordnet": DATA_HASH},
         licence=spec.licence,
-        notice=NOTICE,
     )
+    conversion = Conversion(blueprint, spec.precision, notice=NOTICE)
     bundle = build_bundle(conversion, target, check_parity=measure)
     np.save(MEAN, mean[0])
     return seal(target, dataclasses.replace(bundle.manifest, created=CREATED))

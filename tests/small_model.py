@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import Conversion
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.ops import Ops, T
@@ -79,13 +81,16 @@ def small_tokenizer() -> str:
     )
 
 
-def small_conversion(seed: int = 0, precision: str = "f16") -> Conversion:
-    return Conversion(
+def small_conversion(
+    seed: int = 0, precision: str = "f16", *, notice: str | None = None, **fields: Any
+) -> Conversion:
+    """`fields` are the Blueprint's, where they differ."""
+    blueprint = Blueprint(
         model="Tests/small",
         family="Tests",
-        precision=precision,
         plans=small_plans(seed),
         tokenizer=small_tokenizer(),
         source={"folder": "tests"},
         licence="apache-2.0",
     )
+    return Conversion(replace(blueprint, **fields), precision, notice=notice)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.catalog import (
-    DEFAULT,
+    DEFAULT_MODEL,
     MODELS,
     ModelSpec,
     by_family,
@@ -84,7 +84,7 @@ def test_blip2_is_an_alias() -> None:
 
 
 def test_the_default_is_the_embedded_model() -> None:
-    assert resolve(DEFAULT).repos == ()
+    assert resolve(DEFAULT_MODEL).repos == ()
 
 
 def test_only_qwen_is_text_alone() -> None:

@@ -14,7 +14,7 @@ from multimodal_embedding_serving.errors import UnknownModel
 if TYPE_CHECKING:
     from multimodal_embedding_serving.types import Modality
 
-DEFAULT = "Builtin/mini"
+DEFAULT_MODEL = "Builtin/mini"
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"
 
 
@@ -29,7 +29,7 @@ class ModelSpec:
     architecture: str
     """The field's name of the network, as OpenCLIP or the paper spells it."""
     image_size: int | None
-    """Side of the square picture that the image tower takes, in pixels; None: text only."""
+    """Side of the square image that the image tower takes, in pixels; None: text only."""
     dimension: int
     text_length: int
     """Longest text, in tokens, special tokens included."""
@@ -113,9 +113,9 @@ def resolve(name: str) -> ModelSpec:
 
     Raises UnknownModel, which lists the ids.
     """
-    wanted = name.strip().lower()
+    spelling = name.strip().lower()
     for spec in MODELS:
-        if wanted in {spelling.lower() for spelling in spellings(spec)}:
+        if spelling in {each.lower() for each in spellings(spec)}:
             return spec
     known = ", ".join(spec.id for spec in MODELS)
     raise UnknownModel(f"no model is named {name!r}; known: {known}")

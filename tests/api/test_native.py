@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from multimodal_embedding_serving.types import Vector
 from tests.api.fakes import TRANSFORM, Start, text_row
@@ -28,7 +28,7 @@ def b64(data: bytes) -> str:
 
 def image_vector(data: bytes) -> Vector:
     """What the fake graph gives for an encoded image."""
-    return vector_of(TRANSFORM(open_rgb(data, LIMITS, at_least=TRANSFORM.at_least)))
+    return vector_of(TRANSFORM(decode_rgb(data, LIMITS, at_least=TRANSFORM.at_least)))
 
 
 def embed(http: httpx2.Client, **given: Any) -> Any:

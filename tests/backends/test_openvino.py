@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import (
     collate,
     compile_graph,
@@ -47,14 +47,14 @@ def texts(*lengths: int) -> list[Row]:
 
 
 def test_vectors_are_float32_rows_of_length_one(bundle: Bundle) -> None:
-    vectors = open_graph(bundle, "image", settings())(pictures(3))
+    vectors = compile_tower(bundle, "image", settings())(pictures(3))
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, 8)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_a_text_does_not_depend_on_how_long_its_neighbours_are(bundle: Bundle) -> None:
-    graph = open_graph(bundle, "text", settings())
+    graph = compile_tower(bundle, "text", settings())
     rows = texts(1, 5, 12)
     together = graph(rows)
     alone = np.concatenate([graph([row]) for row in rows])
@@ -62,7 +62,7 @@ def test_a_text_does_not_depend_on_how_long_its_neighbours_are(bundle: Bundle) -
 
 
 def test_an_answer_is_not_overwritten_by_the_next_call(bundle: Bundle) -> None:
-    graph = open_graph(bundle, "image", settings())
+    graph = compile_tower(bundle, "image", settings())
     first, second = pictures(2)
     kept = graph([first])
     copy = kept.copy()
@@ -71,7 +71,7 @@ def test_an_answer_is_not_overwritten_by_the_next_call(bundle: Bundle) -> None:
 
 
 def test_calls_from_many_threads_each_get_their_own_answer(bundle: Bundle) -> None:
-    graph = open_graph(bundle, "image", settings(performance_mode="THROUGHPUT"))
+    graph = compile_tower(bundle, "image", settings(performance_mode="THROUGHPUT"))
     rows = pictures(24)
     expected = graph(rows)
     with ThreadPoolExecutor(8) as pool:
@@ -82,22 +82,22 @@ def test_calls_from_many_threads_each_get_their_own_answer(bundle: Bundle) -> No
 def test_stored_precision_stays_near_the_float32_graph(tmp_path: Path) -> None:
     bounds = {"f16": 0.9999, "int8-weights": 0.99}
     exact = build_bundle(small_conversion(precision="f32"), tmp_path / "f32")
-    expected = open_graph(exact, "image", settings())(pictures(8))
+    expected = compile_tower(exact, "image", settings())(pictures(8))
     for precision, bound in bounds.items():
         stored = build_bundle(small_conversion(precision=precision), tmp_path / precision)
-        found = open_graph(stored, "image", settings())(pictures(8))
+        found = compile_tower(stored, "image", settings())(pictures(8))
         assert (found * expected).sum(axis=1).min() >= bound, precision
 
 
 def test_the_effective_precision_is_told(bundle: Bundle) -> None:
-    assert open_graph(bundle, "text", settings()).precision == "f32"
+    assert compile_tower(bundle, "text", settings()).precision == "f32"
 
 
 @pytest.mark.parametrize("device", ["AUTO", "AUTO:CPU", "HETERO:CPU", "MULTI:CPU", "BATCH:CPU(4)"])
 def test_a_device_that_stands_for_others_gives_their_vectors(bundle: Bundle, device: str) -> None:
     """AUTO, HETERO and MULTI tell their precision in another way than a device does."""
-    expected = open_graph(bundle, "text", settings())(texts(3, 5))
-    graph = open_graph(bundle, "text", settings(device=device))
+    expected = compile_tower(bundle, "text", settings())(texts(3, 5))
+    graph = compile_tower(bundle, "text", settings(device=device))
     assert graph.precision == "f32"
     assert np.allclose(graph(texts(3, 5)), expected, atol=1e-6)
 
@@ -158,7 +158,7 @@ def test_activations_are_not_quantized_dynamically(
 
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:
     with pytest.raises(SettingsError, match=r"EMBEDDING_DEVICE='GPU.7'.*devices: CPU"):
-        open_graph(bundle, "text", settings(device="GPU.7"))
+        compile_tower(bundle, "text", settings(device="GPU.7"))
 
 
 def test_ids_are_padded_on_the_right_and_masked() -> None:

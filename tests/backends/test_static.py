@@ -13,7 +13,7 @@ from multimodal_embedding_serving.backends.static import StaticShape, choose_sha
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, check_parity, probe_pictures
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, check_parity, probe_images
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelLoader
@@ -85,7 +85,7 @@ class Converted:
         settings = Settings(model=str(write_repository(folder / model, model)), models_dir=folder)
         blueprint = read_blueprint(resolve_model(settings))
         self.plans: Sequence[TowerSpec] = blueprint.plans
-        self.bundle: Bundle = build_bundle(Conversion.of(blueprint, "f32"), folder / "bundle")
+        self.bundle: Bundle = build_bundle(Conversion(blueprint, "f32"), folder / "bundle")
 
     @contextmanager
     def engine(self, *, static: bool, **changes: object) -> Iterator[Engine]:
@@ -117,7 +117,7 @@ def test_every_family_gives_the_same_vectors_in_static_shapes(model: str, tmp_pa
     for static in (False, True):
         with converted.engine(static=static) as engine:
             found[static] = np.concatenate(
-                [engine.embed(texts=PROBE_TEXTS), engine.embed(images=probe_pictures())]
+                [engine.embed(texts=PROBE_TEXTS), engine.embed(images=probe_images())]
             )
     assert cosine(found[True], found[False]) >= SAME
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from multimodal_embedding_serving.backends.torch import choose_precision, open_plan, send
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.backends.torch import build_torch_graph, choose_precision, send
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row
 from tests.parity.small import pictures, small_arrays, small_config, texts
@@ -67,10 +67,10 @@ def open_small(model: str, folder: Path) -> Sequence[tuple[TowerSpec, Sequence[R
         config = strip(small_config(model, layers=layers))
         rows = {"image": pictures(model, 3), "text": texts(model, 3, 30, 52)}
     paths = write_checkpoint(folder / "model.safetensors", arrays)
-    family, checkpoint = open_checkpoint(open_weights(paths), config, None)
+    family, checkpoint = recognize_checkpoint(read_weights(paths), config, None)
     if family == "MobileCLIP":
         checkpoint = replace(checkpoint, config={**checkpoint.config, "side": side_of(model)})
-    return [(plan, pad(plan, rows[plan.modality])) for plan in find_family(family)(checkpoint)]
+    return [(plan, pad(plan, rows[plan.modality])) for plan in find_family(family).plan(checkpoint)]
 
 
 def pad(plan: TowerSpec, rows: Sequence[Row]) -> Sequence[Row]:
@@ -95,13 +95,13 @@ def test_vectors_are_those_of_openvino(model: str, device: str, tmp_path: Path) 
     for plan, rows in open_small(model, tmp_path):
         expected = compile_plan(plan, tmp_path / f"{plan.modality}-f32.xml")(rows)
         for precision, bound in BOUNDS.items():
-            graph = open_plan(plan, settings(device=device, precision=precision))
+            graph = build_torch_graph(plan, settings(device=device, precision=precision))
             found = graph(rows)
             assert found.dtype == np.float32
             assert graph.precision == precision
             assert graph.dimension == found.shape[1]
             assert cosine(found, expected) >= bound, (plan.modality, precision)
-        exact = open_plan(plan, settings(device=device))
+        exact = build_torch_graph(plan, settings(device=device))
         backwards = range(len(rows) - 1, -1, -1)
         assert alone_and_together(exact, rows, backwards) >= 0.999999
 
@@ -117,7 +117,7 @@ def draw_pictures(count: int) -> list[Row]:
 
 
 def test_calls_from_many_threads_each_get_their_own_answer(image: TowerSpec) -> None:
-    graph = open_plan(image, settings())
+    graph = build_torch_graph(image, settings())
     rows = draw_pictures(24)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: graph([row])[0], rows))
@@ -125,7 +125,7 @@ def test_calls_from_many_threads_each_get_their_own_answer(image: TowerSpec) -> 
 
 
 def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerSpec) -> None:
-    graph = open_plan(image, settings())
+    graph = build_torch_graph(image, settings())
     first, second = draw_pictures(2)
     kept = graph([first])
     copy = kept.copy()
@@ -135,7 +135,7 @@ def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerSpec) -> None
 
 
 def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerSpec) -> None:
-    graph = open_plan(image, settings())
+    graph = build_torch_graph(image, settings())
     graph.close()
     graph.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -145,17 +145,17 @@ def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerSpec) -> None:
 @pytest.mark.parametrize("device", ["GPU", "NPU", "AUTO:GPU,CPU", "cuda:99"])
 def test_a_device_that_torch_has_not_is_refused(image: TowerSpec, device: str) -> None:
     with pytest.raises(SettingsError, match=rf"EMBEDDING_DEVICE='{device}'.*devices: cpu"):
-        open_plan(image, settings(device=device))
+        build_torch_graph(image, settings(device=device))
 
 
 @pytest.mark.parametrize("precision", ["int8-weights", "int4-weights", "int8"])
 def test_integer_weights_are_openvino_s(image: TowerSpec, precision: str) -> None:
     with pytest.raises(SettingsError, match=r"needs OpenVINO .*auto, f32, bf16, f16"):
-        open_plan(image, settings(precision=precision))
+        build_torch_graph(image, settings(precision=precision))
 
 
 def test_cpu_computes_in_float32_unless_told(image: TowerSpec) -> None:
-    assert open_plan(image, settings(precision="auto", device="CPU")).precision == "f32"
+    assert build_torch_graph(image, settings(precision="auto", device="CPU")).precision == "f32"
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "f16")])
@@ -201,7 +201,7 @@ def test_float32_is_not_rounded_to_tf32(image: TowerSpec) -> None:
     for library in libraries:
         library.allow_tf32 = True
     try:
-        open_plan(image, settings(precision="f32"))
+        build_torch_graph(image, settings(precision="f32"))
         assert not any(library.allow_tf32 for library in libraries)
     finally:
         for library in libraries:
@@ -210,7 +210,7 @@ def test_float32_is_not_rounded_to_tf32(image: TowerSpec) -> None:
 
 def test_the_number_of_threads_is_the_setting_s(image: TowerSpec) -> None:
     for count in (2, 1):
-        open_plan(image, settings(num_threads=count))
+        build_torch_graph(image, settings(num_threads=count))
         assert torch.get_num_threads() == count
 
 

@@ -52,7 +52,7 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def open(self, bundle: Bundle, modality: Modality, settings: Settings) -> FakeGraph:
+    def compile(self, bundle: Bundle, modality: Modality, settings: Settings) -> FakeGraph:
         assert not settings.model_cache
         self.opened.append((modality, settings.num_streams, settings.num_threads))
         machine = self
@@ -96,7 +96,7 @@ def test_every_way_is_measured_and_the_best_is_written_down(
     bundle: Bundle, settings: Settings
 ) -> None:
     machine = Machine()
-    best = tune(bundle, settings, seconds=ENOUGH, opens=machine.open, clock=machine.clock)
+    best = tune(bundle, settings, seconds=ENOUGH, compiler=machine.compile, clock=machine.clock)
     assert set(best) == {"text", "image"}
     assert all(graph.closed for graph in machine.graphs)
     for modality, way in best.items():
@@ -110,7 +110,7 @@ def test_a_time_that_is_too_short_leaves_things_as_they_were(
     bundle: Bundle, settings: Settings
 ) -> None:
     machine = Machine()
-    assert tune(bundle, settings, seconds=3, opens=machine.open, clock=machine.clock) == {}
+    assert tune(bundle, settings, seconds=3, compiler=machine.compile, clock=machine.clock) == {}
     assert all(graph.closed for graph in machine.graphs)
     assert machine.now < 10  # one way of each tower, and no second one
     assert find_tuned_config(bundle, "text", settings) is None
@@ -119,7 +119,7 @@ def test_a_time_that_is_too_short_leaves_things_as_they_were(
 @pytest.fixture
 def tuned(bundle: Bundle, settings: Settings) -> Path:
     machine = Machine()
-    tune(bundle, settings, seconds=ENOUGH, opens=machine.open, clock=machine.clock)
+    tune(bundle, settings, seconds=ENOUGH, compiler=machine.compile, clock=machine.clock)
     (place,) = settings.models_dir.rglob("tuning-*.json")
     return place
 

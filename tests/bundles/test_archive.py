@@ -33,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(models: Path) -> Bundle:
-    return Bundle.open(models / "Tests" / "small" / "f16")
+    return Bundle.load(models / "Tests" / "small" / "f16")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_an_altered_bundle_is_not_packed(bundle: Bundle, models: Path, tmp_path:
         data = path.read_bytes()
         (copy / path.name).write_bytes(data[:-1] + b"?" if path.suffix == ".bin" else data)
     with pytest.raises(BundleError, match="was altered"):
-        pack(Bundle.open(copy), tmp_path / "x.mmes", models)
+        pack(Bundle.load(copy), tmp_path / "x.mmes", models)
     assert not list(tmp_path.glob("*.mmes*"))
 
 

@@ -58,13 +58,13 @@ def test_a_truncated_file_is_refused_by_name(bundle: Bundle, name: str) -> None:
     content = (bundle.path / name).read_bytes()
     (bundle.path / name).write_bytes(content[:-1])
     with pytest.raises(BundleError, match=f"small: {name} is truncated"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_a_missing_file_is_refused_by_name(bundle: Bundle) -> None:
     (bundle.path / "text.bin").unlink()
     with pytest.raises(BundleError, match=r"small: text\.bin is missing"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
@@ -72,7 +72,7 @@ def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
     content[len(content) // 2] ^= 1
     (bundle.path / "image.bin").write_bytes(content)
     with pytest.raises(BundleError, match=r"image\.bin was altered"):
-        Bundle.open(bundle.path).verify()
+        Bundle.load(bundle.path).verify()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,28 @@ def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
 def test_a_malformed_manifest_is_a_bundle_error(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(BundleError):
-        Bundle.open(tmp_path)
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "shortest"), [("QwenText", 32), ("CLIP", None), ("x", None)])
+def test_the_shortest_vector_of_an_older_manifest_is_the_familys(
+    bundle: Bundle, family: str, shortest: int | None
+) -> None:
+    """Manifests did not hold it, and bundles made then are still served."""
+    data = json.loads((bundle.path / MANIFEST).read_text())
+    assert data.pop("min_dimension") is None
+    (bundle.path / MANIFEST).write_text(json.dumps({**data, "family": family}))
+    manifest = Bundle.load(bundle.path).manifest
+    assert manifest.min_dimension == shortest
+    assert manifest.fingerprint == bundle.manifest.fingerprint
+
+
+def test_the_shortest_vector_is_written_down_and_no_part_of_the_fingerprint(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    made = build_bundle(small_conversion(min_dimension=4), tmp_path / "short")
+    assert Bundle.load(made.path).manifest.min_dimension == 4
+    assert made.manifest.fingerprint == bundle.manifest.fingerprint
 
 
 def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
@@ -91,7 +112,7 @@ def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
     (bundle.path.parent / "outside").write_bytes(b"")
     (bundle.path / MANIFEST).write_text(json.dumps(data))
     with pytest.raises(BundleError, match="outside is missing"):
-        Bundle.open(bundle.path)
+        Bundle.load(bundle.path)
 
 
 def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path: Path) -> None:
@@ -116,7 +137,7 @@ def transformed(modality: str, key: str, value: object) -> Sequence[TowerSpec]:
 
 
 FIRST = small_conversion()
-TOKENIZER = str(FIRST.tokenizer)
+TOKENIZER = str(FIRST.blueprint.tokenizer)
 PLANS: dict[str, Sequence[TowerSpec]] = {
     **{f"one bit of {name}": flip(name) for name in small_weights()},
     "pooling": small_plans(pooling="first"),
@@ -128,12 +149,12 @@ PLANS: dict[str, Sequence[TowerSpec]] = {
     "pad_id": transformed("text", "pad_id", 1),
     "lowercase": transformed("text", "lowercase", True),
     "prompts": transformed("text", "prompts", {"query": "q: {text}"}),
-    "a tower left out": FIRST.plans[:1],
+    "a tower left out": FIRST.blueprint.plans[:1],
 }
 MUTATIONS: dict[str, Conversion] = {
-    **{name: dataclasses.replace(FIRST, plans=plans) for name, plans in PLANS.items()},
-    "a word": dataclasses.replace(FIRST, tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
-    **{name: dataclasses.replace(FIRST, precision=name) for name in STORAGES if name != "f16"},
+    **{name: small_conversion(plans=plans) for name, plans in PLANS.items()},
+    "a word": small_conversion(tokenizer=TOKENIZER.replace('"cat"', '"kat"')),
+    **{name: small_conversion(precision=name) for name in STORAGES if name != "f16"},
 }
 
 
@@ -148,8 +169,8 @@ def test_whatever_decides_the_vectors_changes_the_fingerprint(
 def test_name_source_and_licence_do_not_change_the_fingerprint(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(
-        small_conversion(), model="Other/name", source={}, licence="mit",
+    other = small_conversion(
+        model="Other/name", source={}, licence="mit",
         notice="hello", extras={"logit_scale": 2.0},
     )  # fmt: skip
     made = build_bundle(other, tmp_path / "other")
@@ -184,7 +205,7 @@ def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None
 
     with pytest.raises(BundleError, match="below the bound"):
         build_bundle(small_conversion(seed=1), bundle.path, refuse)
-    kept = Bundle.open(bundle.path)
+    kept = Bundle.load(bundle.path)
     kept.verify()
     assert kept.manifest == bundle.manifest
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.download import DOWNLOAD, VERIFY
 from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles, find_checkpoint
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
@@ -21,7 +21,7 @@ RIGHT, WRONG = "hf_right", "hf_wrong"
 
 
 def same(found: CheckpointFiles) -> bool:
-    return bool((open_weights(found.weights)["w"].data == WEIGHTS).all())
+    return bool((read_weights(found.weights)["w"].data == WEIGHTS).all())
 
 
 def refused(kind: type[EmbeddingError], source: str, access: HubAccess, **more: Any) -> str:

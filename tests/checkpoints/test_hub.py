@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.hub import find_checkpoint, find_tokenizer
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
@@ -64,7 +64,7 @@ def test_shards_come_with_their_index(hub: HubStandIn, access: HubAccess, weight
     hub.add(REPO, shards)
     found = find_checkpoint(REPO, access=access)
     assert [path.name for path in found.weights] == ["model.safetensors.index.json", *names]
-    assert sorted(open_weights(found.weights)) == ["v", "w"]
+    assert sorted(read_weights(found.weights)) == ["v", "w"]
     assert found.config is None
     hub.add("org/partial", {name: shards[name] for name in shards if name != names[1]})
     with pytest.raises(CheckpointError, match=rf"org/partial lacks {names[1]}, which its index"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.checkpoints import Weights, open_weights
+from multimodal_embedding_serving.checkpoints import Weights, read_weights
 from multimodal_embedding_serving.errors import CheckpointError
 from tests.checkpoints.files import (
     TorchFile,
@@ -43,7 +43,7 @@ def whole_table(shards: list[Path]) -> dict[str, str]:
 def test_shards_are_one_checkpoint_by_index_and_by_list(tmp_path: Path, shards: list[Path]) -> None:
     index = write_index(tmp_path, whole_table(shards))
     for paths in ([index], [index, *shards], shards):
-        weights = open_weights(paths)
+        weights = read_weights(paths)
         assert sorted(weights) == ["a", "b", "c"]
         assert weights["b"].data.tolist() == [0, 1, 2, 3]
         assert weights["b"].file == shards[1].name
@@ -53,19 +53,19 @@ def test_sharded_pickles_are_read_by_their_index(tmp_path: Path) -> None:
     write_pickle(tmp_path / "pytorch_model-00001-of-00001.bin", {"a": A})
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}))
-    assert open_weights([index])["a"].data.tolist() == [0, 1, 2]
+    assert read_weights([index])["a"].data.tolist() == [0, 1, 2]
 
 
 def test_a_wrong_shape_in_a_shard_names_that_shard(shards: list[Path]) -> None:
     with pytest.raises(CheckpointError, match=r"^model-00002-of-00002\.safetensors: tensor 'b'"):
-        open_weights(shards).tensor("b", (5,))
+        read_weights(shards).tensor("b", (5,))
 
 
 def test_a_missing_shard_is_named(tmp_path: Path, shards: list[Path]) -> None:
     index = write_index(tmp_path, whole_table(shards))
     shards[1].unlink()
     with pytest.raises(CheckpointError, match=r"^model-00002-of-00002\.safetensors: can't be read"):
-        open_weights([index])
+        read_weights([index])
 
 
 def test_a_tensor_that_is_not_where_the_index_says_is_named(
@@ -73,19 +73,19 @@ def test_a_tensor_that_is_not_where_the_index_says_is_named(
 ) -> None:
     index = write_index(tmp_path, whole_table(shards) | {"a": shards[1].name})
     with pytest.raises(CheckpointError, match="tensor 'a' is missing, though the index"):
-        open_weights([index])
+        read_weights([index])
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, shards: list[Path]) -> None:
     third = write_safetensors(tmp_path / "third.safetensors", {"a": A})
     with pytest.raises(CheckpointError, match=r"^third\.safetensors: tensor 'a' is in model-00001"):
-        open_weights([*shards, third])
+        read_weights([*shards, third])
 
 
 @pytest.mark.parametrize("shard", ["../x", "/etc/passwd", "a/b.safetensors", "..", "", "x\0"])
 def test_an_index_can_not_leave_its_folder(tmp_path: Path, shard: str) -> None:
     with pytest.raises(CheckpointError, match="which is no file name"):
-        open_weights([write_index(tmp_path, {"a": shard})])
+        read_weights([write_index(tmp_path, {"a": shard})])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
@@ -93,14 +93,14 @@ def test_a_broken_index_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(text)
     with pytest.raises(CheckpointError, match=r"^model\.safetensors\.index\.json: "):
-        open_weights([path])
+        read_weights([path])
 
 
 def test_no_files_or_two_indexes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no files"):
-        open_weights([])
+        read_weights([])
     with pytest.raises(CheckpointError, match="more than one index"):
-        open_weights([tmp_path / "a.index.json", tmp_path / "b.index.json"])
+        read_weights([tmp_path / "a.index.json", tmp_path / "b.index.json"])
 
 
 def private_bytes() -> int:
@@ -141,7 +141,7 @@ def test_mapping_128_megabytes_adds_less_than_5_of_private_memory(tmp_path: Path
     ]:
         path = write(tmp_path / name)
         before = private_bytes()
-        weights = open_weights([path])
+        weights = read_weights([path])
         assert touch(weights) == 0
         added = private_bytes() - before
         assert weights["w"].data.nbytes == 128 * MEGABYTE

@@ -13,7 +13,7 @@ import pytest
 from multimodal_embedding_serving.conversion import calibration, convert
 from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CUTS, sample_rows
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
-from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError, MissingExtra
 from multimodal_embedding_serving.families import TowerSpec
@@ -21,7 +21,7 @@ from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import opset as op
 from multimodal_embedding_serving.settings import Settings
 from tests.media_files import photo, write_image
-from tests.parity.towers import open_towers
+from tests.parity.towers import read_towers
 from tests.small_clip import write_clip
 
 
@@ -41,7 +41,7 @@ def settings(checkpoint: Path, tmp_path: Path) -> Settings:
 @pytest.fixture(scope="module")
 def plans(checkpoint: Path) -> Sequence[TowerSpec]:
     config = json.loads((checkpoint / "config.json").read_text())
-    return open_towers([checkpoint / "model.safetensors"], config).plans
+    return read_towers([checkpoint / "model.safetensors"], config).plans
 
 
 def rows(plans: Sequence[TowerSpec], checkpoint: Path, **changes: Any) -> list[int]:
@@ -83,7 +83,7 @@ def test_the_missing_extra_is_named_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(calibration, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="quantize"):
-        open_bundle(settings)
+        load_bundle(settings)
     assert not list(settings.models_dir.rglob("*.xml"))
 
 
@@ -106,20 +106,20 @@ def test_below_its_bound_floats_are_served_and_it_is_said(
 
     monkeypatch.setattr(convert, "require_nncf", lambda: None)
     monkeypatch.setattr(convert, "quantize_activations", ruin)
-    bundle = open_bundle(settings)
+    bundle = load_bundle(settings)
     assert bundle.manifest.precision == "f16"
     assert bundle.path.name == "int8"
     with Engine.open(settings=settings) as engine:
         assert engine.info.precision == "f16"
         assert "int8 was asked for, and f16 is served" in (engine.info.notice or "")
         assert "below its bound of 0.98" in (engine.info.notice or "")
-    assert open_bundle(settings) == bundle
+    assert load_bundle(settings) == bundle
 
 
 @pytest.mark.slow
 def test_a_quantised_model_reaches_its_bound_and_is_served(settings: Settings) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed (extra quantize)")
-    bundle = open_bundle(settings)
+    bundle = load_bundle(settings)
     assert bundle.manifest.precision == "int8", bundle.manifest.notice
     assert min(each["minimum"] for each in bundle.manifest.parity.values()) >= 0.98
     assert "FakeQuantize" in bundle.graph("image").read_text("utf-8")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.conversion.build import build_bundle, each_tower
+from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.conversion.parity import (
     BOUNDS,
     PROBE_TEXTS,
@@ -22,7 +21,7 @@ from multimodal_embedding_serving.conversion.parity import (
     check_parity,
     judge,
     least_bound,
-    probe_pictures,
+    probe_images,
     probe_rows,
     run_float32,
     run_layer_by_layer,
@@ -34,9 +33,8 @@ from multimodal_embedding_serving.graph.ops import Ops, T
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
-from tests.fakes import PATIENCE
 from tests.parity.small import small_arrays, small_config
-from tests.parity.towers import open_towers, write_checkpoint
+from tests.parity.towers import read_towers, write_checkpoint
 from tests.small_model import small_conversion, small_plans
 
 EXACT = Settings(precision="f32", model_cache=False)
@@ -74,7 +72,7 @@ def test_little_free_memory_turns_to_the_reference_layer_by_layer(bundle: Bundle
 @pytest.mark.parametrize("model", ["clip-vit-b-16", "siglip2-vit-b-16"])
 def test_both_references_are_the_same_to_rounding(model: str, tmp_path: Path) -> None:
     paths = write_checkpoint(tmp_path / "model.safetensors", small_arrays(model, "transformers"))
-    plan = open_towers(paths, small_config(model)).plan("image")
+    plan = read_towers(paths, small_config(model)).plan("image")
     rows = probe_rows(plan, None)
     graph = run_float32(plan, emit_model(plan.inputs, plan.build, FLOAT32), rows)
     assert (graph * run_layer_by_layer(plan, rows)).sum(1).min() >= 0.999999
@@ -105,7 +103,7 @@ def broken(plan: TowerSpec) -> TowerSpec:
 
 def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     plans = [broken(plan) for plan in small_plans()]
-    conversion = dataclasses.replace(small_conversion(), plans=plans)
+    conversion = small_conversion(plans=plans)
     made = build_bundle(conversion, tmp_path / "small")
     with pytest.raises(BundleError, match="not finite numbers"):
         check_parity(plans, made, EXACT)
@@ -146,10 +144,10 @@ def test_the_probes_are_of_several_languages_lengths_and_shapes() -> None:
     assert sum(not text.isascii() for text in PROBE_TEXTS) >= 4
     assert min(map(len, PROBE_TEXTS)) == 1
     assert max(map(len, PROBE_TEXTS)) > 500
-    pictures = probe_pictures()
+    pictures = probe_images()
     assert len(pictures) >= 4
     assert len({picture.size for picture in pictures}) == len(pictures)
-    again = probe_pictures()
+    again = probe_images()
     assert all(a.tobytes() == b.tobytes() for a, b in zip(pictures, again, strict=True))
 
 
@@ -164,39 +162,6 @@ def test_rows_of_like_length_go_together_and_come_back_in_order() -> None:
 
     assert by_length(run, rows)[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert calls == [[3, 9, 12], [50, 77]]
-
-
-def test_towers_are_worked_on_at_the_same_time_where_that_is_allowed() -> None:
-    meeting = threading.Barrier(2, timeout=PATIENCE)
-    shares: list[float] = []
-
-    def meet(plan: TowerSpec) -> int:
-        meeting.wait()
-        return plan.dimension
-
-    assert each_tower(meet, small_plans(), shares.append) == {"image": 8, "text": 8}
-    assert shares == [0, 0.5, 1]
-
-
-def test_towers_are_worked_on_one_after_the_other_where_memory_is_short() -> None:
-    busy = threading.Lock()
-
-    def work(plan: TowerSpec) -> bool:
-        alone = busy.acquire(blocking=False)
-        busy.release()
-        return alone
-
-    done = each_tower(work, small_plans(), lambda share: None, together=False)
-    assert done == {"image": True, "text": True}
-
-
-def test_a_tower_that_fails_is_told() -> None:
-    def fail(plan: TowerSpec) -> None:
-        if plan.modality == "text":
-            raise BundleError("no text")
-
-    with pytest.raises(BundleError, match="no text"):
-        each_tower(fail, small_plans(), lambda share: None)
 
 
 # ── memory ──

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from multimodal_embedding_serving.bundles.bundle import MANIFEST
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import CheckpointError, UnknownModel
@@ -14,10 +15,10 @@ from tests.conversion.test_store import LAION, ROW, settings
 
 def test_a_row_is_meant_by_every_spelling(tmp_path: Path) -> None:
     for name in (ROW, "clip-vit-b-32", "CLIP-VIT-B-32", LAION):
-        wanted = resolve_model(settings(name, tmp_path))
-        assert wanted.spec is resolve(ROW)
-        assert wanted.sources == (LAION,)
-        assert wanted.model_dir == tmp_path / "CLIP" / "clip-vit-b-32"
+        resolved = resolve_model(settings(name, tmp_path))
+        assert resolved.spec is resolve(ROW)
+        assert resolved.sources == (LAION,)
+        assert resolved.model_dir == tmp_path / "CLIP" / "clip-vit-b-32"
 
 
 def test_a_repository_has_a_shelf_of_its_own_and_a_pinned_revision_another(tmp_path: Path) -> None:
@@ -29,10 +30,19 @@ def test_a_repository_has_a_shelf_of_its_own_and_a_pinned_revision_another(tmp_p
     assert list(pinned.sources) == ["hf:org/name@refs/pr/1"]
 
 
+def test_what_is_a_bundle_already_needs_no_conversion(tmp_path: Path) -> None:
+    shipped = resolve_model(settings("mini", tmp_path)).bundle
+    assert shipped is not None
+    assert (shipped / MANIFEST).is_file()
+    resolved = resolve_model(settings(shipped, tmp_path))
+    assert (resolved.spec, resolved.model, resolved.bundle) == (None, "mini", shipped)
+    assert resolve_model(settings(ROW, tmp_path)).bundle is None
+
+
 def test_a_repository_of_a_row_brings_what_the_row_knows(tmp_path: Path) -> None:
-    wanted = resolve_model(settings("hf:apple/MobileCLIP-S1-OpenCLIP", tmp_path))
-    assert wanted.spec is resolve("mobileclip_s1")
-    assert list(wanted.sources) == ["hf:apple/MobileCLIP-S1-OpenCLIP"]
+    resolved = resolve_model(settings("hf:apple/MobileCLIP-S1-OpenCLIP", tmp_path))
+    assert resolved.spec is resolve("mobileclip_s1")
+    assert list(resolved.sources) == ["hf:apple/MobileCLIP-S1-OpenCLIP"]
 
 
 @pytest.mark.parametrize("name", ["hf:..", "hf:../..", "hf:org/name@../x", "hf:", "hf:a/b/c"])

@@ -20,10 +20,10 @@ from multimodal_embedding_serving.conversion.blueprint import fetch, read_tokeni
 from multimodal_embedding_serving.conversion.convert import convert
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
 from multimodal_embedding_serving.conversion.store import (
-    converting,
+    conversion_lock,
     describe,
     list_bundles,
-    open_bundle,
+    load_bundle,
     prune,
 )
 from multimodal_embedding_serving.errors import (
@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shelves(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """A models folder with one bundle, of the checkpoint above; tests leave it as it is."""
     models = tmp_path_factory.mktemp("models")
-    open_bundle(Settings(model=str(checkpoint), models_dir=models, model_cache=False))
+    load_bundle(Settings(model=str(checkpoint), models_dir=models, model_cache=False))
     return models
 
 
@@ -73,7 +73,7 @@ def test_a_row_is_downloaded_and_converted_once(
     repo = hub.add(LAION, repository(checkpoint))
     stages: list[tuple[str, float]] = []
     chosen = settings(ROW, tmp_path / "models")
-    bundle = open_bundle(chosen, lambda *step: stages.append(step), access=access)
+    bundle = load_bundle(chosen, lambda *step: stages.append(step), access=access)
     assert bundle.path == tmp_path / "models" / "CLIP" / "clip-vit-b-32" / "f16"
     manifest = bundle.manifest
     assert (manifest.model, manifest.family, manifest.licence) == (ROW, "CLIP", "mit")
@@ -86,11 +86,11 @@ def test_a_row_is_downloaded_and_converted_once(
     ]  # fmt: skip
     assert all(0 <= share <= 1 for _, share in stages)
     asked = len(hub.requests)
-    again = open_bundle(chosen, access=access)
+    again = load_bundle(chosen, access=access)
     assert again == bundle
     assert len(hub.requests) == asked
     hub.close()
-    assert open_bundle(chosen, access=access) == bundle
+    assert load_bundle(chosen, access=access) == bundle
 
 
 def test_the_licence_is_told_before_the_download(
@@ -98,7 +98,7 @@ def test_the_licence_is_told_before_the_download(
 ) -> None:
     caplog.set_level(logging.INFO, "multimodal_embedding_serving")
     with pytest.raises(RemoteFailed):
-        open_bundle(settings(ROW, tmp_path), access=access)
+        load_bundle(settings(ROW, tmp_path), access=access)
     first = next(record for record in caplog.records if "licence" in record.getMessage())
     assert "mit" in first.getMessage()
     assert LAION in first.getMessage()
@@ -139,11 +139,11 @@ def test_the_mean_of_the_pixels_is_read_from_the_preprocessor(tmp_path: Path) ->
 def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    small = open_bundle(settings(checkpoint, tmp_path, precision="int8-weights"))
+    small = load_bundle(settings(checkpoint, tmp_path, precision="int8-weights"))
     assert small.path.name == small.manifest.precision == "int8-weights"
     least = min(each["minimum"] for each in small.manifest.parity.values())
     assert 0.99 <= least < 0.99999
-    assert open_bundle(settings(checkpoint, tmp_path, precision="int8-weights")) == small
+    assert load_bundle(settings(checkpoint, tmp_path, precision="int8-weights")) == small
 
 
 def test_the_next_repository_is_tried_and_all_refusals_are_told(
@@ -180,7 +180,7 @@ def test_a_models_folder_that_can_not_be_written_is_named_as_the_setting(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BundleError, match="set EMBEDDING_OV_MODELS_DIR"):
-        open_bundle(settings(checkpoint, tmp_path / "file" / "models"))
+        load_bundle(settings(checkpoint, tmp_path / "file" / "models"))
 
 
 # ── what is there already ──
@@ -190,9 +190,9 @@ def test_a_damaged_bundle_is_converted_again(
     checkpoint: Path, own_shelves: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chosen = settings(checkpoint, own_shelves)
-    bundle = open_bundle(chosen)
+    bundle = load_bundle(chosen)
     (bundle.path / "text.bin").write_bytes(b"short")
-    again = open_bundle(chosen)
+    again = load_bundle(chosen)
     again.verify()
     assert again.manifest.fingerprint == bundle.manifest.fingerprint
     assert "it is converted again" in caplog.text
@@ -200,16 +200,16 @@ def test_a_damaged_bundle_is_converted_again(
 
 def test_a_bundle_of_another_format_is_converted_again(checkpoint: Path, own_shelves: Path) -> None:
     chosen = settings(checkpoint, own_shelves)
-    manifest = open_bundle(chosen).path / MANIFEST
+    manifest = load_bundle(chosen).path / MANIFEST
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
-    assert open_bundle(chosen).manifest.format == 1
+    assert load_bundle(chosen).manifest.format == 1
 
 
 def test_conversion_may_be_asked_for_again(checkpoint: Path, own_shelves: Path) -> None:
     chosen = settings(checkpoint, own_shelves)
-    first = open_bundle(chosen)
+    first = load_bundle(chosen)
     inode = (first.path / "text.bin").stat().st_ino
-    again = open_bundle(chosen, anew=True)
+    again = load_bundle(chosen, force=True)
     assert (again.path / "text.bin").stat().st_ino != inode
     assert again.manifest.fingerprint == first.manifest.fingerprint
 
@@ -224,14 +224,14 @@ def test_who_comes_second_waits_and_converts_nothing(checkpoint: Path, tmp_path:
         if stage.startswith("waiting"):
             waiting.set()
 
-    second = threading.Thread(target=open_bundle, args=(chosen, tell))
-    with converting(resolve_model(chosen).model_dir):
+    second = threading.Thread(target=load_bundle, args=(chosen, tell))
+    with conversion_lock(resolve_model(chosen).model_dir):
         second.start()
         assert waiting.wait(PATIENCE)
         made = convert(resolve_model(chosen), chosen)
     second.join(PATIENCE)
     assert set(stages) == {"waiting for another process that converts this model"}
-    assert open_bundle(chosen) == made
+    assert load_bundle(chosen) == made
 
 
 # ── listing and pruning ──
@@ -248,7 +248,7 @@ def test_bundles_are_listed_with_certificate_and_size(shelves: Path) -> None:
 
 def test_the_embedded_model_is_described_as_any_other(tmp_path: Path) -> None:
     """Its certificate holds more than cosines."""
-    facts = describe(open_bundle(settings("mini", tmp_path)))
+    facts = describe(load_bundle(settings("mini", tmp_path)))
     assert set(facts["parity"]) == {"image", "text"}
     assert min(facts["parity"].values()) >= 0.99
 
@@ -289,7 +289,7 @@ def test_prune_removes_compiled_graphs_whose_bundle_is_gone(model_dir: Path) -> 
 
 def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(model_dir: Path) -> None:
     before = names(model_dir)
-    with converting(model_dir):
+    with conversion_lock(model_dir):
         assert prune(model_dir.parent.parent) == {}
     assert names(model_dir) == before
     assert (model_dir / f"{LOCK}.lock").exists()
@@ -314,4 +314,4 @@ def test_prune_of_no_folder_removes_nothing(tmp_path: Path) -> None:
 def test_a_refused_download_says_why(hub: HubStandIn, access: HubAccess, tmp_path: Path) -> None:
     hub.fail("GET", "/api/models/org/name", Answer(429))
     with pytest.raises(RemoteFailed, match="429"):
-        open_bundle(settings("hf:org/name", tmp_path), access=access)
+        load_bundle(settings("hf:org/name", tmp_path), access=access)

@@ -17,8 +17,8 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
 from multimodal_embedding_serving.conversion import convert, torch_model
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_pictures
-from multimodal_embedding_serving.conversion.store import list_bundles, open_bundle, open_model
+from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_images
+from multimodal_embedding_serving.conversion.store import list_bundles, load_bundle, load_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.errors import BundleError, SettingsError
@@ -45,7 +45,7 @@ def embed(chosen: Settings) -> tuple[ModelInfo, Mapping[str, Vectors]]:
     with Engine.open(settings=chosen) as engine:
         vectors = {"text": engine.embed(texts=PROBE_TEXTS)}
         if "image" in engine.info.modalities:
-            vectors["image"] = engine.embed(images=probe_pictures())
+            vectors["image"] = engine.embed(images=probe_images())
         return engine.info, vectors
 
 
@@ -58,9 +58,8 @@ def cosine(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> flo
 def test_torch_serves_the_vectors_that_openvino_does(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        convert, "check_parity", lambda *_, **__: {}
-    )  # it takes a while, and is tested
+    # The check takes a while, and has tests of its own.
+    monkeypatch.setattr(convert, "check_parity", lambda *_, **__: {})
     folder = write_repository(tmp_path / model, model)
     told, found = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))
@@ -96,20 +95,20 @@ def test_sixteen_bits_are_measured_once_and_the_figure_is_shown(
         least = float((found[modality] * expected[modality]).sum(1).min())
         assert least == pytest.approx(each["minimum"], abs=1e-4)
     monkeypatch.setattr(torch_model, "check_parity", None)  # it would fail if it were called
-    model = open_model(chosen)
+    model = load_model(chosen)
     assert model.manifest.parity == told.parity
     with pytest.raises(TypeError):  # another device is measured anew
-        open_model(replace(chosen, device="cpu"))
+        load_model(replace(chosen, device="cpu"))
 
 
 def test_a_certificate_that_cant_be_read_is_measured_again(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     chosen = settings(checkpoint, tmp_path, precision="bf16")
-    first = open_model(chosen).manifest.parity
+    first = load_model(chosen).manifest.parity
     (kept,) = tmp_path.rglob("torch-bf16.json")
     kept.write_text("[")
-    assert open_model(chosen).manifest.parity == first
+    assert load_model(chosen).manifest.parity == first
     assert json.loads(kept.read_text())["parity"] == first
 
 
@@ -118,7 +117,7 @@ def test_a_models_folder_that_cant_be_written_costs_only_the_certificate(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     chosen = settings(checkpoint, tmp_path / "file", precision="bf16")
-    assert open_model(chosen).manifest.parity
+    assert load_model(chosen).manifest.parity
     assert "the certificate can't be kept" in caplog.text
 
 
@@ -128,7 +127,7 @@ def test_sixteen_bits_that_are_too_far_are_refused(
     bounds = {"f32": 0.99999, "bf16": 0.9999999}
     monkeypatch.setattr("multimodal_embedding_serving.conversion.parity.BOUNDS", bounds)
     with pytest.raises(BundleError, match=r"in bf16 reaches .* set EMBEDDING_PRECISION to a finer"):
-        open_model(settings(checkpoint, tmp_path, precision="bf16"))
+        load_model(settings(checkpoint, tmp_path, precision="bf16"))
     assert not list(tmp_path.rglob("torch-bf16.json"))
 
 
@@ -142,7 +141,7 @@ def test_a_row_is_downloaded_and_its_licence_told_first(
     caplog.set_level(logging.INFO, "multimodal_embedding_serving")
     repo = hub.add(LAION, repository(checkpoint))
     stages: list[str] = []
-    model = open_model(settings(ROW, tmp_path), lambda stage, share: stages.append(stage), access)
+    model = load_model(settings(ROW, tmp_path), lambda stage, share: stages.append(stage), access)
     assert isinstance(model, TorchModel)
     manifest = model.manifest
     assert (manifest.model, manifest.family, manifest.licence) == (ROW, "CLIP", "mit")
@@ -162,7 +161,7 @@ def test_one_other_number_anywhere_is_another_fingerprint(model: str, tmp_path: 
     folder = write_repository(tmp_path / model, model)
 
     def mark() -> str:
-        return open_model(settings(folder, tmp_path)).manifest.fingerprint
+        return load_model(settings(folder, tmp_path)).manifest.fingerprint
 
     first = mark()
     assert mark() == first
@@ -179,7 +178,7 @@ def test_one_other_number_anywhere_is_another_fingerprint(model: str, tmp_path: 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_every_family_is_certified_when_it_is_converted(model: str, tmp_path: Path) -> None:
     folder = write_repository(tmp_path / model, model)
-    manifest = open_bundle(settings(folder, tmp_path, use_openvino=True, precision="auto")).manifest
+    manifest = load_bundle(settings(folder, tmp_path, use_openvino=True, precision="auto")).manifest
     assert manifest.precision == ("int8-weights" if model.startswith("qwen") else "f16")
     assert set(manifest.parity) == set(manifest.towers)
     for each in manifest.parity.values():
@@ -201,14 +200,14 @@ def test_what_torch_cant_serve_is_refused_before_any_download(
 ) -> None:
     chosen = settings(changes.pop("model", ROW), tmp_path, **changes)
     with pytest.raises(SettingsError, match=message):
-        open_model(chosen, access=access)
+        load_model(chosen, access=access)
     assert not hub.requests
 
 
 def test_a_bundle_is_refused_with_what_to_set(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = open_bundle(settings(checkpoint, tmp_path, use_openvino=True, precision="f16"))
+    bundle = load_bundle(settings(checkpoint, tmp_path, use_openvino=True, precision="f16"))
     with pytest.raises(SettingsError, match=r"converted already.*the folder of a checkpoint"):
-        open_model(settings(bundle.path, tmp_path))
+        load_model(settings(bundle.path, tmp_path))
 
 
 def test_without_torch_the_extra_is_named_and_nothing_downloaded(tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_the_sdk_s_handlers_run_on_torch_and_convert_for_openvino(
         assert engine.info.backend == "torch"
         found = handler.encode_text(["a cat", "a dog"])
         assert found.shape == (2, handler.get_embedding_dim())
-        assert handler.encode_image(probe_pictures()).shape[0] == 4
+        assert handler.encode_image(probe_images()).shape[0] == 4
     monkeypatch.setenv("EMBEDDING_DEVICE", "cuda")  # where OpenVINO can't certify
     image, text = handler.convert_to_openvino(str(tmp_path / "converted"))
     for graph in (image, text):

@@ -59,7 +59,7 @@ def other(folder: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def one_tower(folder: Path) -> Bundle:
     """The text tower alone, as it is in the first."""
-    conversion = dataclasses.replace(small_conversion(), plans=small_plans()[1:])
+    conversion = small_conversion(plans=small_plans()[1:])
     return build_bundle(conversion, folder / "one_tower")
 
 
@@ -96,7 +96,7 @@ def test_other_weights_are_not_comparable(first: Bundle, other: Bundle) -> None:
 
 def test_one_tower_that_differs_is_enough(first: Bundle, folder: Path) -> None:
     weights = {**small_weights(), "see": small_weights(seed=1)["see"]}
-    changed = dataclasses.replace(small_conversion(), plans=small_plans(weights=weights))
+    changed = small_conversion(plans=small_plans(weights=weights))
     found = measure(first, build_bundle(changed, folder / "half"))
     assert found.cosines["text"].minimum > 0.999999
     assert found.cosines["image"].minimum < LEAST
@@ -110,7 +110,7 @@ def test_only_what_both_embed_is_compared(first: Bundle, one_tower: Bundle) -> N
 
 
 def test_models_that_embed_nothing_in_common_are_refused(one_tower: Bundle, folder: Path) -> None:
-    images = dataclasses.replace(small_conversion(), plans=small_plans()[:1])
+    images = small_conversion(plans=small_plans()[:1])
     with pytest.raises(InvalidInput, match="embed nothing in common"):
         measure(one_tower, build_bundle(images, folder / "images"))
 
@@ -119,7 +119,7 @@ def test_vectors_of_different_lengths_are_not_comparable(first: Bundle, folder: 
     weights = {name: array[:4] if name in ("read", "see") else array
                for name, array in small_weights().items()}  # fmt: skip
     plans = [dataclasses.replace(plan, dimension=4) for plan in small_plans(weights=weights)]
-    short = build_bundle(dataclasses.replace(small_conversion(), plans=plans), folder / "short")
+    short = build_bundle(small_conversion(plans=plans), folder / "short")
     found = measure(first, short)
     assert not found.comparable
     assert found.cosines == {}

@@ -21,7 +21,7 @@ import numpy as np
 
 from multimodal_embedding_serving.bundles.bundle import TEMPORARY
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
-from multimodal_embedding_serving.conversion.store import list_bundles, open_bundle
+from multimodal_embedding_serving.conversion.store import list_bundles, load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
@@ -80,7 +80,7 @@ class Place:
         """What the next start finds, or makes: in this process."""
         access = HubAccess(endpoint=self.hub.url, cache=self.folder / "home" / "hub")
         settings = Settings.from_env({}, model=ROW, models_dir=self.models, model_cache=False)
-        open_bundle(settings, access=access)
+        load_bundle(settings, access=access)
         return Engine.open(settings=settings)
 
 

@@ -41,7 +41,7 @@ from tests.hub_standin import HubStandIn
 from tests.media_files import photo
 from tests.parity.oracles import Oracle
 from tests.parity.small import Arrays, draw, read_layout
-from tests.parity.towers import cosine, open_towers, strip, write_checkpoint
+from tests.parity.towers import cosine, read_towers, strip, write_checkpoint
 from tests.serving import serving
 from tests.small_clip import repository, write_tokenizer
 
@@ -131,7 +131,7 @@ def test_the_conversion_of_vit_b_32_is_timed(
 
 
 def test_the_reference_layer_by_layer_takes_little_memory(whole: Whole) -> None:
-    towers = open_towers([whole.folder / "model.safetensors"], whole.config)
+    towers = read_towers([whole.folder / "model.safetensors"], whole.config)
     plan = towers.plan("image")
     rows = probe_rows(plan, None)
     before = private_memory()

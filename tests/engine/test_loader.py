@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ def test_a_name_that_is_nothing_lists_the_models() -> None:
 
 
 def test_a_bundle_that_lost_its_tokenizer_is_refused(settings: Settings, tmp_path: Path) -> None:
-    conversion = dataclasses.replace(small_conversion(), tokenizer=None)
+    conversion = small_conversion(tokenizer=None)
     made = build_bundle(conversion, tmp_path / "mute")
     with pytest.raises(BundleError, match="tokenizer"):
         Engine.open(str(made.path), model_cache=False)
@@ -105,7 +104,9 @@ def test_a_tower_that_breaks_while_in_use_is_reported(
 ) -> None:
     """A graph that gives NaN from some moment on: its self-test fails, and the opener hears it."""
     graph = Flaky()
-    monkeypatch.setattr("multimodal_embedding_serving.engine.loader.open_graph", lambda *_: graph)
+    monkeypatch.setattr(
+        "multimodal_embedding_serving.engine.loader.compile_tower", lambda *_: graph
+    )
     metrics = Metrics()
     opener = ModelLoader(
         bundle, settings, MediaAccess.from_settings(settings, metrics.received), metrics

@@ -56,6 +56,6 @@ def unused_tensors(family: str, checkpoint: Checkpoint) -> set[str]:
     used: set[str] = set()
     weights = UsedWeights(checkpoint.weights, used)
     used.clear()  # copying the weights touched all of them
-    for plan in find_family(family)(replace(checkpoint, weights=weights)):
+    for plan in find_family(family).plan(replace(checkpoint, weights=weights)):
         plan.build(HollowOps(), dict.fromkeys(plan.inputs, HollowOps()))
     return set(checkpoint.weights) - used

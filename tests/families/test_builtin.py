@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.catalog import DEFAULT, resolve
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, resolve
 from multimodal_embedding_serving.families import builtin
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
 from multimodal_embedding_serving.settings import Settings
@@ -56,10 +56,10 @@ class Model:
 @pytest.fixture(scope="module", params=["f32", "auto"])
 def model(request: pytest.FixtureRequest) -> Model:
     """The shipped bundle, in float32 and as the machine computes by default."""
-    bundle = Bundle.open(FOLDER / "mini")
+    bundle = Bundle.load(FOLDER / "mini")
     settings = Settings(precision=request.param, model_cache=False)
     towers = bundle.manifest.towers
-    graphs = {name: open_graph(bundle, name, settings) for name in towers}
+    graphs = {name: compile_tower(bundle, name, settings) for name in towers}
     assert bundle.tokenizer is not None
     read = TextTransform(bundle.tokenizer, towers["text"].transform)
     see = ImageTransform.from_manifest(towers["image"].transform)
@@ -151,15 +151,15 @@ def test_a_text_is_not_changed_by_its_batch(model: Model, sentences: list[str]) 
 
 # ── the bundle ──
 def test_the_bundle_is_whole_and_small() -> None:
-    bundle = Bundle.open(FOLDER / "mini")
+    bundle = Bundle.load(FOLDER / "mini")
     bundle.verify()
-    assert bundle.manifest.model == DEFAULT
-    assert bundle.manifest.dimension == resolve(DEFAULT).dimension
+    assert bundle.manifest.model == DEFAULT_MODEL
+    assert bundle.manifest.dimension == resolve(DEFAULT_MODEL).dimension
     assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= MOST_BYTES
 
 
 def test_the_bundle_says_that_it_is_not_for_production() -> None:
-    notice = Bundle.open(FOLDER / "mini").manifest.notice
+    notice = Bundle.load(FOLDER / "mini").manifest.notice
     assert notice is not None
     assert "EMBEDDING_MODEL_NAME" in notice
 

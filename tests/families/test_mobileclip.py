@@ -11,7 +11,7 @@ from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.graph.folding import convolve, fold_branches
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
 from tests.parity.small import read_layout
@@ -35,8 +35,8 @@ def open_row(model: str, layout: str, row: str | None = None) -> dict[str, Tower
     if layout == "open_clip":
         config = {"model_cfg": {"text_cfg": {"no_causal_mask": model != "mobileclip_b"}}}
     spec = resolve(row or model)
-    family, checkpoint = open_checkpoint(true_size(model, layout), config, spec)
-    return {plan.modality: plan for plan in find_family(family)(checkpoint)}
+    family, checkpoint = recognize_checkpoint(true_size(model, layout), config, spec)
+    return {plan.modality: plan for plan in find_family(family).plan(checkpoint)}
 
 
 @pytest.mark.parametrize(("model", "layout"), FILES)
@@ -79,10 +79,10 @@ def test_b_lt_has_the_shapes_of_b() -> None:
 
 
 def test_b_s_causal_text_is_known_without_a_config() -> None:
-    _, checkpoint = open_checkpoint(true_size("mobileclip_b", "open_clip"), None, None)
+    _, checkpoint = recognize_checkpoint(true_size("mobileclip_b", "open_clip"), None, None)
     assert checkpoint.config["causal"]
     assert checkpoint.config["side"] == 224
-    _, checkpoint = open_checkpoint(true_size("mobileclip_s1", "open_clip"), None, None)
+    _, checkpoint = recognize_checkpoint(true_size("mobileclip_s1", "open_clip"), None, None)
     assert not checkpoint.config["causal"]
     assert checkpoint.config["side"] == 256
 
@@ -90,7 +90,7 @@ def test_b_s_causal_text_is_known_without_a_config() -> None:
 def test_another_picture_size_than_the_positions_is_refused() -> None:
     config = {"model_cfg": {"vision_cfg": {"image_size": 256}}}
     with pytest.raises(CheckpointError, match="pictures of 224 pixels, not of 256"):
-        open_checkpoint(true_size("mobileclip_b", "open_clip"), config, None)
+        recognize_checkpoint(true_size("mobileclip_b", "open_clip"), config, None)
 
 
 @pytest.mark.parametrize(("model", "layout"), [("mobileclip_s0", "apple")])
@@ -99,7 +99,7 @@ def test_a_missing_branch_is_an_error(model: str, layout: str) -> None:
     whole = true_size(model, layout)
     cut = Weights({key: whole[key] for key in whole if key != name}, file="cut.pt")
     with pytest.raises(CheckpointError, match=r"rbr_skip\.weight' is missing"):
-        open_checkpoint(cut, None, None)
+        recognize_checkpoint(cut, None, None)
 
 
 @pytest.mark.parametrize("inner", [1, 6], ids=["depth-wise", "full"])

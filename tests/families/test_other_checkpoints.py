@@ -18,12 +18,12 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.resolve import resolve_model
-from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -139,7 +139,7 @@ def upstream(folder: Path, family: str) -> Any:
     if family == "QwenText":
         return transformers.Qwen3Model.from_pretrained(folder, dtype=torch.float32)
     if family == "CLIP":
-        weights = open_weights([folder / "open_clip_pytorch_model.bin"])
+        weights = read_weights([folder / "open_clip_pytorch_model.bin"])
         layout = detect(weights)
         assert layout is not None
         config = small_config("clip-vit-h-14")
@@ -213,7 +213,7 @@ def test_what_is_not_recognised_is_told_what_is(
     hub.add("org/resnet", repository(folder))
     model = str(folder) if where == "folder" else "hf:org/resnet"
     with pytest.raises(CheckpointError) as caught:
-        open_bundle(Settings(model=model, models_dir=tmp_path / "models"), access=access)
+        load_bundle(Settings(model=model, models_dir=tmp_path / "models"), access=access)
     told = caught.value.message
     known = "clip chinese_clip siglip blip-2 mobileclip qwen3 transformers open_clip cn_clip apple"
     for word in ("model.safetensors", "'resnet'", "not recognised", *known.split()):

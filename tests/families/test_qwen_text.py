@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.catalog import resolve
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT32,
     INT8_WEIGHTS,
@@ -83,9 +83,9 @@ def write_model(folder: Path, width: int, inner: int, layers: int, entries: int)
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> TowerSpec:
     paths = write_model(tmp_path_factory.mktemp("qwen"), 64, 96, LAYERS, 500)
-    family, checkpoint = open_checkpoint(open_weights(paths), CONFIG, None)
+    family, checkpoint = recognize_checkpoint(read_weights(paths), CONFIG, None)
     assert family == "QwenText"
-    return find_family(family)(checkpoint)[0]
+    return find_family(family).plan(checkpoint)[0]
 
 
 def layer_types(tower: TowerSpec, storage: Storage) -> Counter[str]:
@@ -123,9 +123,9 @@ def test_the_padding_is_a_token_of_the_model(tower: TowerSpec) -> None:
 
 
 def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
-    weights = open_weights(write_model(tmp_path, 64, 96, 1, 50))
+    weights = read_weights(write_model(tmp_path, 64, 96, 1, 50))
     with pytest.raises(CheckpointError, match=r"no config\.json"):
-        open_checkpoint(weights, None, resolve("qwen3-embedding-0.6b"))
+        recognize_checkpoint(weights, None, resolve("qwen3-embedding-0.6b"))
 
 
 # Anonymous memory: pages of the mapped shards that the kernel has not yet written count as private
@@ -133,10 +133,11 @@ def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
 CONVERT = """
 import json, sys, threading
 from pathlib import Path
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
+from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
 from multimodal_embedding_serving.families import find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 
 def private():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
@@ -150,13 +151,11 @@ done, peaks, before = threading.Event(), [], private()
 watcher = threading.Thread(target=watch)
 watcher.start()
 folder = Path(sys.argv[1])
-weights = open_weights([folder / "model.safetensors.index.json"])
+weights = read_weights([folder / "model.safetensors.index.json"])
 widened = [each.float32() for each in weights.values()] if "whole" in sys.argv else []
-family, checkpoint = open_checkpoint(weights, json.loads(sys.argv[2]), None)
-conversion = Conversion(
-    model="m", family=family, precision="int8-weights", plans=find_family(family)(checkpoint)
-)
-bundle = build_bundle(conversion, folder / "bundle")
+family, checkpoint = recognize_checkpoint(weights, json.loads(sys.argv[2]), None)
+blueprint = Blueprint(model="m", family=family, plans=find_family(family).plan(checkpoint))
+bundle = build_bundle(Conversion(blueprint, "int8-weights"), folder / "bundle")
 done.set()
 watcher.join()
 size = sum(path.stat().st_size for path in bundle.path.iterdir())

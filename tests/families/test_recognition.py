@@ -13,7 +13,7 @@ from multimodal_embedding_serving.checkpoints.layouts import LAYOUTS, detect, re
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from tests.families.hollow import HollowOps, hollow_tensor, hollow_weights, unused_tensors
 from tests.parity.small import (
     ROWS,
@@ -34,9 +34,9 @@ FILES = [(model, "transformers") for model in ROWS] + [
 @pytest.mark.parametrize(("model", "layout"), FILES)
 def test_a_row_of_true_size_is_opened_without_any_config(model: str, layout: str) -> None:
     spec = resolve(model)
-    family, checkpoint = open_checkpoint(hollow_weights(model, layout), None, spec)
+    family, checkpoint = recognize_checkpoint(hollow_weights(model, layout), None, spec)
     assert family == spec.family
-    image, text = find_family(family)(checkpoint)
+    image, text = find_family(family).plan(checkpoint)
     assert image.dimension == text.dimension == spec.dimension
     assert image.inputs == {"pixels": spec.image_size}
     assert text.transform["max_length"] == spec.text_length
@@ -44,13 +44,13 @@ def test_a_row_of_true_size_is_opened_without_any_config(model: str, layout: str
 
 @pytest.mark.parametrize(("model", "layout"), FILES)
 def test_every_tensor_of_a_checkpoint_is_used(model: str, layout: str) -> None:
-    family, checkpoint = open_checkpoint(hollow_weights(model, layout), None, resolve(model))
+    family, checkpoint = recognize_checkpoint(hollow_weights(model, layout), None, resolve(model))
     assert not unused_tensors(family, checkpoint)
 
 
 def test_data_parallel_names_are_unwrapped() -> None:
     weights = hollow_weights("cn-clip-vit-b-16", "cn_clip", prefix="module.")
-    family, _ = open_checkpoint(weights, None, resolve("cn-clip-vit-b-16"))
+    family, _ = recognize_checkpoint(weights, None, resolve("cn-clip-vit-b-16"))
     assert family == "CN-CLIP"
 
 
@@ -79,7 +79,7 @@ EXTRA: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {
 @pytest.mark.parametrize(("model", "layout"), EXTRA)
 def test_what_older_files_hold_besides_is_ignored(model: str, layout: str) -> None:
     weights = hollow_weights(model, layout, extra=EXTRA[model, layout])
-    _, checkpoint = open_checkpoint(weights, None, resolve(model))
+    _, checkpoint = recognize_checkpoint(weights, None, resolve(model))
     assert not any("position_ids" in name or "pooler" in name for name in checkpoint.weights)
 
 
@@ -149,10 +149,10 @@ def test_a_config_that_contradicts_the_tensors_is_refused(
     model: str, change: Change, message: str
 ) -> None:
     config = strip(small_config(model))
-    open_checkpoint(small_weights(model), config, None)
+    recognize_checkpoint(small_weights(model), config, None)
     change(config)
     with pytest.raises(CheckpointError, match=message):
-        open_checkpoint(small_weights(model), config, None)
+        recognize_checkpoint(small_weights(model), config, None)
 
 
 @pytest.mark.parametrize("model", ROWS)
@@ -165,7 +165,7 @@ def test_a_missing_tensor_is_named_as_the_file_would_name_it(model: str) -> None
             continue
         rest = Weights({n: t for n, t in whole.items() if n != name}, file="model.safetensors")
         with pytest.raises(CheckpointError) as caught:
-            open_checkpoint(rest, config, None)
+            recognize_checkpoint(rest, config, None)
         told = caught.value.message
         assert name in told or "not recognised" in told or "layers" in told or "layer 0" in told
 
@@ -175,7 +175,7 @@ def test_an_unknown_part_is_refused_rather_than_left_out() -> None:
     added = hollow_tensor("visual.attn_pool.query", (1, 96))
     more = Weights({**weights, "visual.attn_pool.query": added}, file="model.safetensors")
     with pytest.raises(CheckpointError, match=r"attn_pool.query' has no place in a 'clip' model"):
-        open_checkpoint(more, small_config("clip-vit-b-16"), None)
+        recognize_checkpoint(more, small_config("clip-vit-b-16"), None)
 
 
 def test_layers_of_unlike_shape_are_refused() -> None:
@@ -183,31 +183,31 @@ def test_layers_of_unlike_shape_are_refused() -> None:
     name = "text_model.encoder.layers.1.mlp.fc1.weight"
     weights[name] = as_tensor(name, draw(name, (200, 64), 0))
     with pytest.raises(CheckpointError, match=r"layers.1.mlp.fc1.weight' has shape 200x64"):
-        open_checkpoint(Weights(weights, file="m"), small_config("clip-vit-b-16"), None)
+        recognize_checkpoint(Weights(weights, file="m"), small_config("clip-vit-b-16"), None)
 
 
 def test_a_stranger_is_told_what_is_recognised() -> None:
     stranger = Weights({"conv1.weight": hollow_tensor("conv1.weight", (64, 3, 7, 7))}, file="r.bin")
     with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(stranger, {"model_type": "resnet"}, None)
+        recognize_checkpoint(stranger, {"model_type": "resnet"}, None)
     for word in ("r.bin", "resnet", "clip", "chinese_clip", "siglip", "blip-2", "open_clip"):
         assert word in caught.value.message
 
 
 def test_an_empty_file_is_a_stranger_too() -> None:
     with pytest.raises(CheckpointError, match="not recognised"):
-        open_checkpoint(Weights({}, file="empty.bin"), None, None)
+        recognize_checkpoint(Weights({}, file="empty.bin"), None, None)
 
 
 def test_a_checkpoint_of_another_family_than_the_row_is_refused() -> None:
     weights = small_weights("siglip2-vit-b-16")
     with pytest.raises(CheckpointError, match="CLIP/clip-vit-b-16 is of the family CLIP"):
-        open_checkpoint(weights, small_config("siglip2-vit-b-16"), resolve("clip-vit-b-16"))
+        recognize_checkpoint(weights, small_config("siglip2-vit-b-16"), resolve("clip-vit-b-16"))
 
 
 def test_without_a_config_or_a_row_the_sizes_are_not_guessed() -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json beside it"):
-        open_checkpoint(small_weights("clip-vit-b-16"), None, None)
+        recognize_checkpoint(small_weights("clip-vit-b-16"), None, None)
 
 
 def test_no_two_layouts_are_mistaken_for_each_other() -> None:
@@ -222,7 +222,7 @@ def test_cross_attention_in_other_layers_than_told_is_refused(every: int) -> Non
     config = small_config("blip2_transformers", layers=4)
     config["qformer_config"]["cross_attention_frequency"] = every
     with pytest.raises(CheckpointError, match="cross-attention"):
-        open_checkpoint(small_weights("blip2_transformers", layers=4), config, None)
+        recognize_checkpoint(small_weights("blip2_transformers", layers=4), config, None)
 
 
 @pytest.mark.parametrize("model", ["clip-vit-b-16", "cn-clip-vit-b-16", "blip2_transformers"])
@@ -230,7 +230,7 @@ def test_an_unknown_activation_is_refused_with_the_known_ones(model: str) -> Non
     config = small_config(model)
     section = config.get("text_config") or config["qformer_config"]
     section["hidden_act"] = "snake"
-    family, checkpoint = open_checkpoint(small_weights(model), config, None)
-    _, text = find_family(family)(checkpoint)
+    family, checkpoint = recognize_checkpoint(small_weights(model), config, None)
+    _, text = find_family(family).plan(checkpoint)
     with pytest.raises(CheckpointError, match=r"unknown activation 'snake'; known: gelu"):
         text.build(HollowOps(), dict.fromkeys(text.inputs, HollowOps()))

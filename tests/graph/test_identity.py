@@ -15,7 +15,7 @@ import pytest
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import plan
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT16,
@@ -26,7 +26,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
     emit_model,
 )
 from tests.parity.small import Arrays, small_arrays, small_config
-from tests.parity.towers import open_towers, write_checkpoint
+from tests.parity.towers import read_towers, write_checkpoint
 
 MODEL = "clip-vit-b-16"
 
@@ -40,7 +40,7 @@ def small_checkpoint(arrays: Arrays | None = None, **text: Any) -> Checkpoint:
     arrays = small_arrays(MODEL, "transformers", layers=1) if arrays is None else arrays
     config = small_config(MODEL, layers=1)
     config["text_config"] |= text
-    return open_checkpoint(weights_of(arrays), config, None)[1]
+    return recognize_checkpoint(weights_of(arrays), config, None)[1]
 
 
 def hashes(checkpoint: Checkpoint, storage: Storage = FLOAT32) -> list[str]:
@@ -67,10 +67,10 @@ def test_two_layouts_of_one_model_have_one_identity(tmp_path: Path) -> None:
     """A model from the OpenCLIP file and the same one saved by transformers."""
     arrays = small_arrays(MODEL, "open_clip")
     paths = write_checkpoint(tmp_path / "open_clip_pytorch_model.bin", arrays)
-    first = open_towers(paths, small_config(MODEL)).checkpoint
+    first = read_towers(paths, small_config(MODEL)).checkpoint
     renamed = {name: np.ascontiguousarray(t.data) for name, t in first.weights.items()}
     paths = write_checkpoint(tmp_path / "model.safetensors", renamed)
-    second = open_towers(paths, small_config(MODEL)).checkpoint
+    second = read_towers(paths, small_config(MODEL)).checkpoint
     assert hashes(first) == hashes(second)
 
 

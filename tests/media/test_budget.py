@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget, Reserve
-from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, ImageSource, decode_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media.processes import PATIENCE, eventually
 from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
@@ -95,7 +95,7 @@ def test_a_decoder_that_needs_more_than_the_budget_works_alone() -> None:
 )
 def test_what_a_decoder_needs_for_itself_counts_too(kind: str, scratch: int) -> None:
     asked = Asked()
-    open_rgb(write_image(kind, photo(60, 40)), LIMITS, reserve=asked)
+    decode_rgb(write_image(kind, photo(60, 40)), LIMITS, reserve=asked)
     assert asked.scratch == 60 * 40 * scratch
 
 
@@ -139,7 +139,7 @@ class Asked:
 
 def reserved(source: ImageSource, at_least: int = 0, copied: bool = False) -> list[int]:
     asked = Asked()
-    open_rgb(source, LIMITS, at_least=at_least, copied=copied, reserve=asked)
+    decode_rgb(source, LIMITS, at_least=at_least, copied=copied, reserve=asked)
     return asked.sizes
 
 
@@ -178,7 +178,7 @@ def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:
 
 def refused(reserve: Reserve, source: bytes) -> type[Exception]:
     with pytest.raises((TooLarge, InvalidInput)) as error:
-        open_rgb(source, LIMITS, reserve=reserve)
+        decode_rgb(source, LIMITS, reserve=reserve)
     return error.type
 
 

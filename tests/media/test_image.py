@@ -16,7 +16,7 @@ from multimodal_embedding_serving.media.encoded import decode_base64
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
-    open_rgb,
+    decode_rgb,
 )
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
@@ -29,7 +29,7 @@ EXACT = set("png tiff bmp dib ppm tga pcx sgi dds qoi webp_lossless png_rgba jpe
 def levels(
     source: ImageSource, *, at_least: int = 0
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    image = open_rgb(source, LIMITS, at_least=at_least)
+    image = decode_rgb(source, LIMITS, at_least=at_least)
     assert image.mode == "RGB"
     return np.asarray(image).astype(np.int16)
 
@@ -58,7 +58,7 @@ def test_a_file_cut_in_half_is_a_422(kind: str) -> None:
     if kind == "gif_animated":
         whole = whole[: whole.index(b"\x21\xf9", 800)]  # the first frame is all that is needed
     with pytest.raises(InvalidInput) as raised:
-        open_rgb(whole[: len(whole) // 2], LIMITS)
+        decode_rgb(whole[: len(whole) // 2], LIMITS)
     assert "0x" not in str(raised.value)
     assert raised.value.__suppress_context__
 
@@ -166,13 +166,13 @@ def test_a_callers_image_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (2, 4, 4, 3), (0, 4), (4, 0, 3)])
 def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInput):
-        open_rgb(np.zeros(shape, dtype=np.uint8), LIMITS)
+        decode_rgb(np.zeros(shape, dtype=np.uint8), LIMITS)
 
 
 def test_an_array_that_holds_no_numbers_is_refused() -> None:
     for array in (np.zeros((2, 2), dtype=complex), np.array([["a", "b"]])):
         with pytest.raises(InvalidInput):
-            open_rgb(array, LIMITS)
+            decode_rgb(array, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,20 @@ def test_every_pillow_mode_becomes_rgb(mode: str) -> None:
 def test_no_pixels_is_a_422() -> None:
     for source in (Image.new("RGB", (0, 0)), b""):
         with pytest.raises(InvalidInput):
-            open_rgb(source, LIMITS)
+            decode_rgb(source, LIMITS)
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (1000, 3000), (897, 900), (4000, 448), (450, 450)])
 @pytest.mark.parametrize("at_least", [64, 224])
 def test_a_drafted_jpeg_keeps_twice_what_is_needed(size: tuple[int, int], at_least: int) -> None:
     data = write_image("jpeg", photo(*size), quality=90)
-    drafted = open_rgb(data, LIMITS, at_least=at_least)
+    drafted = decode_rgb(data, LIMITS, at_least=at_least)
     assert min(drafted.size) >= min(2 * at_least, min(size))
     assert min(drafted.size) < max(4 * at_least + 4, min(size) / 8 + 1) or drafted.size == size
 
 
 def test_a_rotated_jpeg_is_drafted_and_turned() -> None:
-    drafted = open_rgb(write_oriented(photo(1600, 800), 6), LIMITS, at_least=100)
+    drafted = decode_rgb(write_oriented(photo(1600, 800), 6), LIMITS, at_least=100)
     assert drafted.size == (200, 400)
 
 

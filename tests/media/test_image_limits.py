@@ -19,7 +19,7 @@ from multimodal_embedding_serving.errors import (
     UnsupportedMedia,
 )
 from multimodal_embedding_serving.media.formats import recognize
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media_files import IMAGE_KINDS, photo, write_image
 
@@ -50,15 +50,15 @@ NOT_IMAGES = {
 @pytest.mark.parametrize("name", NOT_IMAGES)
 def test_bytes_of_no_allowed_format_are_a_415(name: str) -> None:
     with pytest.raises(UnsupportedMedia) as raised:
-        open_rgb(NOT_IMAGES[name], LIMITS)
+        decode_rgb(NOT_IMAGES[name], LIMITS)
     assert "JPEG" in raised.value.message
 
 
 def test_a_format_that_is_not_allowed_is_a_415_even_where_it_could_be_opened() -> None:
     narrow = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, formats=("PNG", "JPEG"))
-    assert open_rgb(write_image("png"), narrow).mode == "RGB"
+    assert decode_rgb(write_image("png"), narrow).mode == "RGB"
     with pytest.raises(UnsupportedMedia, match="BMP images are not allowed here"):
-        open_rgb(write_image("bmp"), narrow)
+        decode_rgb(write_image("bmp"), narrow)
 
 
 def test_the_signature_decides_for_every_kind() -> None:
@@ -82,7 +82,7 @@ def test_heic_is_told_from_avif_by_its_brands() -> None:
 def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(MissingExtra, match=r"\[heif\]"):
-        open_rgb(heic_header(b"heic", b"mif1"), LIMITS)
+        decode_rgb(heic_header(b"heic", b"mif1"), LIMITS)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -123,40 +123,42 @@ def hostile_headers() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", sorted(hostile_headers()))
 def test_a_header_above_the_pixel_limit_is_a_413_before_decoding(name: str) -> None:
     with pytest.raises(TooLarge, match="megapixels"):
-        open_rgb(hostile_headers()[name], LIMITS)
+        decode_rgb(hostile_headers()[name], LIMITS)
 
 
 def test_the_pixel_limit_holds_for_images_and_arrays_too() -> None:
     tight = ImageLimits(max_bytes=1000, max_pixels=99, formats=("PNG",))
     for source in (Image.new("L", (10, 10)), np.zeros((10, 10), dtype=np.uint8)):
         with pytest.raises(TooLarge):
-            open_rgb(source, tight)
+            decode_rgb(source, tight)
 
 
 def test_pillows_global_pixel_limit_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert open_rgb(write_image("png"), LIMITS).size == (64, 48)
+    assert decode_rgb(write_image("png"), LIMITS).size == (64, 48)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(TooLarge):
-        open_rgb(png_header(100_000, 100_000), LIMITS)
+        decode_rgb(png_header(100_000, 100_000), LIMITS)
 
 
 def test_decoders_that_pillow_runs_in_python_have_a_lower_limit() -> None:
     data = bytearray(write_image("qoi"))
     data[4:12] = struct.pack(">II", 2100, 2100)
     with pytest.raises(TooLarge, match="QOI image"):
-        open_rgb(bytes(data), LIMITS)
+        decode_rgb(bytes(data), LIMITS)
 
 
 def test_bytes_above_the_limit_are_a_413() -> None:
     with pytest.raises(TooLarge, match="bytes"):
-        open_rgb(write_image("bmp"), ImageLimits(max_bytes=100, max_pixels=10**6, formats=("BMP",)))
+        decode_rgb(
+            write_image("bmp"), ImageLimits(max_bytes=100, max_pixels=10**6, formats=("BMP",))
+        )
 
 
 def verdict(data: bytes) -> str | int:
     """The mode of the opened image, or the status of the refusal; anything else gets through."""
     try:
-        return open_rgb(data, LIMITS, at_least=4).mode
+        return decode_rgb(data, LIMITS, at_least=4).mode
     except EmbeddingError as error:
         leaks = "0x" in str(error) or "PIL" in str(error)
         return "leak" if leaks else error.status

@@ -19,7 +19,7 @@ from multimodal_embedding_serving.checkpoints.configs import describe, translate
 from tests.parity.conftest import Note
 from tests.parity.small import model_type, pictures, small_arrays, small_config, texts
 from tests.parity.test_transformers import BOUNDS
-from tests.parity.towers import Towers, cosine, open_towers, write_checkpoint
+from tests.parity.towers import Towers, cosine, read_towers, write_checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "parity"
 FILES = {
@@ -87,7 +87,7 @@ def open_small(model: str, folder: Path) -> Towers:
     arrays: Mapping[str, NDArray[Any]] = small_arrays(model, layout_of(model))
     paths = write_checkpoint(folder / FILES[model], dict(arrays))
     clip = model_type(model) == "clip"
-    return open_towers(paths, open_clip_config(model) if clip else told_by_the_row(model))
+    return read_towers(paths, open_clip_config(model) if clip else told_by_the_row(model))
 
 
 @pytest.mark.parametrize("model", FILES)
@@ -120,7 +120,7 @@ def test_timms_exact_gelu_is_told_from_the_tanh_one(model: str, tmp_path: Path) 
 
     config = told_by_the_row(model)
     config["vision_config"]["hidden_act"] = "gelu_pytorch_tanh"
-    towers = open_towers([tmp_path / FILES[model]], config)
+    towers = read_towers([tmp_path / FILES[model]], config)
     found = towers.compile(tmp_path)["image"](pictures(model, 4))
     assert np.linalg.norm(found - expected, axis=1).max() > 5e-5
 

@@ -24,13 +24,13 @@ from multimodal_embedding_serving.types import Row, Vectors
 from tests.parity.small import ENTRIES, model_type, pictures, small_arrays, small_config, texts
 from tests.parity.small_mobileclip import PLACES, side_of
 from tests.parity.test_mobileclip import open_small
-from tests.parity.test_qwen_text import INDEX, SIZES, open_plan, small_row
+from tests.parity.test_qwen_text import INDEX, SIZES, plan_text, small_row
 from tests.parity.towers import (
     EXACT,
     Graphs,
     alone_and_together,
     compile_plan,
-    open_towers,
+    read_towers,
     write_checkpoint,
 )
 
@@ -64,7 +64,7 @@ def draw_texts(words: int, lengths: Sequence[int], seed: int) -> list[Row]:
 
 def join_transformers(model: str, folder: Path) -> Joined:
     paths = write_checkpoint(folder / "model.safetensors", small_arrays(model, "transformers"))
-    graphs = open_towers(paths, small_config(model)).compile(folder)
+    graphs = read_towers(paths, small_config(model)).compile(folder)
     longest = LONGEST[model_type(model)]
 
     def read(lengths: Sequence[int], seed: int) -> list[Row]:
@@ -94,13 +94,13 @@ def join_qwen(model: str, folder: Path) -> Joined:
     arrays, config = small_row(model)
     write_checkpoint(folder / INDEX, arrays)
     (folder / "config.json").write_text(json.dumps(config))
-    graph = compile_plan(open_plan(folder), folder / "text-f32.xml")
+    graph = compile_plan(plan_text(folder), folder / "text-f32.xml")
     return Joined({"text": graph}, partial(draw_texts, SIZES["vocab_size"]), 64)
 
 
 def join_builtin(model: str, folder: Path) -> Joined:
     """The bundle that is shipped: small as it is."""
-    bundle = Bundle.open(Path(str(files("multimodal_embedding_serving") / "builtin" / model)))
+    bundle = Bundle.load(Path(str(files("multimodal_embedding_serving") / "builtin" / model)))
     graphs: Graphs = {
         modality: compile_graph(bundle.graph(modality), EXACT)
         for modality in bundle.manifest.towers

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect, rename
 from multimodal_embedding_serving.checkpoints.mobileclip_names import LAYOUTS
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.mobileclip import plan
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.types import Graph, Modality, Vectors
 from tests.parity.apple_reference import Apple
 from tests.parity.conftest import Note
@@ -87,7 +87,7 @@ def open_small(model: str, layout: str, folder: Path, arrays: Arrays | None = No
     arrays = arrays or small_mobileclip(model, layout)
     paths = write_checkpoint(folder / FILES[layout], arrays)
     config = open_clip_config(model) if layout == "open_clip" else None
-    family, checkpoint = open_checkpoint(open_weights(paths), config, None)
+    family, checkpoint = recognize_checkpoint(read_weights(paths), config, None)
     assert family == "MobileCLIP"
     return Model(arrays, checkpoint, folder).changed(side=side_of(model))
 

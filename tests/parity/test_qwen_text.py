@@ -16,12 +16,12 @@ from transformers import Qwen3Config, Qwen3Model
 
 from multimodal_embedding_serving.backends.openvino import compile_graph
 from multimodal_embedding_serving.backends.static import StaticShape
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.layouts import detect
 from multimodal_embedding_serving.checkpoints.qwen_config import LAYOUTS, QWEN3
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerSpec
-from multimodal_embedding_serving.families.qwen_text import open_qwen, plan
+from multimodal_embedding_serving.families.qwen_text import plan, read_qwen
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.types import Graph, Row, Vectors
@@ -62,15 +62,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def open_plan(folder: Path, config: Mapping[str, Any] | None = None) -> TowerSpec:
-    weights = open_weights([folder / INDEX])
+def plan_text(folder: Path, config: Mapping[str, Any] | None = None) -> TowerSpec:
+    weights = read_weights([folder / INDEX])
     layout = detect(weights, LAYOUTS)
     assert layout is not None
-    return plan(open_qwen(weights, layout, config or read_config(folder), None))[0]
+    return plan(read_qwen(weights, layout, config or read_config(folder), None))[0]
 
 
 def compile_model(folder: Path, config: Mapping[str, Any] | None = None) -> Graph:
-    return compile_plan(open_plan(folder, config), folder / "text-f32.xml")
+    return compile_plan(plan_text(folder, config), folder / "text-f32.xml")
 
 
 def ask_transformers(folder: Path, rows: Sequence[Row], **config: Any) -> Vectors:
@@ -132,7 +132,7 @@ def test_every_row_gives_the_vectors_of_transformers(
     write_checkpoint(tmp_path / INDEX, arrays)
     (tmp_path / "config.json").write_text(json.dumps(config))
     expected = ask_transformers(tmp_path, ROWS)
-    tower = open_plan(tmp_path)
+    tower = plan_text(tmp_path)
     rounded = {"bf16": 0.999} if model == ROWS_OF_THE_CATALOG[0] else {}
     for precision, bound in (BOUNDS | rounded).items():
         graph = compile_plan(tower, tmp_path / f"text-{precision}.xml")
@@ -142,7 +142,7 @@ def test_every_row_gives_the_vectors_of_transformers(
 
 
 def test_four_bit_weights_give_finite_unit_vectors(folder: Path) -> None:
-    found = compile_plan(open_plan(folder), folder / "text-int4-weights.xml")(ROWS)
+    found = compile_plan(plan_text(folder), folder / "text-int4-weights.xml")(ROWS)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
@@ -227,14 +227,14 @@ def test_a_config_that_means_another_model_is_refused(
     folder: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
-        open_plan(folder, {**read_config(folder), **change})
+        plan_text(folder, {**read_config(folder), **change})
 
 
 def test_a_static_graph_gives_the_same_vectors(
     folder: Path, tmp_path: Path, expected: Vectors
 ) -> None:
     """What an NPU needs: batch 1 and one length, compiled here by the CPU plugin."""
-    tower, path = open_plan(folder), tmp_path / "text.xml"
+    tower, path = plan_text(folder), tmp_path / "text.xml"
     ov.save_model(emit_model(tower.inputs, tower.build, FLOAT32), path, compress_to_fp16=False)
     graph = compile_graph(path, EXACT, shape=StaticShape(128))
     assert cosine(graph(ROWS), expected) >= 0.99999

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multimodal_embedding_serving.catalog import DEFAULT, MODELS, resolve
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, MODELS, resolve
 from multimodal_embedding_serving.conversion.parity import BOUNDS
 from tests.parity import test_golden, test_mobileclip, test_qwen_text, test_transformers
 from tests.parity.small import LAYOUTS
@@ -26,7 +26,7 @@ MEASURED = {
 
 
 def test_every_row_is_measured_in_every_layout_that_it_has() -> None:
-    rows = {spec.name for spec in MODELS if spec.id != DEFAULT}
+    rows = {spec.name for spec in MODELS if spec.id != DEFAULT_MODEL}
     assert len(rows) == 19
     assert {row for row, _ in MEASURED} == rows
     dumped = {tuple(path.name.removesuffix(".tsv.gz").split(".", 1)) for path in LAYOUTS.iterdir()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.parity.conftest import Note
 from tests.parity.oracles import Oracle, oracle_name
 from tests.parity.small import Arrays, model_type, pictures, small_arrays, small_config, texts
-from tests.parity.towers import cosine, open_towers, strip, write_checkpoint
+from tests.parity.towers import cosine, read_towers, strip, write_checkpoint
 
 BOUNDS = {"f32": 0.99999, "f16": 0.9999, "int8-weights": 0.99}
 BF16 = {"bf16": 0.999}
@@ -64,7 +64,7 @@ def test_vectors_are_those_of_transformers(model: str, tmp_path: Path, note: Not
     arrays, config = stored(model, layers=layers), strip(small_config(model, layers=layers))
     (tmp_path / "config.json").write_text(json.dumps(config))
     paths = write_checkpoint(tmp_path / FILES[model], arrays)
-    towers = open_towers(paths, json.loads((tmp_path / "config.json").read_text()))
+    towers = read_towers(paths, json.loads((tmp_path / "config.json").read_text()))
     oracle = Oracle(config, arrays)
     images, words = pictures(model, 4), texts(model, *LENGTHS)
     seen = oracle.images(images)

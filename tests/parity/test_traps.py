@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from multimodal_embedding_serving.types import Row, Vectors
 from tests.parity.oracles import Oracle
 from tests.parity.small import ENTRIES, pictures, small_arrays, small_config, texts
-from tests.parity.towers import Graphs, Towers, open_towers, strip, write_checkpoint
+from tests.parity.towers import Graphs, Towers, read_towers, strip, write_checkpoint
 
 RIGHT = 2e-5
 """Distance of unit vectors that float32's rounding explains."""
@@ -38,7 +38,7 @@ def open_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Open
             layers = 3 if model.startswith("blip2") else 2
             arrays = small_arrays(model, "transformers", layers=layers)
             config = strip(small_config(model, layers=layers))
-            towers = open_towers(write_checkpoint(folder / "model.safetensors", arrays), config)
+            towers = read_towers(write_checkpoint(folder / "model.safetensors", arrays), config)
             opened[model] = towers, towers.compile(folder), Oracle(config, arrays)
         return opened[model]
 
@@ -51,7 +51,7 @@ def reopen(model: str, folder: Path, change: Mapping[str, Mapping[str, Any]]) ->
     for section, settings in change.items():
         config[section] |= settings
     arrays = small_arrays(model, "transformers")
-    return open_towers(write_checkpoint(folder / "model.safetensors", arrays), config).compile(
+    return read_towers(write_checkpoint(folder / "model.safetensors", arrays), config).compile(
         folder
     )
 
@@ -102,7 +102,7 @@ def test_an_old_configs_end_token_of_2_means_the_last_of_the_vocabulary(tmp_path
     config["text_config"] |= {"eos_token_id": 2, "bos_token_id": 0}
     words: list[Row] = list(texts(model, 9, 30))
     words[1][5] = 2  # an ordinary word
-    towers = open_towers(write_checkpoint(tmp_path / "model.safetensors", arrays), config)
+    towers = read_towers(write_checkpoint(tmp_path / "model.safetensors", arrays), config)
     assert towers.plan("text").transform["pad_id"] == ENTRIES - 1
     expected = Oracle(config, arrays).texts(words, 77, 0)
     assert distance(towers.compile(tmp_path)["text"](words), expected) < RIGHT

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.backends.openvino import compile_graph
-from multimodal_embedding_serving.backends.torch import open_plan
-from multimodal_embedding_serving.checkpoints import open_weights
+from multimodal_embedding_serving.backends.torch import build_torch_graph
+from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.conversion.build import STORAGES
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.graph.openvino_ops import emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
@@ -54,15 +54,15 @@ def compile_plan(plan: TowerSpec, path: Path) -> Graph:
     """`path` ends in -<precision>.xml."""
     precision = path.stem.partition("-")[2]
     if precision == "bf16":
-        return open_plan(plan, ROUNDED)
+        return build_torch_graph(plan, ROUNDED)
     model = emit_model(plan.inputs, plan.build, STORAGES[precision])
     ov.save_model(model, path, compress_to_fp16=False)
     return compile_graph(path, EXACT, pad_id=plan.transform.get("pad_id", 0))
 
 
-def open_towers(paths: Sequence[Path], config: Mapping[str, Any] | None) -> Towers:
-    family, checkpoint = open_checkpoint(open_weights(paths), config, None)
-    return Towers(family, checkpoint, find_family(family)(checkpoint))
+def read_towers(paths: Sequence[Path], config: Mapping[str, Any] | None) -> Towers:
+    family, checkpoint = recognize_checkpoint(read_weights(paths), config, None)
+    return Towers(family, checkpoint, find_family(family).plan(checkpoint))
 
 
 def strip(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ FAMILY_TRAPS = {
     ),
     "BLIP-2's texts take the queries' feed-forward": Trap(
         "families/blip2.py",
-        "TEXT_MLP if picture is None else QUERY_MLP",
+        "TEXT_MLP if image is None else QUERY_MLP",
         "QUERY_MLP",
         f"{KNOWN}::test_blip2s_texts_have_a_feed_forward_of_their_own",
     ),
@@ -115,8 +115,8 @@ FAMILY_TRAPS = {
         '"apple/MobileCLIP-B"',
         f"{AROUND}::test_b_and_b_lt_never_share_a_file",
     ),
-    "B and B-LT share a shelf": Trap(
-        "conversion/blueprint.py",
+    "B and B-LT share a folder": Trap(
+        "conversion/resolve.py",
         "models / spec.family / spec.name",
         "models / spec.family / spec.architecture",
         f"{AROUND}::test_b_and_b_lt_never_share_a_file",

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.media.image import ImageLimits, open_rgb
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.safety.mutations import LEAK, bodies, check_answer, films, mutate, pictures, seeds
 from tests.serving import PATIENCE, Running
@@ -35,7 +35,7 @@ rounds = pytest.mark.parametrize("rounds", [FEW, pytest.param(MANY, marks=pytest
 
 def decode(data: bytes) -> Image.Image | EmbeddingError:
     try:
-        return open_rgb(data, LIMITS)
+        return decode_rgb(data, LIMITS)
     except EmbeddingError as error:
         return error
 

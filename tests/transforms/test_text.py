@@ -184,16 +184,6 @@ def test_the_longest_text_that_may_be_sent_is_prepared(
             assert prepared.tokens <= LENGTH
 
 
-def test_a_transform_survives_its_manifest(
-    transforms: dict[str, TextTransform], files: dict[str, Path]
-) -> None:
-    for name, transform in transforms.items():
-        spec = json.loads(json.dumps(transform.to_manifest()))
-        again = TextTransform.from_manifest(files[name], spec)
-        assert again.spec == transform.spec
-        np.testing.assert_array_equal(again.prepare("a dog").row, transform.prepare("a dog").row)
-
-
 def test_truncation_and_padding_of_the_file_are_not_used(tmp_path: Path) -> None:
     tokenizer = wordpiece_from_vocab(GOLDEN / "vocab.txt")
     tokenizer.enable_truncation(4)

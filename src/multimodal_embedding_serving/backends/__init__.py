@@ -9,13 +9,13 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Modality
 
 
-def open_graph(
+def compile_tower(
     model: Bundle | TorchModel,
     modality: Modality,
     settings: Settings,
     shape: StaticShape | None = None,
 ) -> Graph:
-    """Open one tower of a model on the device that the settings name.
+    """Compile one tower of a model for the device that the settings name.
 
     A bundle's graphs are OpenVINO's, in a static `shape` for devices that need one, and torch runs
     a checkpoint's plans. Raises SettingsError.
@@ -28,6 +28,6 @@ def open_graph(
             pad_id = transform.get("pad_id", 0)
             return compile_graph(model.graph(modality), settings, pad_id=pad_id, shape=shape)
         case TorchModel():
-            from multimodal_embedding_serving.backends.torch import open_plan
+            from multimodal_embedding_serving.backends.torch import build_torch_graph
 
-            return open_plan(model.plans[modality], settings)
+            return build_torch_graph(model.plans[modality], settings)

@@ -24,7 +24,7 @@ _VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")
 """They take any option and give each device those that it has."""
 
 PRECISION, DEVICES = "INFERENCE_PRECISION_HINT", "DEVICE_PROPERTIES"
-UNTOLD = "f16"
+NPU_PRECISION = "f16"
 """What an NPU computes in (OpenVINO's "NPU Device"); its graphs have no property that says so."""
 QUANTIZATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 """Values of an activation that share a scale where OpenVINO quantizes it for weights in INT8; 0: it
@@ -80,7 +80,7 @@ class OpenVINOGraph:
 def collate(
     rows: Sequence[Row], names: Sequence[str], pad_id: int, length: int | None = None
 ) -> dict[str, Row]:
-    """Rows as one batch by input name: pictures stacked, ids padded on the right to `length`.
+    """Rows as one batch by input name: images stacked, ids padded on the right to `length`.
 
     None: to the longest.
     """
@@ -102,11 +102,13 @@ def inference_precision(compiled: ov.CompiledModel) -> str:
     try:  # BATCH answers for its device, but does not list that among its properties
         return str(compiled.get_property(PRECISION).to_string())
     except RuntimeError:
-        told = compiled.get_property("SUPPORTED_PROPERTIES")
+        properties = compiled.get_property("SUPPORTED_PROPERTIES")
     # AUTO, HETERO and MULTI answer for each of their devices, an NPU not at all.
-    devices = compiled.get_property(DEVICES).values() if DEVICES in told else [{}]
-    found = {each[PRECISION].to_string() if PRECISION in each else UNTOLD for each in devices}
-    return "+".join(sorted(map(str, found)))
+    devices = compiled.get_property(DEVICES).values() if DEVICES in properties else [{}]
+    precisions = {
+        each[PRECISION].to_string() if PRECISION in each else NPU_PRECISION for each in devices
+    }
+    return "+".join(sorted(map(str, precisions)))
 
 
 def compile_graph(

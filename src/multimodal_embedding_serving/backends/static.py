@@ -17,7 +17,7 @@ from multimodal_embedding_serving.settings import Settings
 STATIC = "NPU"
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 """What EMBEDDING_STATIC_SEQ_LEN is rounded up to: each length is compiled and cached apart."""
-SHORT = 512
+MAX_FULL_LENGTH = 512
 """A text tower of no more places is compiled for all of them, whatever that setting says."""
 
 
@@ -68,7 +68,7 @@ def choose_shape(transform: Mapping[str, Any], settings: Settings) -> StaticShap
     longest = transform.get("max_length")
     if longest is None:
         return StaticShape(None)
-    if longest <= SHORT:
+    if longest <= MAX_FULL_LENGTH:
         return StaticShape(longest)
-    wanted = min(longest, settings.max_length, settings.static_length)
-    return StaticShape(next(length for length in LENGTHS if length >= wanted))
+    length = min(longest, settings.max_length, settings.static_length)
+    return StaticShape(next(each for each in LENGTHS if each >= length))

@@ -60,7 +60,7 @@ class TorchGraph:
             torch.cuda.empty_cache()
 
 
-def open_plan(plan: TowerSpec, settings: Settings) -> TorchGraph:
+def build_torch_graph(plan: TowerSpec, settings: Settings) -> TorchGraph:
     """Put a tower on the device that the settings name.
 
     Raises SettingsError naming the devices and precisions there are.
@@ -85,13 +85,13 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def choose_device(name: str) -> torch.device:
     """`CPU`, `cuda` or `cuda:n` -> torch's device. Raises SettingsError where it is not there."""
     known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    wanted = "cuda:0" if name.lower() == "cuda" else name.lower()
-    if wanted not in known:
+    device = "cuda:0" if name.lower() == "cuda" else name.lower()
+    if device not in known:
         raise SettingsError(
             f"EMBEDDING_DEVICE={name!r} can't be used by the torch backend here; "
             f"devices: {', '.join(known)}"
         )
-    return torch.device(wanted)
+    return torch.device(device)
 
 
 def choose_precision(settings: Settings) -> str:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import cache_folder
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
@@ -37,16 +37,16 @@ from multimodal_embedding_serving.types import Graph, Modality, Progress, Row, i
 
 log = logging.getLogger(__name__)
 
-QUICK = 2.5
-"""Seconds that `mmes convert` measures for."""
+QUICK_SECONDS = 2.5
+"""How long `mmes convert` measures."""
 BATCHES = {"image": (1, 2, 4, 8, 16), "text": (8, 16, 32, 64)}
 """Items of a call that are tried; a batch is never larger than the settings allow."""
-NEAR = 0.9
-"""Of the ways whose rate is within a tenth of the best, the one with the lowest latency wins."""
+MIN_RATE_SHARE = 0.9
+"""Among the configs with at least this share of the best rate, the lowest latency wins."""
 FILES = "tuning-"
 CAPTIONS = ("a photo of a cat", "two people walk along the beach at sunset with their dog")
 
-Open = Callable[[Bundle, Modality, Settings], Graph]
+Compiler = Callable[[Bundle, Modality, Settings], Graph]
 T = TypeVar("T")
 
 
@@ -80,15 +80,15 @@ def find_tuned_config(
     model: Bundle | TorchModel, modality: Modality, settings: Settings
 ) -> TunedConfig | None:
     """What was measured for this tower here; None where nothing was, or the settings say it."""
-    named = settings.num_streams or settings.num_threads or settings.num_requests
-    if named or settings.performance_mode != "auto" or not isinstance(model, Bundle):
+    explicit = settings.num_streams or settings.num_threads or settings.num_requests
+    if explicit or settings.performance_mode != "auto" or not isinstance(model, Bundle):
         return None
     folder = cache_folder(model.graph(modality), settings)
     if not any(folder.glob(f"{FILES}*")):  # asking the device for its name takes a while
         return None
     try:
-        kept = json.loads(_place(model, settings).read_bytes())
-        return TunedConfig(**kept["towers"][modality])
+        content = json.loads(_place(model, settings).read_bytes())
+        return TunedConfig(**content["towers"][modality])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -99,7 +99,7 @@ def tune(
     *,
     seconds: float,
     progress: Progress = ignore_progress,
-    opens: Open = open_graph,
+    compiler: Compiler = compile_tower,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Modality, TunedConfig]:
     """Measure every tower, for `seconds` in all, and write down the best.
@@ -112,9 +112,9 @@ def tune(
     for place, modality in enumerate(towers):
         progress("measuring how the graphs run best", place / len(towers))
         rows = sample_rows(bundle, modality)
-        tried = measure(bundle, modality, settings, rows, seconds / len(towers), opens, clock)
-        if tried:
-            best[modality] = choose(tried)
+        configs = measure(bundle, modality, settings, rows, seconds / len(towers), compiler, clock)
+        if configs:
+            best[modality] = choose(configs)
     if best:
         _keep(bundle, settings, best)
     return best
@@ -133,7 +133,7 @@ def candidates(cores: int) -> Iterator[tuple[int, int]]:
 def choose(ways: Sequence[TunedConfig]) -> TunedConfig:
     """The quickest to answer among those that are as good as the fastest."""
     fastest = max(way.rate for way in ways)
-    near = [way for way in ways if way.rate >= NEAR * fastest]
+    near = [way for way in ways if way.rate >= MIN_RATE_SHARE * fastest]
     return min(near, key=lambda way: (way.latency, way.batch))
 
 
@@ -143,32 +143,32 @@ def measure(
     settings: Settings,
     rows: Sequence[Row],
     seconds: float,
-    opens: Open,
+    compiler: Compiler,
     clock: Callable[[], float],
 ) -> list[TunedConfig]:
     """Every way to run one tower; each has its share of the time that is left. Empty where the
     time is not enough for all of them."""
-    found: list[TunedConfig] = []
+    configs: list[TunedConfig] = []
     ways, end = list(candidates(len(os.sched_getaffinity(0)))), clock() + seconds
-    most = settings.image_batch if modality == "image" else max(BATCHES[modality])
-    batches = [batch for batch in BATCHES[modality] if batch <= most] or [most]
-    for tried, (streams, threads) in enumerate(ways):
+    limit = settings.image_batch if modality == "image" else max(BATCHES[modality])
+    batches = [batch for batch in BATCHES[modality] if batch <= limit] or [limit]
+    for number, (streams, threads) in enumerate(ways):
         way = TunedConfig(streams, threads, batches[0], 0.0, 0.0)
         placed = dataclasses.replace(way.applied(settings), model_cache=False)
-        graph = opens(bundle, modality, placed)
+        graph = compiler(bundle, modality, placed)
         graph(rows[:1])  # the first call makes preparations
-        each = (end - clock()) / (len(ways) - tried) / (len(batches) + 1)
+        each = (end - clock()) / (len(ways) - number) / (len(batches) + 1)
         latency = 1 / measure_rate(graph, rows[:1], 1, each, clock)
         for batch in batches:
             items = list(islice(cycle(rows), batch))
             rate = measure_rate(graph, items, graph.parallel, each, clock)
-            found.append(dataclasses.replace(way, batch=batch, rate=rate, latency=latency))
-            if clock() >= end and len(found) < len(ways) * len(batches):
+            configs.append(dataclasses.replace(way, batch=batch, rate=rate, latency=latency))
+            if clock() >= end and len(configs) < len(ways) * len(batches):
                 graph.close()
-                log.info("%s: %d of %d ways were tried in time", modality, tried, len(ways))
+                log.info("%s: %d of %d ways were tried in time", modality, number, len(ways))
                 return []
         graph.close()
-    return found
+    return configs
 
 
 def sample_rows(bundle: Bundle, modality: Modality) -> list[Row]:
@@ -226,11 +226,11 @@ def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, TunedConfig])
     """Write it down; where that can't be done the plugin's own choice is used."""
     place = _place(bundle, settings)
     towers = {modality: dataclasses.asdict(way) for modality, way in ways.items()}
-    told = {"model": bundle.manifest.model, "towers": towers}
+    content = {"model": bundle.manifest.model, "towers": towers}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         partial.replace(place)
     except OSError as error:
         log.warning("what was measured can't be kept: %s", error.strerror)

@@ -1,6 +1,6 @@
 """A converted model as one file, for machines without a network: packed here, unpacked there.
 
-The file is a tar: first `parcel.json` (the form's version and the bundle's place in a models
+The file is a tar: first `parcel.json` (the archive's format and the bundle's place in a models
 folder), then the bundle's files, the manifest first. Unpacking believes nothing: names and sizes
 are the manifest's, every file is hashed, and the bundle appears as a whole or not at all.
 """
@@ -24,8 +24,8 @@ from multimodal_embedding_serving.bundles.bundle import (
 from multimodal_embedding_serving.errors import BundleError
 
 LABEL = "parcel.json"
-FORM = 1
-MOST_LABEL, MOST_MANIFEST = 2**12, 2**24
+FORMAT = 1
+MAX_LABEL, MAX_MANIFEST = 2**12, 2**24
 """Bytes."""
 _PART = re.compile(r"[\w@+-][\w.@+-]*", re.ASCII)
 
@@ -40,18 +40,18 @@ def pack(bundle: Bundle, target: Path, models: Path) -> None:
     place = PurePosixPath("local", bundle.path.resolve().name, bundle.manifest.precision)
     if bundle.path.resolve().is_relative_to(models.resolve()):
         place = PurePosixPath(bundle.path.resolve().relative_to(models.resolve()).as_posix())
-    label = json.dumps({"form": FORM, "place": str(place)}).encode()
+    label = json.dumps({"form": FORMAT, "place": str(place)}).encode()
     temporary = target.with_name(f".{target.name}.partial")
     try:
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as parcel:
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
             entry = tarfile.TarInfo(LABEL)
             entry.size = len(label)
-            parcel.addfile(entry, io.BytesIO(label))
+            archive.addfile(entry, io.BytesIO(label))
             for name in (MANIFEST, *bundle.manifest.files):
                 entry = tarfile.TarInfo(name)
                 entry.size = (bundle.path / name).stat().st_size
                 with (bundle.path / name).open("rb") as file:
-                    parcel.addfile(entry, file)
+                    archive.addfile(entry, file)
         temporary.rename(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -60,29 +60,29 @@ def pack(bundle: Bundle, target: Path, models: Path) -> None:
 def unpack(source: Path, models: Path) -> Bundle:
     """Put a packed bundle into a models folder, in place of what was there.
 
-    Raises BundleError where the file is no parcel, is damaged, or holds anything else.
+    Raises BundleError where the file is no model archive, is damaged, or holds anything else.
     """
     try:
-        with tarfile.open(source, "r:") as parcel:
-            label = json.loads(_read(parcel, LABEL, MOST_LABEL))
+        with tarfile.open(source, "r:") as archive:
+            label = json.loads(_read(archive, LABEL, MAX_LABEL))
             final = models / _place(label)
-            text = _read(parcel, MANIFEST, MOST_MANIFEST).decode("utf-8")
+            text = _read(archive, MANIFEST, MAX_MANIFEST).decode("utf-8")
             manifest = Manifest.from_json(text)
             with locked(final.parent / LOCK), publishing(final) as folder:
                 for name, facts in manifest.files.items():
-                    _extract(parcel, name, int(facts["size"]), folder)
-                if parcel.next() is not None:
+                    _extract(archive, name, int(facts["size"]), folder)
+                if archive.next() is not None:
                     raise BundleError(f"{source.name}: it holds more than its manifest lists")
                 (folder / MANIFEST).write_text(text, "utf-8")
-                Bundle.open(folder).verify()
+                Bundle.load(folder).verify()
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BundleError(f"{source.name}: this is no packed model ({error})") from None
-    return Bundle.open(final)
+    return Bundle.load(final)
 
 
 def _place(label: object) -> Path:
     """Where a label puts its bundle: three plain names below the models folder."""
-    if not isinstance(label, dict) or label.get("form") != FORM:
+    if not isinstance(label, dict) or label.get("form") != FORMAT:
         raise BundleError("the file was packed by another version")
     parts = str(label["place"]).split("/")
     if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):
@@ -90,27 +90,27 @@ def _place(label: object) -> Path:
     return Path(*parts)
 
 
-def _read(parcel: tarfile.TarFile, name: str, most: int) -> bytes:
-    entry = _next(parcel, name)
-    if entry.size > most:
+def _read(archive: tarfile.TarFile, name: str, limit: int) -> bytes:
+    entry = _next(archive, name)
+    if entry.size > limit:
         raise BundleError(f"{name} is too large")
-    file = parcel.extractfile(entry)
+    file = archive.extractfile(entry)
     return b"" if file is None else file.read()
 
 
-def _next(parcel: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-    entry = parcel.next()
+def _next(archive: tarfile.TarFile, name: str) -> tarfile.TarInfo:
+    entry = archive.next()
     if entry is None or entry.name != name or not entry.isreg():
         raise BundleError(f"{name} is not where it must be")
     return entry
 
 
-def _extract(parcel: tarfile.TarFile, name: str, size: int, folder: Path) -> None:
-    entry = _next(parcel, name)
+def _extract(archive: tarfile.TarFile, name: str, size: int, folder: Path) -> None:
+    entry = _next(archive, name)
     target = folder / name
     if target.parent != folder or entry.size != size:
         raise BundleError(f"{name} is not what the manifest lists")
-    file = parcel.extractfile(entry)
+    file = archive.extractfile(entry)
     if file is None:
         raise BundleError(f"{name} holds nothing")
     with target.open("wb") as out:

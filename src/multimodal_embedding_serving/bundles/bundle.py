@@ -23,11 +23,18 @@ from typing import Any
 from filelock import FileLock
 
 from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.types import Modality
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial-"
+STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
+"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
+COMPILED = "compiled"
+"""The folder of compiled blobs in a model's folder."""
+LOCK = "conversion"
+"""The lock of a model's folder, held by the process that converts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,9 @@ class Manifest:
     precision: str
     """How the weights are stored: f32, f16, int8-weights, int4-weights, int8."""
     dimension: int
+    min_dimension: int | None = None
+    """The shortest vector that a request may ask for; None: only whole vectors. Not part of the
+    fingerprint: a short vector is the start of the whole one."""
     towers: Mapping[Modality, TowerManifest]
     source: Mapping[str, Any] = field(default_factory=dict)
     """Repository or folder, revision, and the checkpoint's files."""
@@ -59,7 +69,7 @@ class Manifest:
     """Every other file of the folder: {"sha256": …, "size": bytes}."""
     fingerprint: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
-    """The certificate: cosines of the stored graphs against the float32 ones, on the probe set."""
+    """The accuracy report: cosines of the stored graphs to the float32 ones, on the probe set."""
     extras: Mapping[str, float] = field(default_factory=dict)
     """Learned scalars of the similarity: logit_scale (what a cosine is multiplied by: the
     exponential of the checkpoint's parameter) and logit_bias."""
@@ -77,12 +87,18 @@ class Manifest:
         try:
             data = json.loads(text)
             if data.get("format") != FORMAT:
-                found = data.get("format")
-                raise BundleError(f"manifest has format {found!r}, this version reads {FORMAT}")
+                version = data.get("format")
+                raise BundleError(f"manifest has format {version!r}, this version reads {FORMAT}")
+            if "min_dimension" not in data:  # earlier versions knew it by the family's name
+                data["min_dimension"] = _family_min_dimension(data["family"])
             data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} is malformed: {type(error).__name__}") from None
+
+
+def _family_min_dimension(name: str) -> int | None:
+    return find_family(name).min_dimension if name in FAMILIES else None
 
 
 def hash_file(path: Path) -> str:
@@ -98,16 +114,16 @@ def fingerprint(
 
     `tokenizer` is tokenizer.json, as a file or as its text.
     """
-    words = hash_file(tokenizer) if isinstance(tokenizer, Path) else None
+    digest = hash_file(tokenizer) if isinstance(tokenizer, Path) else None
     if isinstance(tokenizer, str):
-        words = hashlib.sha256(tokenizer.encode()).hexdigest()
+        digest = hashlib.sha256(tokenizer.encode()).hexdigest()
     covered = {
         "precision": precision,
         "towers": {
             name: {"structure": tower.structure, "transform": dict(tower.transform)}
             for name, tower in towers.items()
         },
-        "tokenizer": words,
+        "tokenizer": digest,
     }
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -120,7 +136,7 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path) -> Bundle:
+    def load(cls, path: Path) -> Bundle:
         """Read the manifest and check that every file is there in full (sizes, not hashes).
 
         Raises BundleError naming the bundle's folder and the file.
@@ -182,7 +198,7 @@ def seal(
 ) -> Bundle:
     """Add files and the fingerprint to a manifest and write it into the folder.
 
-    `files` is what `settle` has found; None: it is found now.
+    `files` is what `settle` returns; None: call it now.
     """
     files = settle(folder) if files is None else files
     tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
@@ -232,15 +248,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
-"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
-
-
-COMPILED = "compiled"
-"""A shelf's folder of compiled blobs."""
-
-
-LOCK = "conversion"
-"""A shelf's lock, held by the process that converts."""

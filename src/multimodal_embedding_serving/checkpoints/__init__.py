@@ -1,8 +1,8 @@
 """Checkpoints on disk and on the hub: found, memory-mapped, named, never executed."""
 
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
-from multimodal_embedding_serving.checkpoints.shards import open_weights
+from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.torch_file import read_pickle
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 
-__all__ = ["StoredTensor", "Weights", "open_weights", "read_pickle", "read_safetensors"]
+__all__ = ["StoredTensor", "Weights", "read_pickle", "read_safetensors", "read_weights"]

@@ -57,7 +57,7 @@ class RemoteFile:
         return digest.hexdigest() == expected
 
 
-def open_repository(repo: str, revision: str | None, access: HubAccess) -> Source:
+def find_repository(repo: str, revision: str | None, access: HubAccess) -> Source:
     """The repository at one commit; where the hub can't say, what is cached of it.
 
     Raises RemoteFailed or CheckpointError naming the repository.

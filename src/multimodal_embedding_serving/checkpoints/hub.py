@@ -38,7 +38,7 @@ class CheckpointFiles:
     """The files of one checkpoint, all on this disk."""
 
     weights: tuple[Path, ...]
-    """What `open_weights` takes: one file, or all shards with their index first."""
+    """What `read_weights` takes: one file, or all shards with their index first."""
     layout: Layout
     """Whose tensor names to expect: a hint from the files' names."""
     config: Mapping[str, Any] | None
@@ -65,7 +65,7 @@ def find_checkpoint(
     `@revision`. Without a network, files that are cached already are taken. Raises CheckpointError
     (nothing fits: lists what was found; a wrong hash) or RemoteFailed (the hub said no or nothing).
     """
-    opened = open_source(source, revision=revision, access=access)
+    opened = find_source(source, revision=revision, access=access)
     choice = choose_files(opened)
     paths = opened.fetch(choice.names, progress)
     return CheckpointFiles(
@@ -119,7 +119,7 @@ def choose_files(opened: Source) -> Choice:
 
 def missing_bytes(source: str | Path, *, access: HubAccess | None = None) -> int:
     """What `find_checkpoint` would download, in bytes. Raises as it does."""
-    opened = open_source(source, access=access)
+    opened = find_source(source, access=access)
     return opened.missing(choose_files(opened).names)
 
 
@@ -134,7 +134,7 @@ def find_tokenizer(
 
     Raises CheckpointError listing what was found, or RemoteFailed.
     """
-    opened = open_source(source, revision=revision, access=access)
+    opened = find_source(source, revision=revision, access=access)
     wanted = select_tokenizer(opened.names)
     if not wanted:
         raise CheckpointError(
@@ -144,7 +144,7 @@ def find_tokenizer(
     return MappingProxyType(opened.fetch(wanted, progress))
 
 
-def open_source(
+def find_source(
     source: str | Path, *, revision: str | None = None, access: HubAccess | None = None
 ) -> Source:
     """A folder where there is one of that name, else a repository of the hub."""
@@ -159,9 +159,9 @@ def open_source(
     if revision is not None:
         repo, told = split_repository(f"{repo}@{revision}")
     # The client is heavy to import, and a folder needs none of it.
-    from multimodal_embedding_serving.checkpoints.download import open_repository
+    from multimodal_embedding_serving.checkpoints.download import find_repository
 
-    return open_repository(repo, told, access or HubAccess())
+    return find_repository(repo, told, access or HubAccess())
 
 
 def split_repository(source: str) -> tuple[str, str | None]:

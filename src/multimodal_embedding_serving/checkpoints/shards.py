@@ -20,7 +20,7 @@ INDEX_SUFFIX = ".index.json"
 MAX_INDEX = 64 << 20
 
 
-def open_weights(paths: Sequence[Path]) -> Weights:
+def read_weights(paths: Sequence[Path]) -> Weights:
     """Map a checkpoint: one file, all of its shards, or an index (alone, or among its shards).
 
     With an index, each tensor is taken from the shard that it names. Raises CheckpointError naming

@@ -32,7 +32,7 @@ def bundle(
         found = parcel.unpack(Path(what), Settings.from_env().models_dir)
     else:
         settings = Settings.from_env(model=what)
-        found = library.open_bundle(settings)
+        found = library.load_bundle(settings)
         name = found.manifest.model.replace("/", "--")
         target = out or Path(f"{name}-{found.manifest.precision}.mmes")
         parcel.pack(found, target, settings.models_dir)

@@ -29,19 +29,19 @@ def convert(
 ) -> None:
     """Download a model and convert it, so that the server starts at once."""
     from multimodal_embedding_serving.backends.tuning import (
-        QUICK,
+        QUICK_SECONDS,
         can_tune,
         find_tuned_config,
         tune,
     )
-    from multimodal_embedding_serving.conversion.store import describe, open_bundle
+    from multimodal_embedding_serving.conversion.store import describe, load_bundle
 
     settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
-        bundle = open_bundle(settings, show, anew=force)
+        bundle = load_bundle(settings, show, force=force)
         if can_tune(settings) and not find_tuned_config(bundle, "text", settings):
-            tune(bundle, settings, seconds=QUICK, progress=show)
+            tune(bundle, settings, seconds=QUICK_SECONDS, progress=show)
     facts = describe(bundle)
     if as_json:
         typer.echo(json.dumps(facts))

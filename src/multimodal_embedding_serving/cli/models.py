@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from multimodal_embedding_serving.catalog import DEFAULT, MODELS, ModelSpec
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, MODELS, ModelSpec
 from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.settings import Settings
 
@@ -31,7 +31,7 @@ def models(
 
     table = Table("model", "embeds", "pixels", "dimension", "tokens", "licence", box=None)
     for spec in MODELS:
-        mark = " (default)" if spec.id == DEFAULT else ""
+        mark = " (default)" if spec.id == DEFAULT_MODEL else ""
         numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
         table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence)
     Console().print(table)
@@ -46,7 +46,7 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
         "text_length": spec.text_length,
         "licence": spec.licence,
         "repositories": spec.repos,
-        "default": spec.id == DEFAULT,
+        "default": spec.id == DEFAULT_MODEL,
     }
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multimodal_embedding_serving.catalog import DEFAULT, ModelSpec, by_family, resolve
-from multimodal_embedding_serving.conversion.store import open_bundle
+from multimodal_embedding_serving.catalog import DEFAULT_MODEL, ModelSpec, by_family, resolve
+from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import UnknownModel
-from multimodal_embedding_serving.families.qwen_text import INSTRUCTION, PROMPTS
+from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.settings import Settings
 
 Picture = Image.Image | NDArray[Any]
@@ -101,17 +101,16 @@ class BaseEmbeddingModel:
         settings = Settings.from_env(
             model=self.model_config["model_id"], models_dir=Path(ov_models_dir)
         )
-        if settings.device.startswith("cuda"):  # torch's, while OpenVINO certifies what it made
+        if settings.device.startswith("cuda"):  # torch's, while OpenVINO checks what it converts
             settings = replace(settings, device="CPU")
-        bundle = open_bundle(settings)
+        bundle = load_bundle(settings)
         graphs = {each: str(bundle.graph(each)) for each in bundle.manifest.towers}
         return graphs.get("image"), graphs.get("text")
 
     def prepare_query(self, text: str) -> str:
-        """The text as the model wants queries; most take them as they are."""
-        if self.model_config.get("family") != "QwenText":
-            return text
-        return PROMPTS["query"].format(instruction=INSTRUCTION, text=text)
+        """The text wrapped in the model's prompt for queries; most have none."""
+        family = str(self.model_config.get("family"))
+        return find_family(family).wrap_query(text) if family in FAMILIES else text
 
     def prepare_documents(self, texts: list[str]) -> list[str]:
         return texts
@@ -130,7 +129,7 @@ class ModelFactory:
     """Handlers by model name."""
 
     handlers: dict[str, type[BaseEmbeddingModel]] = {}  # noqa: RUF012  # the SDK's own registry
-    """What `register_model_handler` was given, by lower-case name."""
+    """Classes passed to `register_model_handler`, by lower-case name."""
 
     @classmethod
     def create_model(
@@ -146,8 +145,8 @@ class ModelFactory:
         """
         spec = _spec(model_id)
         names = [model_id] if spec is None else [model_id, spec.id, spec.name, spec.family]
-        found = [cls.handlers[each.lower()] for each in names if each.lower() in cls.handlers]
-        if spec is None and not found and not _beyond_the_catalog(model_id):
+        registered = [cls.handlers[each.lower()] for each in names if each.lower() in cls.handlers]
+        if spec is None and not registered and not _beyond_the_catalog(model_id):
             raise ValueError(f"no model is named {model_id!r}; see list_available_models()")
         settings = Settings.from_env(
             device=device, models_dir=ov_models_dir, use_openvino=use_openvino
@@ -161,7 +160,7 @@ class ModelFactory:
             "ov_models_dir": str(settings.models_dir),
             "use_openvino": settings.use_openvino,
         }
-        return (found or [BaseEmbeddingModel])[0](config)
+        return (registered or [BaseEmbeddingModel])[0](config)
 
     @staticmethod
     def list_models() -> dict[str, list[str]]:
@@ -169,7 +168,7 @@ class ModelFactory:
 
     @staticmethod
     def get_default() -> str:
-        return DEFAULT
+        return DEFAULT_MODEL
 
     @staticmethod
     def is_model_supported(model_id: str) -> bool:

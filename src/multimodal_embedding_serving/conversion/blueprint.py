@@ -16,7 +16,7 @@ from multimodal_embedding_serving.checkpoints.hub import (
     find_checkpoint,
     find_tokenizer,
 )
-from multimodal_embedding_serving.checkpoints.shards import open_weights
+from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
@@ -26,7 +26,7 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -43,51 +43,57 @@ class Blueprint:
     """The text of tokenizer.json."""
     source: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
-    notice: str | None = None
     extras: Mapping[str, float] = field(default_factory=dict)
     """Learned scalars of the similarity, as the manifest holds them."""
     numbers: int = 0
     """How many the checkpoint's tensors hold."""
+    default_precision: str = "f16"
+    """How weights are stored where the settings don't say."""
+    min_dimension: int | None = None
+    """The shortest vector that a request may ask for; None: only whole vectors."""
 
 
 def read_blueprint(
-    wanted: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
+    resolved: ResolvedModel, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Blueprint:
-    """Download what is not here yet, and plan the towers; the licence is told first.
+    """Download what is not here yet, and plan the towers; the licence is logged first.
 
     Raises FamilyNotBuilt, CheckpointError, RemoteFailed.
     """
-    spec = wanted.spec
+    spec = resolved.spec
     if spec is not None:
         find_family(spec.family)
-        where = " or ".join(wanted.sources)
-        log.info("%s comes under the licence %s: see %s", wanted.model, spec.licence, where)
-    found = fetch(wanted, progress, access)
+        where = " or ".join(resolved.sources)
+        log.info("%s comes under the licence %s: see %s", resolved.model, spec.licence, where)
+    files = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
-    weights = open_weights(found.weights)
-    family, checkpoint = open_checkpoint(weights, found.config, spec)
+    weights = read_weights(files.weights)
+    name, checkpoint = recognize_checkpoint(weights, files.config, spec)
+    family = find_family(name)
     return Blueprint(
-        model=wanted.model,
-        family=family,
-        plans=find_family(family)(checkpoint),
-        tokenizer=read_tokenizer(found, wanted, progress, access),
-        source={"repo": found.repo, "revision": found.revision, "layout": found.layout}
-        | {"files": {path.name: path.stat().st_size for path in found.weights}},
+        model=resolved.model,
+        family=name,
+        plans=family.plan(checkpoint),
+        tokenizer=read_tokenizer(files, resolved, progress, access),
+        source={"repo": files.repo, "revision": files.revision, "layout": files.layout}
+        | {"files": {path.name: path.stat().st_size for path in files.weights}},
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
+        default_precision=spec.precision if spec else family.precision,
+        min_dimension=family.min_dimension,
     )
 
 
 def fetch(
-    wanted: ResolvedModel, progress: Progress, access: HubAccess | None = None
+    resolved: ResolvedModel, progress: Progress, access: HubAccess | None = None
 ) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
     Raises CheckpointError or RemoteFailed, saying what was wrong with each source.
     """
     refusals: list[CheckpointError | RemoteFailed] = []
-    for source in wanted.sources:
+    for source in resolved.sources:
         try:
             return find_checkpoint(source, progress=progress, access=access)
         except (CheckpointError, RemoteFailed) as error:
@@ -97,17 +103,17 @@ def fetch(
 
 
 def read_tokenizer(
-    found: CheckpointFiles,
-    wanted: ResolvedModel,
+    files: CheckpointFiles,
+    resolved: ResolvedModel,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
-    paths = found.tokenizer
+    paths = files.tokenizer
     if not paths:
-        if wanted.spec is None or wanted.spec.tokenizer_repo is None:
-            raise CheckpointError(f"{wanted.model}: there is no tokenizer beside the weights")
-        repo = wanted.spec.tokenizer_repo
+        if resolved.spec is None or resolved.spec.tokenizer_repo is None:
+            raise CheckpointError(f"{resolved.model}: there is no tokenizer beside the weights")
+        repo = resolved.spec.tokenizer_repo
         paths = find_tokenizer(repo, progress=progress, access=access)
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
@@ -120,10 +126,10 @@ def read_tokenizer(
 
 def _scalars(weights: Weights) -> dict[str, float]:
     """The similarity's learned scalars, whatever prefix a training run gave their names."""
-    found = {}
+    scalars = {}
     for name in weights:
         kind = name.rpartition(".")[2]
         if kind in ("logit_scale", "logit_bias") and weights[name].data.size == 1:
             value = float(weights[name].float32().reshape(-1)[0])
-            found[kind] = exp(value) if kind == "logit_scale" else value
-    return found
+            scalars[kind] = exp(value) if kind == "logit_scale" else value
+    return scalars

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: open, plan, emit, compress, certify, seal, publish."""
+"""From a blueprint to a bundle: emit, compress, check parity, seal, publish."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from multimodal_embedding_serving.bundles.bundle import (
     Bundle,
@@ -24,6 +24,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     settle,
 )
 from multimodal_embedding_serving.conversion.blueprint import Blueprint
+from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
@@ -35,7 +36,7 @@ from multimodal_embedding_serving.graph.openvino_ops import (
     Storage,
     emit_model,
 )
-from multimodal_embedding_serving.graph.runtime import keeping_locale, ov
+from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.monitoring.memory import MemoryPeak
 from multimodal_embedding_serving.types import Modality, Progress, ignore_progress
 
@@ -46,32 +47,27 @@ STORAGES: Mapping[str, Storage] = {
     "f16": FLOAT16,
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
-    "int8": FLOAT16,  # what stays floating once the graph is quantised
+    "int8": FLOAT16,  # what stays floating once the graph is quantized
 }
 BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75, "int8": 1.5}
 """Bytes of a stored number, scales and the parts that stay floating included."""
 
 TOKENIZER = "tokenizer.json"
 
-Result = TypeVar("Result")
 CheckParity = Callable[[Sequence[TowerSpec], Bundle], Mapping[str, Any]]
 Quantize = Callable[[TowerSpec, ov.Model], ov.Model]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion(Blueprint):
-    """Everything that a bundle is made of: a blueprint, and how its weights will be stored."""
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a bundle is made from: a model, and how its weights will be stored."""
 
+    blueprint: Blueprint
     precision: str
     quantize: Quantize | None = None
     """What makes a float32 graph an int8 one."""
-
-    @classmethod
-    def of(
-        cls, blueprint: Blueprint, precision: str, quantize: Quantize | None = None
-    ) -> Conversion:
-        parts = {each.name: getattr(blueprint, each.name) for each in dataclasses.fields(blueprint)}
-        return cls(**parts, precision=precision, quantize=quantize)
+    notice: str | None = None
+    """What a user of the bundle should know; the server shows it."""
 
 
 def build_bundle(
@@ -80,61 +76,38 @@ def build_bundle(
     check_parity: CheckParity | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
-    """Write the bundle under a temporary name, certify it, and rename it to `final`.
+    """Write the bundle under a temporary name, check its parity, and rename it to `final`.
 
     The caller that shares the folder with other processes holds `locked(final)`. Whatever raises,
     `check_parity` too, leaves what was at `final` as it was. Raises BundleError.
     """
-    building, certifying = MemoryPeak(), MemoryPeak()
+    blueprint = conversion.blueprint
+    building, checking = MemoryPeak(), MemoryPeak()
     try:
         with publishing(final) as folder:
-            if conversion.tokenizer is not None:
-                (folder / TOKENIZER).write_text(conversion.tokenizer, "utf-8")
+            if blueprint.tokenizer is not None:
+                (folder / TOKENIZER).write_text(blueprint.tokenizer, "utf-8")
             with building:
                 towers = _save_towers(conversion, folder, progress)
             manifest = draw_manifest(conversion, towers)
             with ThreadPoolExecutor(1) as pool:
                 files = pool.submit(settle, folder)
                 if check_parity is not None:
-                    with certifying:
-                        parity = dict(check_parity(conversion.plans, Bundle(folder, manifest)))
+                    with checking:
+                        parity = dict(check_parity(blueprint.plans, Bundle(folder, manifest)))
                     manifest = dataclasses.replace(manifest, parity=parity)
             progress("publishing the bundle", 0.0)
             seal(folder, manifest, files.result())
     except OSError as error:
         raise BundleError(f"the bundle can't be written: {error.strerror}") from error
-    bundle = Bundle.open(final)
+    bundle = Bundle.load(final)
     log.info(
         "converted %s to %s: %.0f MB; building took %.1f s and %.0f MB of private memory, "
         "certifying %.1f s and %.0f MB",
-        conversion.model, conversion.precision, bundle.size / 1e6, building.seconds,
-        building.bytes / 1e6, certifying.seconds, certifying.bytes / 1e6,
+        blueprint.model, conversion.precision, bundle.size / 1e6, building.seconds,
+        building.bytes / 1e6, checking.seconds, checking.bytes / 1e6,
     )  # fmt: skip
     return bundle
-
-
-def each_tower(
-    work: Callable[[TowerSpec], Result],
-    plans: Sequence[TowerSpec],
-    tell: Callable[[float], None],
-    *,
-    together: bool = True,
-) -> dict[Modality, Result]:
-    """`work(plan)` of every tower, at the same time or one after the other; `tell` hears the share.
-
-    Most of the work is that of one core, in libraries that leave the interpreter free.
-    """
-    tell(0.0)
-    pool = ThreadPoolExecutor(len(plans) if together else 1)
-    with keeping_locale():
-        try:
-            futures = {pool.submit(work, plan): plan.modality for plan in plans}
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                tell(done / len(plans))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return {modality: future.result() for future, modality in futures.items()}
 
 
 def require_space(numbers: int, precision: str, folder: Path) -> None:
@@ -177,22 +150,25 @@ def _save_towers(
             ) from error
         return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
-    tell = partial(progress, "building the graphs")
-    return each_tower(save, conversion.plans, tell, together=conversion.quantize is None)
+    report = partial(progress, "building the graphs")
+    plans = conversion.blueprint.plans
+    return map_towers(save, plans, report, together=conversion.quantize is None)
 
 
 def draw_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:
     """What is known before the graphs are measured and the files hashed."""
+    blueprint = conversion.blueprint
     return Manifest(
-        model=conversion.model,
-        family=conversion.family,
+        model=blueprint.model,
+        family=blueprint.family,
         precision=conversion.precision,
-        dimension=conversion.plans[0].dimension,
+        dimension=blueprint.plans[0].dimension,
+        min_dimension=blueprint.min_dimension,
         towers=towers,
-        source=conversion.source,
-        licence=conversion.licence,
-        tokenizer=None if conversion.tokenizer is None else TOKENIZER,
-        extras=conversion.extras,
+        source=blueprint.source,
+        licence=blueprint.licence,
+        tokenizer=None if blueprint.tokenizer is None else TOKENIZER,
+        extras=blueprint.extras,
         notice=conversion.notice,
         versions={
             "multimodal-embedding-serving": version("multimodal-embedding-serving"),

@@ -1,9 +1,9 @@
-"""INT8 weights and activations: a graph quantised by what it computes on sample photos and texts.
+"""INT8 weights and activations: a graph quantized by what it computes on sample photos and texts.
 
 nncf (the extra `quantize`) watches the float32 graph while it embeds the samples, and picks the
 range of every activation. The samples are the shipped photos, in several cuts, and the captions
-below; or the pictures and the lines of the .txt files of a folder (EMBEDDING_CALIBRATION_DIR),
-which should be like those that will be embedded. The certificate's probes are never among them.
+below; or the images and the lines of the .txt files of a folder (EMBEDDING_CALIBRATION_DIR),
+which should be like those that will be embedded. The accuracy check's probes are never among them.
 nncf is imported to convert and never to serve; its telemetry is hidden by `graph.runtime`.
 """
 
@@ -24,7 +24,7 @@ from multimodal_embedding_serving.backends.openvino import collate
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.runtime import ov
-from multimodal_embedding_serving.media.image import image_limits, open_rgb
+from multimodal_embedding_serving.media.image import decode_rgb, image_limits
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -32,7 +32,7 @@ from multimodal_embedding_serving.types import Row
 
 log = logging.getLogger(__name__)
 
-MOST = 200
+MAX_SAMPLES = 200
 """Samples of a tower: nncf's own advice is 300, and the ranges settle much earlier."""
 CUTS = ((0, 0, 1, 1), (0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
 """(left, top, right, bottom) of the cuts of a shipped photo, as shares; each is mirrored too."""
@@ -100,13 +100,13 @@ def sample_rows(plan: TowerSpec, tokenizer: Path | str | None, settings: Setting
     """What the tower embeds while it is watched. Raises BundleError where a folder has nothing."""
     folder = settings.calibration_dir
     if plan.modality == "text":
-        texts = list(CAPTIONS) if folder is None else list(islice(_lines(folder), MOST))
+        texts = list(CAPTIONS) if folder is None else list(islice(_lines(folder), MAX_SAMPLES))
         read = TextTransform(tokenizer or "", dict(plan.transform))
         rows = [features.row for features in read.prepare_many([text.strip() for text in texts])]
     else:
         transform = ImageTransform.from_manifest(plan.transform)
-        pictures = _shipped() if folder is None else _pictures(folder, settings)
-        rows = [transform(picture) for picture in islice(pictures, MOST)]
+        images = _shipped() if folder is None else _images(folder, settings)
+        rows = [transform(image) for image in islice(images, MAX_SAMPLES)]
     if not rows:
         what = "lines in .txt files" if plan.modality == "text" else "pictures"
         raise BundleError(f"EMBEDDING_CALIBRATION_DIR holds no {what} to calibrate with")
@@ -127,12 +127,12 @@ def _shipped() -> Iterator[Image.Image]:
             yield cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def _pictures(folder: Path, settings: Settings) -> Iterator[Image.Image]:
-    """Every picture of a folder and those below, in order of path; other files are passed over."""
+def _images(folder: Path, settings: Settings) -> Iterator[Image.Image]:
+    """Every image of a folder and those below, in order of path; skips all other files."""
     limits = image_limits(settings)
     for path in _files(folder):
         with contextlib.suppress(EmbeddingError, OSError):
-            yield open_rgb(path.read_bytes(), limits)
+            yield decode_rgb(path.read_bytes(), limits)
 
 
 def _lines(folder: Path) -> Iterator[str]:

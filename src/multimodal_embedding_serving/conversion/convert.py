@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 
-from multimodal_embedding_serving.bundles.bundle import (
-    STORED,
-    Bundle,
-)
+from multimodal_embedding_serving.bundles.bundle import STORED, Bundle
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle, require_space
@@ -23,33 +19,32 @@ log = logging.getLogger(__name__)
 
 
 def convert(
-    wanted: ResolvedModel,
+    resolved: ResolvedModel,
     settings: Settings,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> Bundle:
-    """Download, convert and certify, whatever is there already; the caller holds the lock.
+    """Download, convert and check parity, whatever is there already; the caller holds the lock.
 
     Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
     """
     if settings.precision == "int8":
         require_nncf()
-    spec, blueprint = wanted.spec, read_blueprint(wanted, progress, access)
-    default = "int8-weights" if blueprint.family == "QwenText" else "f16"
-    default = spec.precision if spec else default
-    precision = settings.precision if settings.precision in STORED else default
-    require_space(blueprint.numbers, precision, wanted.model_dir)
+    blueprint = read_blueprint(resolved, progress, access)
+    stored = settings.precision in STORED
+    precision = settings.precision if stored else blueprint.default_precision
+    require_space(blueprint.numbers, precision, resolved.model_dir)
     check = partial(check_parity, settings=settings, progress=progress)
-    place = wanted.model_dir / precision
+    place = resolved.model_dir / precision
     if precision != "int8":
-        return build_bundle(Conversion.of(blueprint, precision), place, check, progress)
+        return build_bundle(Conversion(blueprint, precision), place, check, progress)
     tokenizer = blueprint.tokenizer
     quantize = partial(quantize_activations, tokenizer=tokenizer, settings=settings)
     try:
-        return build_bundle(Conversion.of(blueprint, "int8", quantize), place, check, progress)
+        return build_bundle(Conversion(blueprint, "int8", quantize), place, check, progress)
     except ParityFailed as error:
         notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
     log.warning("%s", notice)
-    require_space(blueprint.numbers, "f16", wanted.model_dir)
-    floats = replace(Conversion.of(blueprint, "f16"), notice=notice)
+    require_space(blueprint.numbers, "f16", resolved.model_dir)
+    floats = Conversion(blueprint, "f16", notice=notice)
     return build_bundle(floats, place, check, progress)

@@ -1,8 +1,8 @@
-"""The parity certificate: how near a stored graph's vectors are to the float32 graph's.
+"""The parity check: how near a stored graph's vectors are to the float32 graph's.
 
-A fixed probe set goes through both: texts of several languages and lengths, pictures of several
+A fixed probe set goes through both: texts of several languages and lengths, images of several
 kinds and shapes. Minimum and mean cosine are written into the manifest, and a graph below its
-bound is refused. Where the float32 graph does not fit in half of the free memory, the reference is
+bound is rejected. Where the float32 graph does not fit in half of the free memory, the reference is
 computed layer by layer.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import (
     OpenVINOGraph,
     collate,
@@ -27,7 +27,7 @@ from multimodal_embedding_serving.backends.openvino import (
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
-from multimodal_embedding_serving.conversion.build import each_tower
+from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -47,7 +47,7 @@ BOUNDS: Mapping[str, float | None] = {
     "int8": 0.98,
     "int4-weights": None,
 }
-"""Least cosine to the float32 graph, by precision of storage or inference; None: shown only."""
+"""Lowest cosine to the float32 graph, by precision of storage or inference; None: report only."""
 
 PROBE_TEXTS = (
     "a photo of a cat",
@@ -59,29 +59,29 @@ PROBE_TEXTS = (
     "قطة تجلس على النافذة",
     "A long description: " + "the quick brown fox jumps over the lazy dog near the river " * 12,
 )
-PICTURE_SHAPES = ((224, 224), (240, 320), (300, 97))
+IMAGE_SHAPES = ((224, 224), (240, 320), (300, 97))
 """(high, wide) of the drawn ones; one more is noise."""
 
-SHORT = 40
-"""Tokens of the texts that go into one call: each length of a batch costs preparations anew."""
+MAX_SHORT_LENGTH = 40
+"""Tokens of the texts that share one call: OpenVINO prepares for each new batch length."""
 
 
 class ParityFailed(BundleError):
     """A stored graph's vectors are too far from the float32 graph's."""
 
 
-def probe_pictures() -> list[Image.Image]:
-    """Four RGB pictures made by rule: waves, discs, ramps, noise, of several shapes."""
+def probe_images() -> list[Image.Image]:
+    """Four RGB images made by rule: waves, discs, ramps, noise, of several shapes."""
     rng = np.random.default_rng(20260101)
-    pictures: list[NDArray[np.uint8]] = []
-    for place, (high, wide) in enumerate(PICTURE_SHAPES):
+    images: list[NDArray[np.uint8]] = []
+    for place, (high, wide) in enumerate(IMAGE_SHAPES):
         y, x = np.mgrid[0:high, 0:wide] / max(high, wide)
         waves = np.sin((place + 1) * 7 * x + place) * np.cos((place + 2) * 5 * y)
         disc = ((x - 0.4) ** 2 + (y - 0.3) ** 2 < 0.04).astype(float)
         layers = np.stack([waves, disc * 2 - 1, x * 2 - 1], -1)[..., np.roll([0, 1, 2], place)]
-        pictures.append(((layers + 1) * 127.5).astype(np.uint8))
-    pictures.append(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8))
-    return [Image.fromarray(picture) for picture in pictures]
+        images.append(((layers + 1) * 127.5).astype(np.uint8))
+    images.append(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8))
+    return [Image.fromarray(image) for image in images]
 
 
 def check_parity(
@@ -108,25 +108,25 @@ def check_parity(
     def measure(plan: TowerSpec) -> dict[str, Any]:
         shape = choose_shape(plan.transform, settings) if static else None
         rows = probe_rows(plan, model.tokenizer, None if shape is None else shape.length)
-        found, inference = run_served(plan, model, settings, rows, shape)
+        vectors, inference = run_served(plan, model, settings, rows, shape)
         exact = references.pop(plan.modality)
         fits = sizes[plan.modality] <= room
         expected = run_float32(plan, exact, rows) if fits else run_layer_by_layer(plan, rows)
         return {
-            **judge(plan.modality, model.manifest, found, expected, inference),
+            **judge(plan.modality, model.manifest, vectors, expected, inference),
             "reference": "graph" if fits else "layer by layer",
         }
 
-    tell = partial(progress, "certifying the vectors")
-    figures = each_tower(measure, plans, tell, together=sum(sizes.values()) <= room)
+    report = partial(progress, "certifying the vectors")
+    figures = map_towers(measure, plans, report, together=sum(sizes.values()) <= room)
     return {str(modality): each for modality, each in figures.items()}
 
 
 def judge(
-    modality: Modality, manifest: Manifest, found: Vectors, expected: Vectors, inference: str
+    modality: Modality, manifest: Manifest, vectors: Vectors, expected: Vectors, inference: str
 ) -> dict[str, Any]:
     """The figures of one tower. Raises BundleError where they are below the bound."""
-    cosines = (found * expected).sum(1)
+    cosines = (vectors * expected).sum(1)
     bound = least_bound(manifest.precision, inference)
     if not np.isfinite(cosines).all():
         raise ParityFailed(
@@ -160,7 +160,7 @@ def probe_rows(
     """The probe set as the tower's graph takes it: of a text, `longest` tokens at most."""
     if plan.modality == "image":
         transform = ImageTransform.from_manifest(plan.transform)
-        return [transform(picture) for picture in probe_pictures()]
+        return [transform(image) for image in probe_images()]
     if tokenizer is None:
         raise BundleError("a text tower needs a tokenizer")
     allowed: int = plan.transform["max_length"]
@@ -178,7 +178,7 @@ def run_served(
     shape: StaticShape | None = None,
 ) -> tuple[Vectors, str]:
     """The vectors that will be served, on the device that will, and the precision of inference."""
-    graph = open_graph(model, plan.modality, settings, shape)
+    graph = compile_tower(model, plan.modality, settings, shape)
     vectors = by_length(graph, rows)
     graph.close()
     return vectors, graph.precision
@@ -202,11 +202,12 @@ def run_layer_by_layer(plan: TowerSpec, rows: Sequence[Row]) -> Vectors:
 def by_length(run: Callable[[Sequence[Row]], Vectors], rows: Sequence[Row]) -> Vectors:
     """Rows in few calls, those of like length together -> float32 [rows, dimension], in order."""
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    parts = [list(part) for _, part in groupby(order, lambda place: len(rows[place]) > SHORT)]
+    groups = groupby(order, lambda place: len(rows[place]) > MAX_SHORT_LENGTH)
+    parts = [list(part) for _, part in groups]
     vectors = np.concatenate([run([rows[place] for place in part]) for part in parts])
-    found = np.empty_like(vectors)
-    found[order] = vectors
-    return found
+    in_order = np.empty_like(vectors)
+    in_order[order] = vectors
+    return in_order
 
 
 def pad_id(plan: TowerSpec) -> int:

@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -39,70 +38,64 @@ from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
-PACKAGE = "multimodal_embedding_serving"
 
-
-def open_model(
+def load_model(
     settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Bundle | TorchModel:
     """What the settings serve: OpenVINO a bundle, torch the checkpoint itself.
 
-    Raises what `open_bundle` or `load_torch_model` does.
+    Raises what `load_bundle` or `load_torch_model` does.
     """
     if settings.use_openvino:
-        return open_bundle(settings, progress, access=access)
+        return load_bundle(settings, progress, access=access)
     return load_torch_model(settings, progress, access)
 
 
-def open_bundle(
+def load_bundle(
     settings: Settings,
     progress: Progress = ignore_progress,
     *,
-    anew: bool = False,
+    force: bool = False,
     access: HubAccess | None = None,
 ) -> Bundle:
     """The bundle of the model that the settings name, converted first where that was not done.
 
-    `anew` converts it in any case. Raises UnknownModel, FamilyNotBuilt, CheckpointError,
-    RemoteFailed, BundleError.
+    `force` converts again what was converted before. Raises UnknownModel, FamilyNotBuilt,
+    CheckpointError, RemoteFailed, BundleError.
     """
-    found = find_bundle(settings, anew=anew)
-    if found is not None:
-        return found
-    wanted = resolve_model(settings)
-    with converting(wanted.model_dir, progress):
-        found = None if anew else find_converted(wanted, settings)
-        return found or convert(wanted, settings, progress, access)
+    resolved = resolve_model(settings)
+    if resolved.bundle is not None:
+        return Bundle.load(resolved.bundle)
+    if not force and (bundle := find_converted(resolved, settings)):
+        return bundle
+    with conversion_lock(resolved.model_dir, progress):
+        # Another process may have converted the model while this one waited for the lock.
+        bundle = None if force else find_converted(resolved, settings)
+        return bundle or convert(resolved, settings, progress, access)
 
 
-def find_bundle(settings: Settings, *, anew: bool = False) -> Bundle | None:
-    """What the settings name, if it is here: shipped, a bundle's folder, or converted (unless
-    `anew`). Raises UnknownModel, CheckpointError, BundleError.
-    """
-    given = Path(settings.model).expanduser()
-    if (given / MANIFEST).is_file():
-        return Bundle.open(given)
-    wanted = resolve_model(settings)
-    if wanted.spec is not None and wanted.spec.family == "Builtin":
-        return Bundle.open(Path(str(files(PACKAGE).joinpath("builtin", wanted.spec.name))))
-    return None if anew else find_converted(wanted, settings)
+def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
+    """The bundle that serves these settings, if it is here. Raises BundleError."""
+    if resolved.bundle is not None:
+        return Bundle.load(resolved.bundle)
+    return find_converted(resolved, settings)
 
 
-def find_converted(wanted: ResolvedModel, settings: Settings) -> Bundle | None:
-    """A bundle on the shelf that serves these settings, if one opens."""
-    for precision in _acceptable(settings, wanted.spec):
-        folder = wanted.model_dir / precision
+def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
+    """A bundle in the model's folder that serves these settings, if one loads."""
+    for precision in _acceptable(settings, resolved.spec):
+        folder = resolved.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
-                return Bundle.open(folder)
+                return Bundle.load(folder)
             except BundleError as error:
                 log.warning("%s; it is converted again", error.message)
     return None
 
 
 @contextmanager
-def converting(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
-    """Hold the shelf's lock; wait where another process holds it. Raises BundleError."""
+def conversion_lock(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
+    """Hold the lock of a model's folder; wait where another process does. Raises BundleError."""
     try:
         lock = locked(model_dir / LOCK)
         try:
@@ -125,7 +118,7 @@ def list_bundles(models: Path) -> Iterator[Bundle]:
     for manifest in sorted(models.glob(f"*/*/*/{MANIFEST}")):
         if not manifest.parent.name.startswith(TEMPORARY):
             try:
-                yield Bundle.open(manifest.parent)
+                yield Bundle.load(manifest.parent)
             except BundleError as error:
                 log.warning("%s", error.message)
 
@@ -156,7 +149,7 @@ def prune(models: Path) -> Mapping[Path, int]:
     """Remove what nothing uses -> the removed folders and their sizes in bytes.
 
     That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
-    bundle is gone. A shelf on which a conversion is running is left alone, and so is every folder
+    bundle is gone. A model that is being converted is left alone, and so is every folder
     that no conversion has made: the setting may name a folder that holds other things too.
     """
     removed: dict[Path, int] = {}
@@ -172,17 +165,17 @@ def prune(models: Path) -> Mapping[Path, int]:
 
 
 def _unused(model_dir: Path) -> list[Path]:
-    unused, kept = [], 0
+    unused, bundles = [], 0
     for folder in sorted(path for path in model_dir.iterdir() if path.is_dir()):
         try:
             if folder.name.startswith(TEMPORARY):
                 unused.append(folder)
-            elif folder.name in STORED and Bundle.open(folder):
-                kept += 1
+            elif folder.name in STORED and Bundle.load(folder):
+                bundles += 1
         except BundleError:
             unused.append(folder)
     compiled = model_dir / COMPILED
-    return unused if kept or not compiled.is_dir() else [*unused, compiled]
+    return unused if bundles or not compiled.is_dir() else [*unused, compiled]
 
 
 def _acceptable(settings: Settings, spec: ModelSpec | None) -> list[str]:

@@ -1,8 +1,8 @@
 """Opening a checkpoint that is served as it is, by torch: nothing is converted, nothing is stored.
 
 It has what a bundle has: the same transforms and tokenizer, a fingerprint over structure, weights,
-tokenizer and transforms, and, where torch computes in 16 bits, a certificate. That one is measured
-once and kept on the model's shelf.
+tokenizer and transforms, and, where torch computes in 16 bits, an accuracy report. The report is
+measured once and stored in the model's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from multimodal_embedding_serving.bundles.bundle import (
-    MANIFEST,
     Manifest,
     TowerManifest,
     fingerprint,
@@ -24,7 +23,8 @@ from multimodal_embedding_serving.bundles.bundle import (
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
-from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest, each_tower
+from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest
+from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.parity import check_parity
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import SettingsError
@@ -49,25 +49,24 @@ def load_torch_model(
     from multimodal_embedding_serving.backends.torch import choose_precision
 
     precision = choose_precision(settings)
-    wanted = resolve_model(settings)
-    shipped = wanted.spec is not None and wanted.spec.family == "Builtin"
-    if shipped or (Path(settings.model).expanduser() / MANIFEST).is_file():
+    resolved = resolve_model(settings)
+    if resolved.bundle is not None:
         raise SettingsError(
-            f"EMBEDDING_USE_OV='false' can't serve {wanted.model}: it is converted already, and "
+            f"EMBEDDING_USE_OV='false' can't serve {resolved.model}: it is converted already, and "
             "torch can't run OpenVINO's graphs; set EMBEDDING_MODEL_NAME to another model, "
             "hf:org/name, or the folder of a checkpoint, or leave EMBEDDING_USE_OV unset"
         )
-    blueprint = read_blueprint(wanted, progress, access)
+    blueprint = read_blueprint(resolved, progress, access)
     manifest = identify(blueprint, precision, progress)
     plans = {plan.modality: plan for plan in blueprint.plans}
     model = TorchModel(plans, manifest, blueprint.tokenizer)
     if precision == "f32":
         return model
-    place = wanted.model_dir / f"torch-{precision}.json"
+    place = resolved.model_dir / f"torch-{precision}.json"
     parity = find_report(place, model, settings)
     if parity is None:
         parity = check_parity(blueprint.plans, model, settings, progress=progress)
-        keep_report(place, model, settings, parity)
+        write_report(place, model, settings, parity)
     return dataclasses.replace(model, manifest=dataclasses.replace(manifest, parity=parity))
 
 
@@ -80,25 +79,25 @@ def identify(
         structure = hash_structure(emit_model(plan.inputs, plan.build, FLOAT32))
         return TowerManifest(graph="", transform=dict(plan.transform), structure=structure)
 
-    towers = each_tower(mark, blueprint.plans, partial(progress, "hashing the weights"))
-    manifest = draw_manifest(Conversion.of(blueprint, precision), towers)
+    towers = map_towers(mark, blueprint.plans, partial(progress, "hashing the weights"))
+    manifest = draw_manifest(Conversion(blueprint, precision), towers)
     identity = fingerprint(towers, blueprint.tokenizer, precision)
     return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
 
 
 def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
-    """What was measured of this very model on this device, if anything was."""
+    """The figures measured for this very model on this device, if there are any."""
     try:
-        kept = json.loads(place.read_bytes())
-        return kept["parity"] if kept["of"] == _subject(model, settings) else None
+        report = json.loads(place.read_bytes())
+        return report["parity"] if report["of"] == _subject(model, settings) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def keep_report(
+def write_report(
     place: Path, model: TorchModel, settings: Settings, parity: Mapping[str, Any]
 ) -> None:
-    """Write it down; where that can't be done it is measured again next time."""
+    """Store the figures; where that fails, the next start measures them again."""
     text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

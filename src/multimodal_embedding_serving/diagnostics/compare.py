@@ -15,7 +15,7 @@ import numpy as np
 
 from multimodal_embedding_serving.client import protocol as protocol
 from multimodal_embedding_serving.client.protocol import ApiRequest
-from multimodal_embedding_serving.conversion.parity import BOUNDS, PROBE_TEXTS, probe_pictures
+from multimodal_embedding_serving.conversion.parity import BOUNDS, PROBE_TEXTS, probe_images
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import InvalidInput, RemoteFailed
 from multimodal_embedding_serving.settings import Settings
@@ -144,7 +144,7 @@ def run_here(settings: Settings, progress: Progress) -> Operand:
         if "text" in engine.info.modalities:
             vectors["text"] = engine.embed(texts=list(PROBE_TEXTS), role="document")
         if "image" in engine.info.modalities:
-            vectors["image"] = engine.embed(images=probe_pictures())
+            vectors["image"] = engine.embed(images=probe_images())
         return Operand(
             name=settings.model,
             model=engine.info.id,
@@ -165,7 +165,7 @@ def ask_server(url: str, api_key: str | None) -> Operand:
         if "text" in offered:
             vectors["text"] = _embed(http, model, {"type": "text", "text": list(PROBE_TEXTS)})
         if "image" in offered:
-            sources = [protocol.image_item(picture) for picture in probe_pictures()]
+            sources = [protocol.image_item(picture) for picture in probe_images()]
             rows = [_embed(http, model, {"type": kind, kind: value}) for kind, value in sources]
             vectors["image"] = np.concatenate(rows)
     if not vectors:

@@ -176,18 +176,18 @@ def hub(settings: Settings) -> Iterator[Finding]:
 def model(settings: Settings, access: HubAccess | None = None) -> Iterator[Finding]:
     """Where the configured model is, or what it takes to get it."""
     try:
-        bundle = find_bundle(settings) if settings.use_openvino else None
+        resolved = resolve_model(settings)
+        bundle = find_bundle(resolved, settings) if settings.use_openvino else None
         if bundle is not None:
             yield Finding("model", settings.model, _describe(bundle))
             if bundle.manifest.notice:
                 yield Finding("model", "notice", bundle.manifest.notice)
             return
-        wanted = resolve_model(settings)
     except EmbeddingError as error:
         yield Finding("model", settings.model, error.message, "broken")
         return
     refusals = []
-    for source in wanted.sources:
+    for source in resolved.sources:
         try:
             missing = missing_bytes(source, access=access)
         except EmbeddingError as error:

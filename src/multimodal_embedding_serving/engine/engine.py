@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
-from multimodal_embedding_serving.conversion.store import open_model
+from multimodal_embedding_serving.conversion.store import load_model
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, named
 from multimodal_embedding_serving.errors import (
@@ -103,7 +103,7 @@ class Engine:
         settings = settings or Settings.from_env(model=model, **overrides)
         metrics = metrics or Metrics()
         media = MediaAccess.from_settings(settings, metrics.received)
-        opened = open_model(settings, progress)
+        opened = load_model(settings, progress)
         progress("opening the model", 0.0)
         opener = ModelLoader(opened, settings, media, metrics)
         towers = opener.open()

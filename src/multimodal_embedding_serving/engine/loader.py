@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.backends import open_graph
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_tuned_config
 from multimodal_embedding_serving.batching.batcher import Batcher
@@ -51,9 +51,6 @@ IMAGE_WINDOW = 16
 REPLICA_HEADROOM = 4
 """Free memory that a copy of a graph asks for, over its file: float16 weights become float32, and
 as much again stays free."""
-
-CUT_FAMILIES, SHORTEST = ("QwenText",), 32
-"""Families trained so that the first numbers of a vector are a vector (Matryoshka), from 32 on."""
 
 UNIT_TOLERANCE = 0.02
 """How far from 1 a norm may be: bf16 keeps 8 bits of each number."""
@@ -155,14 +152,13 @@ class ModelLoader:
         manifest = self._model.manifest
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
-        shorter = manifest.family in CUT_FAMILIES
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
         told = inference if backend == "openvino" else f"torch-{inference}"
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
             dimension=manifest.dimension,
-            min_dimension=SHORTEST if shorter else manifest.dimension,
+            min_dimension=manifest.min_dimension or manifest.dimension,
             modalities=tuple(towers),
             device=self._settings.device,
             backend=backend,
@@ -209,7 +205,7 @@ class ModelLoader:
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph, prepare = open_graph(self._model, modality, settings, shape), make(None)
+        graph, prepare = compile_tower(self._model, modality, settings, shape), make(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -251,7 +247,7 @@ class ModelLoader:
                 return None
             # Reading the cache of compiled graphs would set the C locale for a moment, while others
             # are at work; compiling doesn't.
-            copy = open_graph(model, modality, replace(settings, model_cache=False))
+            copy = compile_tower(model, modality, replace(settings, model_cache=False))
             self_test(copy, prepare, modality)
             log.info("%s: the interactive replica is open", modality)
             return copy

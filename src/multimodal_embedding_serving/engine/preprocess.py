@@ -11,7 +11,7 @@ from multimodal_embedding_serving.engine.cache import Recall
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
-from multimodal_embedding_serving.media.image import open_rgb
+from multimodal_embedding_serving.media.image import decode_rgb
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Features
@@ -71,7 +71,7 @@ def prepare_images(
             if recall and key and (known := recall.find(key)):
                 return known
             with media.budget.share() as reserve:
-                image = open_rgb(
+                image = decode_rgb(
                     source,
                     media.images,
                     at_least=transform.at_least,

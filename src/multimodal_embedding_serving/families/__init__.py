@@ -1,7 +1,7 @@
 """The model families: how a checkpoint becomes towers. They run to make a graph, never to serve.
 
-A family is one function, `plan(checkpoint) -> [TowerSpec, …]`, in a file of its own that reads
-like the paper, over the operations of `graph/ops.py`.
+A family is a file of its own that reads like the paper, over the operations of `graph/ops.py`. It
+defines `plan(checkpoint) -> [TowerSpec, …]` and `FAMILY`: what is true of all of its models.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TowerSpec:
     inputs: Mapping[str, int | None]
     """input_ids and attention_mask (None), or pixels (its side)."""
     build: Callable[[Any, Mapping[str, Any]], Any]
-    """(ops, inputs by name) -> the embedding [B, dimension], L2-normalised."""
+    """(ops, inputs by name) -> the embedding [B, dimension], L2-normalized."""
     transform: Mapping[str, Any]
     """What comes before the graph: the manifest form of ImageTransform or TextTransform."""
     dimension: int
@@ -44,7 +44,25 @@ class TowerSpec:
     """Forms of storage that this tower wants other than the asked ones, by kind of weight."""
 
 
-BuildTowers = Callable[[Checkpoint], Sequence[TowerSpec]]
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is true of every model of a family, whatever its size."""
+
+    plan: Callable[[Checkpoint], Sequence[TowerSpec]]
+    precision: str = "f16"
+    """How weights are stored where neither the settings nor a row of the catalog say."""
+    min_dimension: int | None = None
+    """The fewest leading numbers of a vector that are a vector too (Matryoshka); None: all."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Role -> a pattern with {text} and perhaps {instruction}."""
+    instruction: str | None = None
+    """What fills {instruction} by default."""
+
+    def wrap_query(self, text: str) -> str:
+        """The text of a query as the models were trained to read it."""
+        prompt = self.prompts.get("query", "{text}")
+        return prompt.format(text=text, instruction=self.instruction)
+
 
 FAMILIES: Mapping[str, str] = {
     "Builtin": "builtin",
@@ -58,10 +76,10 @@ FAMILIES: Mapping[str, str] = {
 """Catalog family -> its module beside this file."""
 
 
-def find_family(name: str) -> BuildTowers:
-    """The family's `plan`. Raises FamilyNotBuilt where this version has none."""
+def find_family(name: str) -> Family:
+    """Raises FamilyNotBuilt where this version has no family of that name."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise FamilyNotBuilt(f"the family {name!r} is not built in this version; built: {known}")
-    plan: BuildTowers = import_module(f"{__name__}.{FAMILIES[name]}").plan
-    return plan
+    family: Family = import_module(f"{__name__}.{FAMILIES[name]}").FAMILY
+    return family

@@ -1,8 +1,8 @@
 """BLIP-2's retrieval model (Li et al. 2023, arXiv 2301.12597): ViT-g and a Q-Former.
 
-The Q-Former is a BERT in which learned query tokens look at the picture through cross-attention;
+The Q-Former is a BERT in which learned query tokens look at the image through cross-attention;
 texts go through the same layers without it, by a feed-forward of their own. One vector for a
-picture is this service's rule: the mean of the projected queries (upstream keeps all of them).
+image is this service's rule: the mean of the projected queries (upstream keeps all of them).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.families.clip import MEAN, STD
 from multimodal_embedding_serving.graph.layers import (
     AttentionNames,
@@ -56,13 +56,16 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
+FAMILY = Family(plan)
+
+
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, bert: Encoder, pixels: T) -> T:
-    """Normalised pixels [B, 3, h, w] -> unit vectors [B, D]: the mean comes before the length."""
+    """Normalized pixels [B, 3, h, w] -> unit vectors [B, D]: the mean comes before the length."""
     model = w.sub("vision_model.")
     x = encode(ops, embed_patches(ops, pixels, model.sub("embeddings.")), model, vit)
-    picture = norm(ops, x, model.sub("post_layernorm."), vit.eps)
-    queries = ops.tile_batch(w["query_tokens"], picture)
-    answers = qformer(ops, queries, w.sub("qformer."), bert, picture=picture)
+    image = norm(ops, x, model.sub("post_layernorm."), vit.eps)
+    queries = ops.tile_batch(w["query_tokens"], image)
+    answers = qformer(ops, queries, w.sub("qformer."), bert, image=image)
     return ops.l2_normalize(ops.mean(dense(ops, answers, w.sub("vision_projection.")), (1,)))
 
 
@@ -80,10 +83,10 @@ def qformer(
     w: Weights,
     bert: Encoder,
     *,
-    picture: T | None = None,
+    image: T | None = None,
     mask: T | None = None,
 ) -> T:
-    """x [B, L, W]: query tokens, which look at `picture`, or words, which look at `mask`."""
+    """x [B, L, W]: query tokens, which look at `image`, or words, which look at `mask`."""
     x = norm(ops, x, w.sub("layernorm."), bert.eps)
     for layer in range(bert.layers):
         block = w.sub(f"encoder.layer.{layer}.")
@@ -91,8 +94,8 @@ def qformer(
             ops, x, block.sub("attention."), bert.heads, bert.eps, mask=mask, names=NAMES
         )
         cross = block.sub("crossattention.")
-        if picture is not None and len(cross):  # every second layer has it
-            x = bert_attention(ops, x, cross, bert.heads, bert.eps, memory=picture, names=NAMES)
-        mlp = TEXT_MLP if picture is None else QUERY_MLP
+        if image is not None and len(cross):  # every second layer has it
+            x = bert_attention(ops, x, cross, bert.heads, bert.eps, memory=image, names=NAMES)
+        mlp = TEXT_MLP if image is None else QUERY_MLP
         x = bert_mlp(ops, x, block, bert.eps, mlp, bert.activation)
     return x

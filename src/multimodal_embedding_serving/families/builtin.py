@@ -1,7 +1,7 @@
-"""Builtin/mini: words by a small BERT, pictures as a mixture of the words for what they show.
+"""Builtin/mini: words by a small BERT, images as a mixture of the words for what they show.
 
 Text is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957), less a constant mean vector. A
-picture goes through EfficientNet-Lite2 (Tan & Le 2019, arXiv 1905.11946; without squeeze and
+image goes through EfficientNet-Lite2 (Tan & Le 2019, arXiv 1905.11946; without squeeze and
 excitation, with relu6), and the 1000 classes' probabilities weigh the classes' text vectors, which
 puts it among the words of what it shows: ConSE (Norouzi et al. 2013, arXiv 1312.5650). Nothing is
 trained; `scripts/build_builtin.py` brings the parts together.
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import bert_block, norm
 from multimodal_embedding_serving.graph.ops import Ops, T
 
 SIDE, MIDDLE = 260, (0.5, 0.5, 0.5)
-"""Side of the picture in pixels; its mean and its standard deviation, each channel's."""
+"""Side of the image in pixels; its mean and its standard deviation, each channel's."""
 TEMPERATURE = 1.5
-"""Flattens the classes' probabilities, so that a picture lies among several words."""
+"""Flattens the classes' probabilities, so that an image lies among several words."""
 STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))
 """Blocks of a stage, and the stride of its first: Lite0's, deepened by 1.2 but for the ends."""
 BATCH_NORM_EPS = 1e-3
@@ -56,6 +56,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
+FAMILY = Family(plan, precision="int8-weights")
+
+
 # ── text ──
 def minilm(ops: Ops[T], w: Weights, ids: T, mask: T) -> T:
     """ids, mask int32 [B, L] -> all-MiniLM-L6-v2's own unit vectors [B, W]: mean over tokens."""
@@ -83,7 +86,7 @@ def embed_image(ops: Ops[T], w: Weights, pixels: T) -> T:
 
 
 def efficientnet(ops: Ops[T], w: Weights, x: T) -> T:
-    """Normalised pixels [B, 3, SIDE, SIDE] -> the logits of ImageNet's classes [B, 1000]."""
+    """Normalized pixels [B, 3, SIDE, SIDE] -> the logits of ImageNet's classes [B, 1000]."""
     x = ops.relu6(convolve(ops, x, w, "_conv_stem", "_bn0", stride=2, side=SIDE))
     side = halve(SIDE)
     for number, stride in enumerate(strides()):

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020): a ViT for pictures, a causal transformer for text.
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): a ViT for images, a causal transformer for text.
 
 OpenAI's weights use quick_gelu, LAION's and DataComp's the exact gelu: config.json says which.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import Encoder, embed_patches, encode, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -30,6 +30,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             w["text_projection.weight"].shape[0],
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerSpec:
@@ -55,7 +58,7 @@ def end_token(text: Mapping[str, Any]) -> int:
 
 
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, pixels: T) -> T:
-    """Normalised pixels [B, 3, h, w] -> the class token's unit vector [B, D]."""
+    """Normalized pixels [B, 3, h, w] -> the class token's unit vector [B, D]."""
     model = w.sub("vision_model.")
     x = embed_patches(ops, pixels, model.sub("embeddings."))
     x = encode(ops, norm(ops, x, model.sub("pre_layrnorm."), vit.eps), model, vit)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.families.clip import plan_image
 from multimodal_embedding_serving.graph.layers import Encoder, bert_block, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
-LONGEST = 52
+MAX_TOKENS = 52
 """Tokens of a text, [CLS] and [SEP] included; what the model was trained for (its paper)."""
 
 
@@ -23,10 +23,13 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, bert, x["input_ids"], x["attention_mask"]),
-            {"max_length": LONGEST, "pad_id": text["pad_token_id"], "eos_kept": True},
+            {"max_length": MAX_TOKENS, "pad_id": text["pad_token_id"], "eos_kept": True},
             w["text_projection.weight"].shape[0],
         ),
     )
+
+
+FAMILY = Family(plan)
 
 
 def embed_text(ops: Ops[T], w: Weights, bert: Encoder, ids: T, mask: T) -> T:

@@ -18,7 +18,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.mobileclip_names import ARCHITECTURES, LAST, STAGES
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.folding import (
     Affine,
     Convolution,
@@ -69,7 +69,7 @@ class Seeing:
         return -(-self.side // MCI_STRIDE)
 
 
-def open_mobileclip(
+def read_mobileclip(
     weights: Weights, layout: Layout, config: Mapping[str, Any] | None, spec: ModelSpec | None
 ) -> Checkpoint:
     """Tensors under this project's names, and the few facts that they don't tell.
@@ -146,6 +146,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
+FAMILY = Family(plan)
+
+
 def project(ops: Ops[T], x: T, w: Weights) -> T:
     return ops.l2_normalize(dense(ops, x, w.sub("projection.")))
 
@@ -170,14 +173,14 @@ def read_text(ops: Ops[T], w: Weights, causal: bool, ids: T) -> T:
 
 
 def mix_text(ops: Ops[T], x: T, w: Weights) -> T:
-    """A RepMixer block over x [B, L, W] as a picture one pixel high."""
+    """A RepMixer block over x [B, L, W] as an image one pixel high."""
     width = w["norm.weight"].shape[0]
     row = ops.reshape(ops.transpose(x, (0, 2, 1)), (0, width, 1, -1))
     row = mix(ops, row, w)
     return ops.transpose(ops.reshape(row, (0, width, -1)), (0, 2, 1))
 
 
-# ── pictures, by convolution ──
+# ── images, by convolution ──
 
 
 def see_by_convolution(ops: Ops[T], w: Weights, see: Seeing, pixels: T) -> T:
@@ -271,7 +274,7 @@ def convolve_plain(ops: Ops[T], x: T, w: Weights) -> T:
     return ops.conv2d(x, weight, w["bias"], padding=padding, groups=weight.shape[0])
 
 
-# ── pictures, by transformer ──
+# ── images, by transformer ──
 
 
 def see_by_transformer(ops: Ops[T], w: Weights, see: Seeing, pixels: T) -> T:

@@ -15,7 +15,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.qwen_config import check_qwen3, complete_qwen3
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import (
     Activation,
     activate,
@@ -25,8 +25,8 @@ from multimodal_embedding_serving.graph.layers import (
 )
 from multimodal_embedding_serving.graph.ops import Ops, T
 
-LONGEST = 32768
-"""Tokens; what the model was trained for (its model card)."""
+MAX_TOKENS, MIN_DIMENSION = 32768, 32
+"""Of a text, and of a vector cut short; what the models were trained for (their cards)."""
 END = 151643
 """<|endoftext|>: the tokenizer appends it, and it pads."""
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "document": "{text}"}
@@ -43,7 +43,7 @@ class Decoder:
     """Base of the rotary frequencies."""
 
 
-def open_qwen(
+def read_qwen(
     weights: Weights, layout: Layout, config: Mapping[str, Any] | None, spec: ModelSpec | None
 ) -> Checkpoint:
     """Tensors without prefix, the config whole and in agreement with them.
@@ -60,7 +60,7 @@ def open_qwen(
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, config = checkpoint.weights, checkpoint.config
     qwen = Decoder(config["hidden_act"], config["rms_norm_eps"], config["rope_theta"])
-    longest = min(LONGEST, config["max_position_embeddings"])
+    longest = min(MAX_TOKENS, config["max_position_embeddings"])
     entries, width = w["embed_tokens.weight"].shape
     return (
         TowerSpec(
@@ -72,6 +72,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             width,
         ),
     )
+
+
+FAMILY = Family(plan, "int8-weights", MIN_DIMENSION, prompts=PROMPTS, instruction=INSTRUCTION)
 
 
 def embed(ops: Ops[T], w: Weights, qwen: Decoder, ids: T, mask: T) -> T:

@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of, told by its tensors and its configuration alone."""
+"""Which family a checkpoint is of, by its tensors and its configuration alone."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from multimodal_embedding_serving.checkpoints.sizes import check_sizes
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
-from multimodal_embedding_serving.families.mobileclip import open_mobileclip
-from multimodal_embedding_serving.families.qwen_text import open_qwen
+from multimodal_embedding_serving.families.mobileclip import read_mobileclip
+from multimodal_embedding_serving.families.qwen_text import read_qwen
 
 Config = Mapping[str, Any]
 OPEN_CLIP = "model_cfg"
-"""The key that tells open_clip_config.json from config.json."""
+"""The key that only open_clip_config.json has, and config.json lacks."""
 
 ReadCheckpoint = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
 
 
 @dataclass(frozen=True, slots=True)
 class Recognizer:
-    """How the checkpoints of one `model_type` are told from others, and opened."""
+    """How the checkpoints of one `model_type` are recognized and read."""
 
     family: str
     layouts: Sequence[Layout]
-    open: ReadCheckpoint
+    read: ReadCheckpoint
 
 
-def open_checkpoint(
+def recognize_checkpoint(
     weights: Weights, config: Config | None, spec: ModelSpec | None
 ) -> tuple[str, Checkpoint]:
     """-> (family, its checkpoint with tensors and configuration in the normal form).
@@ -56,13 +56,13 @@ def open_checkpoint(
     """
     weights = unwrap(weights)
     layout = detect(weights, [each for r in RECOGNIZERS.values() for each in r.layouts])
-    told = (config or {}).get("model_type")
+    model_type = (config or {}).get("model_type")
     if layout is None:
-        raise CheckpointError(_describe_stranger(weights, told))
-    if told not in (None, layout.model_type):
+        raise CheckpointError(_describe_stranger(weights, model_type))
+    if model_type not in (None, layout.model_type):
         raise CheckpointError(
             f"{weights.file}: its tensors are those of {layout.model_type!r}, "
-            f"but config.json says {str(told)[:40]!r}"
+            f"but config.json says {str(model_type)[:40]!r}"
         )
     recognizer = RECOGNIZERS[layout.model_type]
     if spec is not None and spec.family != recognizer.family:
@@ -70,26 +70,26 @@ def open_checkpoint(
             f"{weights.file}: {spec.id} is of the family {spec.family}, "
             f"but the tensors are of {recognizer.family}"
         )
-    return recognizer.family, recognizer.open(weights, layout, config, spec)
+    return recognizer.family, recognizer.read(weights, layout, config, spec)
 
 
-def _describe_stranger(weights: Weights, told: object) -> str:
+def _describe_stranger(weights: Weights, model_type: object) -> str:
     known = "; ".join(
-        f"{model_type} ({', '.join(dict.fromkeys(each.name for each in recognizer.layouts))})"
-        for model_type, recognizer in RECOGNIZERS.items()
+        f"{name} ({', '.join(dict.fromkeys(each.name for each in recognizer.layouts))})"
+        for name, recognizer in RECOGNIZERS.items()
     )
-    told = f", model_type {str(told)[:40]!r}" if told else ""
+    suffix = f", model_type {str(model_type)[:40]!r}" if model_type else ""
     example = quote(next(iter(weights), ""))
     return (
-        f"{weights.file}: not recognised ({len(weights)} tensors, the first {example}{told}). "
+        f"{weights.file}: not recognised ({len(weights)} tensors, the first {example}{suffix}). "
         f"Recognised are, by model_type and layout: {known}"
     )
 
 
-def open_transformer(
+def read_transformer(
     weights: Weights, layout: Layout, config: Config | None, spec: ModelSpec | None
 ) -> Checkpoint:
-    """CLIP, CN-CLIP, SigLIP, BLIP-2: renamed by table, sizes held against the configuration."""
+    """CLIP, CN-CLIP, SigLIP, BLIP-2: renamed by table, sizes checked against the configuration."""
     full = _configure(layout.model_type, config, spec)
     if full is None:
         raise CheckpointError(
@@ -117,12 +117,12 @@ def _layouts(model_type: str) -> Sequence[Layout]:
 
 RECOGNIZERS: Mapping[str, Recognizer] = MappingProxyType(
     {
-        "clip": Recognizer("CLIP", _layouts("clip"), open_transformer),
-        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), open_transformer),
-        "siglip": Recognizer("SigLIP", _layouts("siglip"), open_transformer),
-        "blip-2": Recognizer("Blip2", _layouts("blip-2"), open_transformer),
-        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
-        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, open_qwen),
+        "clip": Recognizer("CLIP", _layouts("clip"), read_transformer),
+        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), read_transformer),
+        "siglip": Recognizer("SigLIP", _layouts("siglip"), read_transformer),
+        "blip-2": Recognizer("Blip2", _layouts("blip-2"), read_transformer),
+        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, read_mobileclip),
+        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, read_qwen),
     }
 )
-"""By model_type. A family with rules of its own adds its layouts and its opener here."""
+"""By model_type. A family with rules of its own adds its layouts and its reader here."""

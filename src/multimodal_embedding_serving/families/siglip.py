@@ -1,6 +1,6 @@
 """SigLIP 2 at a fixed resolution (Tschannen et al. 2025, arXiv 2502.14786).
 
-The picture's vector is what a learned probe attends to; the text's is its last place, which is
+The image's vector is what a learned probe attends to; the text's is its last place, which is
 nearly always padding: the model was trained so, and texts must be padded to the full length.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
 from multimodal_embedding_serving.graph.layers import (
     Encoder,
     attention,
@@ -55,6 +55,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
+FAMILY = Family(plan)
+
+
 def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
     """Lower case, and always padded to all places: on the right, as the model was trained, unless
     the tokenizer's own files say otherwise."""
@@ -68,7 +71,7 @@ def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, pixels: T) -> T:
-    """Normalised pixels [B, 3, h, w] -> unit vectors [B, W]; no projection follows the head."""
+    """Normalized pixels [B, 3, h, w] -> unit vectors [B, W]; no projection follows the head."""
     model = w.sub("vision_model.")
     x = embed_patches(ops, pixels, model.sub("embeddings."))
     x = norm(ops, encode(ops, x, model, vit), model.sub("post_layernorm."), vit.eps)

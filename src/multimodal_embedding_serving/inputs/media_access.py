@@ -181,7 +181,7 @@ class MediaAccess:
         return source
 
     def image_source(self, item: Any) -> ImageSource:
-        """An item -> what `open_rgb` takes. Blocking: for worker threads."""
+        """An item -> what `decode_rgb` takes. Blocking: for worker threads."""
         source: ImageSource = item
         if isinstance(item, Encoded):
             source = item.decode(self.images.max_bytes, "image")

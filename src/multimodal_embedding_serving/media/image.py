@@ -93,7 +93,7 @@ class ImageLimits:
     """Keys of DECODERS that may be opened."""
 
 
-def open_rgb(
+def decode_rgb(
     source: ImageSource,
     limits: ImageLimits,
     *,
@@ -120,7 +120,7 @@ def open_rgb(
             image = source
             _check_size(image.size, limits)
         else:
-            image = _open_checked(source, limits, at_least)
+            image = _read_header(source, limits, at_least)
         reserve(*_decoded_bytes(image, copied))
         image.load()
         image = _upright(image)  # the name goes with it: what was decoded is not kept any longer
@@ -153,7 +153,7 @@ def _is_final(image: Image.Image) -> bool:
     return asking_decodes or _turn(image) is None
 
 
-def _open_checked(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
+def _read_header(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
     """Hold the header to the limits; no pixel is decoded yet."""
     if not data:
         raise InvalidInput("the image is empty")

@@ -7,7 +7,7 @@ Scaling to floats, mean and standard deviation are inside the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -53,16 +53,13 @@ class ImageTransform:
 
     @property
     def at_least(self) -> int:
-        """The short side that the source must keep (see `media.image.open_rgb`)."""
+        """The short side that the source must keep (see `media.image.decode_rgb`)."""
         return self.size
 
     @property
     def copies(self) -> bool:
         """Whether the picture is copied, all of it or nearly, before it is made small."""
         return self.resize == "square_crop"
-
-    def to_manifest(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_manifest(cls, spec: Mapping[str, Any]) -> ImageTransform:

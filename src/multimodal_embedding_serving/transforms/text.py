@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,13 +69,6 @@ class TextTransform:
             raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
         if self.spec.max_length <= special:
             raise BundleError(f"tokenizer.json: {self.spec.max_length} tokens leave no room")
-
-    @classmethod
-    def from_manifest(cls, tokenizer: Path, spec: Mapping[str, Any]) -> TextTransform:
-        return cls(tokenizer, spec)
-
-    def to_manifest(self) -> dict[str, Any]:
-        return asdict(self.spec)
 
     def prepare(
         self, text: str, *, role: Role | None = None, instruction: str | None = None
