@@ -63,7 +63,8 @@ class Tally:
         return asdict(self)
 
 
-Watch = Callable[[Tally], None]
+Watch = Callable[[Tally, int | None], None]
+"""Called with the tally so far and the number of items; None until the listing has ended."""
 
 
 class PendingItems:
@@ -73,12 +74,16 @@ class PendingItems:
         self._listed, self._ledger, self._tally = listed, ledger, tally
         self.pending: dict[str, bool] = {}
         """Key -> whether the item had rows before."""
+        self.total: int | None = None
+        """Items, not counting repeated ones; None until the listing has ended."""
 
     def __iter__(self) -> Iterator[Listed]:
+        count = 0
         for each in self._listed:
             self._tally.listed += 1
             if each.key in self.pending:
                 continue
+            count += 1
             if isinstance(each, Item):
                 state = self._ledger.state(each)
                 if state:
@@ -86,6 +91,7 @@ class PendingItems:
                     continue
                 self.pending[each.key] = state is not None
             yield each
+        self.total = count
 
 
 class Part:
@@ -134,9 +140,10 @@ class Job:
                     self._part.add(result)
                     if self._part.is_due(self._options):
                         await _in_full(lambda: self._publish(plan))
-                    self._watch(self._tally)
+                    self._watch(self._tally, plan.total)
         finally:  # interrupted, too: what is embedded is kept
             self._publish(plan)
+        self._watch(self._tally, plan.total)
         if self._options.removed == "drop":
             await _in_full(self._drop_removed)
         await _in_full(lambda: self._output.finish(self._ledger))
@@ -179,7 +186,7 @@ async def run(
     *,
     fresh: bool = False,
     wait: bool = False,
-    watch: Watch = lambda tally: None,
+    watch: Watch = lambda tally, total: None,
 ) -> Tally:
     """Do what is left to do of a listing; `wait` for another job on the same output.
 

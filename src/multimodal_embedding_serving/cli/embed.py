@@ -209,14 +209,13 @@ def _write(
     *,
     fresh: bool,
 ) -> Tally:
-    from multimodal_embedding_serving.bulk.counting import Count
     from multimodal_embedding_serving.bulk.job import run
 
     opened = open_model()
 
-    async def work(show: Callable[[Work], None], count: Count) -> Tally:
-        def watch(tally: Tally) -> None:
-            show(progress(tally, count.total))
+    async def work(show: Callable[[Work], None]) -> Tally:
+        def watch(tally: Tally, total: int | None) -> None:
+            show(progress(tally, total))
 
         model = await opened()
         try:
@@ -224,9 +223,9 @@ def _write(
         finally:
             await model.aclose()
 
-    with show_work("embedding") as show, Count(listing) as count:
+    with show_work("embedding") as show:
         try:
-            return asyncio.run(work(show, count))
+            return asyncio.run(work(show))
         except KeyboardInterrupt:
             typer.echo("mmes: interrupted; the same command goes on from here", err=True)
             raise

@@ -39,7 +39,7 @@ def on_cluster(
     options = Options(environment=told, dtype=dtype, segment=asked.segment or None)
     with show_work("embedding") as show, connect(address):
 
-        def watch(tally: Tally, total: int) -> None:
+        def watch(tally: Tally, total: int | None) -> None:
             show(progress(tally, total))
 
         tally = embed(items, out, options, fresh=fresh, watch=watch)

@@ -20,6 +20,7 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     ask,
 )
+from multimodal_embedding_serving.cli.reports import progress
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import Work, show_work
 
@@ -52,8 +53,8 @@ def search(
     opened = asked.open()
 
     async def work(show: Callable[[Work], None]) -> Found:
-        def watch(tally: Tally) -> None:
-            show(Work(tally.embedded + tally.failed + tally.unchanged))
+        def watch(tally: Tally, total: int | None) -> None:
+            show(progress(tally, total))
 
         embedder = await opened()
         try:

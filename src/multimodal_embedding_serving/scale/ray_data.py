@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.bulk.job import Tally
+from multimodal_embedding_serving.bulk.job import Tally, Watch
 from multimodal_embedding_serving.bulk.models import LocalModel, Model
 from multimodal_embedding_serving.bulk.schema import DType, Layout
 from multimodal_embedding_serving.bulk.stream import Answer, Refusal
@@ -119,13 +119,13 @@ def embed(
     options: Options | None = None,
     *,
     fresh: bool = False,
-    watch: Callable[[Tally, int], None] = lambda tally, total: None,
+    watch: Watch = lambda tally, total: None,
 ) -> Tally:
     """Do what is left to do, on the cluster that Ray is or can be connected to.
 
-    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` hears the
-    tally so far and how many items there are. Raises InvalidInput where `out` holds another job,
-    OSError, MissingExtra, and Ray's own errors for what ends the whole job.
+    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
+    with the tally so far and the number of items. Raises InvalidInput where `out` holds another
+    job, OSError, MissingExtra, and Ray's own errors for what ends the whole job.
     """
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)
