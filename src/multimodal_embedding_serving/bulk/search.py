@@ -45,7 +45,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     matches: Sequence[Match]
     """The best first, each file once."""
     tally: Tally
@@ -128,11 +128,11 @@ async def search(
     top: int,
     recipe: str = "",
     watch: Watch = lambda tally, total: None,
-) -> Found:
+) -> SearchResult:
     """The files of a folder that are most like a description; what is not embedded yet, is.
 
     Raises as `Index` and `bulk.job.run`.
     """
     index = Index(folder, search_dir, model, recipe)
     tally = await index.renew(watch)
-    return Found(index.best(await model.query(description), top), tally)
+    return SearchResult(index.best(await model.query(description), top), tally)
