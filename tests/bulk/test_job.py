@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from multimodal_embedding_serving.bulk.items import mark_by_content
+from multimodal_embedding_serving.bulk.job import Tally, run
+from multimodal_embedding_serving.bulk.listing import Listed, Listing
 from multimodal_embedding_serving.bulk.output import FileOutput, lock
 from multimodal_embedding_serving.errors import (
     GraphFailed,
@@ -16,7 +21,8 @@ from multimodal_embedding_serving.errors import (
     ModelMismatch,
     NotReady,
 )
-from tests.bulk.fakes import BAD, FakeModel, embed, errors, fill, rows
+from tests.bulk.fakes import BAD, SMALL, FakeModel, embed, errors, fill, rows
+from tests.fakes import PATIENCE
 
 NAMES = ["a.jpg", "b.mp4", "c.png", "d.txt", "e/f.jpg", "e/g.jpg", "h.webp", "i.jpg"]
 FORMATS = ["vectors.parquet", "vectors.npy", "vectors.jsonl"]
@@ -241,6 +247,25 @@ def test_a_file_that_was_taken_away_is_made_again(folder: Path, out: Path) -> No
 def test_a_second_job_on_the_same_output_is_refused(folder: Path, out: Path) -> None:
     with lock(FileOutput(out).state), pytest.raises(InvalidInput, match="another job writes to"):
         embed(folder, out)
+
+
+def test_the_total_is_known_once_the_listing_has_ended(folder: Path, out: Path) -> None:
+    items = list(Listing((str(folder),)))
+    embedded = threading.Event()
+    totals: list[int | None] = []
+
+    def listing() -> Iterator[Listed]:
+        yield items[0]
+        assert embedded.wait(PATIENCE)
+        yield from items  # the first one again: it is counted once
+
+    def watch(tally: Tally, total: int | None) -> None:
+        totals.append(total)
+        embedded.set()
+
+    asyncio.run(run(listing(), FakeModel(), FileOutput(out), SMALL, watch=watch))
+    assert totals[0] is None
+    assert totals[-1] == len(items) == len(NAMES)
 
 
 def test_an_empty_folder_gives_an_empty_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.bulk.items import Kind
-from multimodal_embedding_serving.bulk.search import Found, search
+from multimodal_embedding_serving.bulk.search import SearchResult, search
 from multimodal_embedding_serving.cli.search import clock
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
 from tests.bulk.fakes import BAD, FakeModel, fill, vector
@@ -19,7 +19,7 @@ from tests.cli.test_cli import mmes
 
 def find(
     folder: Path, description: str, model: FakeModel | None = None, top: int = 3, recipe: str = ""
-) -> Found:
+) -> SearchResult:
     index = folder.parent / "index"
     work = search(description, folder, model or FakeModel(), index, top=top, recipe=recipe)
     return asyncio.run(work)
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "media"
 
 
-def names(found: Found) -> list[str]:
+def names(found: SearchResult) -> list[str]:
     return [Path(match.path).name for match in found.matches]
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import typer
 
+from multimodal_embedding_serving.bulk.items import KINDS
 from multimodal_embedding_serving.cli import app
+from multimodal_embedding_serving.cli.embed import Kind
 from tests.cli.test_cli import mmes
 from tests.serving import PATIENCE, Running, serving
 
@@ -135,3 +137,7 @@ def test_an_output_folder_that_is_not_there_is_a_message(tmp_path: Path) -> None
     assert done.returncode == 1
     assert "Not a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_kinds_of_the_command_line_are_those_of_bulk_work() -> None:
+    assert tuple(Kind) == KINDS

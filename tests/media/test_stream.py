@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import pytest
 
-from multimodal_embedding_serving.media.stream import stream
+from multimodal_embedding_serving.media.stream import DaemonThread, stream, stream_batches
 from tests.fakes import PATIENCE
 
 
@@ -87,6 +87,55 @@ async def test_the_generator_is_closed_when_the_consumer_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(counter.closed.wait, PATIENCE)
+
+
+async def test_a_batch_is_what_is_ready_and_at_most_its_size(pool: ThreadPoolExecutor) -> None:
+    more = threading.Event()
+
+    def numbers() -> Generator[int, None, None]:
+        yield 0
+        assert more.wait(PATIENCE)
+        yield from range(1, 10)
+
+    batches = stream_batches(numbers, pool, ahead=4, size=3)
+    assert await anext(batches) == [0]  # without waiting for the others
+    more.set()
+    later = [batch async for batch in batches]
+    assert [number for batch in later for number in batch] == list(range(1, 10))
+    assert all(1 <= len(batch) <= 3 for batch in later)
+
+
+async def test_a_generator_may_run_on_a_thread_that_does_not_keep_the_process_alive() -> None:
+    def threads() -> Generator[threading.Thread, None, None]:
+        yield threading.current_thread()
+
+    (thread,) = [each async for each in stream(threads, DaemonThread("listing"), ahead=1)]
+    assert thread.daemon
+    assert thread.name == "listing"
+
+
+async def test_a_generator_has_time_to_be_closed() -> None:
+    counter = Counter(1000)
+    batches = stream_batches(
+        counter, DaemonThread("listing"), ahead=2, size=2, close_timeout=PATIENCE
+    )
+    await anext(batches)
+    await batches.aclose()
+    assert counter.closed.is_set()
+
+
+async def test_a_generator_that_blocks_for_ever_is_left_alone_after_that_time() -> None:
+    never = threading.Event()
+
+    def blocked() -> Generator[int, None, None]:
+        yield 0
+        never.wait(PATIENCE)
+
+    batches = stream_batches(blocked, DaemonThread("listing"), ahead=2, size=2, close_timeout=0.01)
+    assert await anext(batches) == [0]
+    await batches.aclose()
+    assert not never.is_set()
+    never.set()
 
 
 async def test_a_stream_that_never_got_a_thread_is_not_started_later() -> None:

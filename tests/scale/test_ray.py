@@ -141,18 +141,19 @@ def url(cluster: Any) -> Iterator[str]:
     """Where the replicas are reached: one at first, two under load."""
     from ray import serve
 
-    from multimodal_embedding_serving.scale.ray_serve import Replicas, build
+    from multimodal_embedding_serving.scale.ray_serve import build
+    from multimodal_embedding_serving.scale.replicas import Replicas
 
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    words = Replicas(
-        cpus=1,
-        most=2,
-        ongoing=2,
-        patience=1,
+    replicas = Replicas(
+        num_cpus=1,
+        max_replicas=2,
+        target_ongoing_requests=2,
+        upscale_delay_s=1,
         environment={"EMBEDDING_MODEL_ALIASES": "mine"},
     )
-    serve.run(build(words), name=APP)
+    serve.run(build(replicas), name=APP)
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
 
@@ -248,7 +249,9 @@ def test_the_readmes_lines_serve_and_embed_on_a_cluster(cluster: Any, tmp_path: 
     lines = [line for line in code.splitlines() if not line.startswith(("ray st", ". .venv"))]
     port = free_port()
     script = "\n".join(lines).replace("vectors/", f"{tmp_path}/vectors/")
-    script = script.replace("most=4", "most=4 cpus=1").replace(":8000", f":{port}")
+    script = script.replace("max_replicas=4", "max_replicas=4 num_cpus=1").replace(
+        ":8000", f":{port}"
+    )
     environ = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

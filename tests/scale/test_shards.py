@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from multimodal_embedding_serving.bulk.formats import Parquet
-from multimodal_embedding_serving.bulk.items import Item
+from multimodal_embedding_serving.bulk.items import Failure, Item
 from multimodal_embedding_serving.bulk.schema import Layout, Rows
+from multimodal_embedding_serving.bulk.stream import Answer, Refusal
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 from multimodal_embedding_serving.scale.shards import Request, Shards
 from tests.bulk.fakes import fill, vector
@@ -36,11 +37,10 @@ def plan(out: Path, *arguments: Path | str, **options: object) -> Shards:
 
 def do(shards: Shards, number: int, layout: Layout = LAYOUT) -> None:
     """Embed a shard with nothing but the names."""
-    with shards.write(number, layout) as file:
+    with shards.write(number, layout, group_rows=2) as file:
         for item in shards.items(number):
             assert isinstance(item, Item)
-            file.rows.add(item.key, item.kind, [vector(item.key.encode())], None)
-            file.flush(at=2)
+            file.add(Answer(item, vector(item.key.encode())[None]))
         file.publish()
 
 
@@ -102,10 +102,53 @@ def test_a_file_is_as_bulk_work_writes_it(media: Path, tmp_path: Path) -> None:
 def test_the_same_words_go_on_and_others_are_refused(media: Path, tmp_path: Path) -> None:
     do(plan(tmp_path / "out", media), 0)
     assert plan(tmp_path / "out", media).left() == [1, 2]
-    with pytest.raises(InvalidInput, match="was begun with arguments"):
+    with pytest.raises(InvalidInput, match="was started with arguments"):
         plan(tmp_path / "out", media, "more")
     assert plan(tmp_path / "out", media, "more", fresh=True).left() == [0, 1, 2]
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_plan_of_the_previous_version_resumes(media: Path, tmp_path: Path) -> None:
+    """As format 1 (commit a1035f3) wrote it: its facts, and the names of its files."""
+    out = tmp_path / "out"
+    do(plan(out, media), 1)
+    facts = {"arguments": [str(media)], "dtype": "f32", "segment": None, "shard_items": 3}
+    text = json.dumps({"format": 1, **facts, "shards": 3, "items": 7})
+    (out / "_plan" / "plan.json").write_text(text)
+    (out / "_plan" / "model.json").write_text(
+        '{"model": "Fake/one", "fingerprint": "f1", "dimension": 8, "dtype": "f32"}'
+    )
+    assert sorted(path.name for path in (out / "_plan").iterdir()) == [
+        *(f"{number:06}.jsonl" for number in range(3)),
+        "model.json",
+        "plan.json",
+    ]
+    shards = plan(out, media)
+    shards.agree(LAYOUT)
+    assert shards.left() == [0, 2]
+
+
+def test_a_plan_of_a_newer_version_is_left_alone(media: Path, tmp_path: Path) -> None:
+    plan(tmp_path / "out", media)
+    path = tmp_path / "out" / "_plan" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(InvalidInput, match="made by a newer version"):
+        plan(tmp_path / "out", media)
+
+
+def test_a_shard_has_its_rows_and_how_each_item_ended(media: Path, tmp_path: Path) -> None:
+    shards = plan(tmp_path / "out", media)
+    good, bad, _ = shards.items(0)
+    assert isinstance(good, Item)
+    assert isinstance(bad, Item)
+    with shards.write(0, LAYOUT) as file:
+        file.add(Answer(good, vector(b"a")[None]))
+        file.add(Refusal(bad, InvalidInput("not an image")))
+        file.add(Failure("list.csv:3", InvalidInput("an empty line")))
+        file.publish()
+    assert (file.row_count, len(file.part.done)) == (1, 3)
+    lines = (tmp_path / "out" / "_errors" / "000000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == [bad.key, "list.csv:3"]
 
 
 def test_a_plan_that_was_not_finished_is_made_anew(media: Path, tmp_path: Path) -> None:

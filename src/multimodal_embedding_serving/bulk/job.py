@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from multimodal_embedding_serving.bulk.items import Item
-from multimodal_embedding_serving.bulk.ledger import FORMAT, Done, Ledger
+from multimodal_embedding_serving.bulk.ledger import Ledger
 from multimodal_embedding_serving.bulk.listing import Listed
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.bulk.output import LEDGER, STATE, Output, forget, lock
-from multimodal_embedding_serving.bulk.schema import DType, Layout, Rows
-from multimodal_embedding_serving.bulk.stream import Answer, Refusal, Result, embed
-from multimodal_embedding_serving.errors import InvalidInput
+from multimodal_embedding_serving.bulk.parts import FORMAT, Part, check_format, check_same_job
+from multimodal_embedding_serving.bulk.schema import DType, Layout
+from multimodal_embedding_serving.bulk.stream import Answer, Result, embed
 
 PART_ROWS = 2048
 PART_SECONDS = 30.0
@@ -63,7 +62,8 @@ class Tally:
         return asdict(self)
 
 
-Watch = Callable[[Tally], None]
+Watch = Callable[[Tally, int | None], None]
+"""Called with the tally so far and the number of items; None until the listing has ended."""
 
 
 class PendingItems:
@@ -73,12 +73,16 @@ class PendingItems:
         self._listed, self._ledger, self._tally = listed, ledger, tally
         self.pending: dict[str, bool] = {}
         """Key -> whether the item had rows before."""
+        self.total: int | None = None
+        """Items, not counting repeated ones; None until the listing has ended."""
 
     def __iter__(self) -> Iterator[Listed]:
+        count = 0
         for each in self._listed:
             self._tally.listed += 1
             if each.key in self.pending:
                 continue
+            count += 1
             if isinstance(each, Item):
                 state = self._ledger.state(each)
                 if state:
@@ -86,33 +90,7 @@ class PendingItems:
                     continue
                 self.pending[each.key] = state is not None
             yield each
-
-
-class Part:
-    """What was embedded since the last publication."""
-
-    def __init__(self, dtype: DType) -> None:
-        self._dtype = dtype
-        self.rows = Rows()
-        self.done: list[Done] = []
-        self.since = time.monotonic()
-
-    def add(self, result: Result) -> None:
-        if isinstance(result, Answer):
-            item = result.item
-            count = self.rows.add(item.key, item.kind, result.vectors, result.frames, self._dtype)
-            self.done.append(Done.of(item, count))
-        elif isinstance(result, Refusal):
-            self.done.append(Done.refused(result.item, result.error))
-        else:
-            self.done.append(Done(result.key, None, is_file=False, error=result.error))
-
-    def is_due(self, options: Options) -> bool:
-        return (
-            len(self.rows) >= options.part_rows
-            or len(self.done) >= 2 * options.part_rows
-            or time.monotonic() - self.since >= options.part_seconds
-        )
+        self.total = count
 
 
 class Job:
@@ -132,11 +110,12 @@ class Job:
                 async for result in results:
                     self._count(result)
                     self._part.add(result)
-                    if self._part.is_due(self._options):
+                    if self._part.is_due(self._options.part_rows, self._options.part_seconds):
                         await _in_full(lambda: self._publish(plan))
-                    self._watch(self._tally)
+                    self._watch(self._tally, plan.total)
         finally:  # interrupted, too: what is embedded is kept
             self._publish(plan)
+        self._watch(self._tally, plan.total)
         if self._options.removed == "drop":
             await _in_full(self._drop_removed)
         await _in_full(lambda: self._output.finish(self._ledger))
@@ -179,7 +158,7 @@ async def run(
     *,
     fresh: bool = False,
     wait: bool = False,
-    watch: Watch = lambda tally: None,
+    watch: Watch = lambda tally, total: None,
 ) -> Tally:
     """Do what is left to do of a listing; `wait` for another job on the same output.
 
@@ -193,21 +172,20 @@ async def run(
         if fresh:
             forget(output.state)
         ledger = open_.enter_context(Ledger(output.state / LEDGER))
-        _check(ledger, {**asdict(layout), "recipe": options.recipe, "format": FORMAT}, output)
+        _check(ledger, layout, options.recipe, output.state.name.removesuffix(STATE))
         output.open(ledger, layout, fresh=fresh)
         return await Job(ledger, output, options, watch).run(listed, model)
 
 
-def _check(ledger: Ledger, wanted: dict[str, Any], output: Output) -> None:
-    """Hold the job to what its output was begun with."""
-    asked = {name: str(value) for name, value in wanted.items()}
-    begun = ledger.facts()
-    other = [name for name in asked if begun.get(name, asked[name]) != asked[name]]
-    if other and ledger.count()[0]:
-        what = ", ".join(f"{name} {begun[name] or 'none'}, not {asked[name]}" for name in other)
-        name = output.state.name.removesuffix(STATE)
-        raise InvalidInput(f"{name} was begun with {what}; --fresh starts over")
-    ledger.note(asked)
+def _check(ledger: Ledger, layout: Layout, recipe: str, name: str) -> None:
+    """Raise InvalidInput unless the ledger's rows were made as this job makes them."""
+    facts = {**asdict(layout), "recipe": recipe, "format": FORMAT}
+    requested = {fact: str(value) for fact, value in facts.items()}
+    recorded = ledger.facts()
+    check_format(name, recorded)
+    if ledger.count()[0]:
+        check_same_job(name, recorded, requested)
+    ledger.note(requested)
 
 
 async def _in_full(work: Callable[[], None]) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Self
 from multimodal_embedding_serving.bulk.items import Item
 from multimodal_embedding_serving.errors import EmbeddingError, RemoteFailed
 
-FORMAT = "1"
 TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS done (
@@ -34,6 +33,9 @@ RENUMBER = (
 )
 """What remains keeps its order: its new place is the number of rows before it."""
 PAGE = 1000
+
+ErrorRecord = tuple[str, str, str]
+"""(key, code, message) of an item that could not be embedded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,15 @@ class Done:
         return cls(item.key, item.mark, item.is_file, rows)
 
     @classmethod
-    def refused(cls, item: Item, error: EmbeddingError) -> Done:
+    def failed(cls, item: Item, error: EmbeddingError) -> Done:
         """A failure of the service or of a remote host says nothing of the item: no mark."""
         mark = None if error.status >= RemoteFailed.status else item.mark
         return cls(item.key, mark, item.is_file, error=error)
+
+    @property
+    def record(self) -> ErrorRecord | None:
+        """None where it did not fail."""
+        return (self.key, self.error.code, self.error.message) if self.error else None
 
 
 class Ledger:
@@ -134,8 +141,8 @@ class Ledger:
         """The keys of all files that are done."""
         return (_text(key) for (key,) in self._pages("key", "file"))
 
-    def errors(self) -> Iterator[tuple[str, str, str]]:
-        """(key, code, message) of all that failed, by key."""
+    def errors(self) -> Iterator[ErrorRecord]:
+        """Of all that failed, by key."""
         for key, code, message in self._pages("key, code, message", "code IS NOT NULL"):
             yield _text(key), code, message
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
-from multimodal_embedding_serving.client import AsyncClient
+from multimodal_embedding_serving.client import AsyncClient, Client
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable, FrameInfo, Images, Texts, Video
@@ -124,18 +124,22 @@ class RemoteModel:
         self.parallel = PARALLEL
 
     @classmethod
-    async def connect(
+    def connect(
         cls, url: str, api_key: str | None = None, segment: Mapping[str, Any] | None = None
     ) -> RemoteModel:
-        """Ask a server what it embeds. Raises RemoteFailed, Unauthorized, NotReady."""
-        client = AsyncClient(url, api_key=api_key)
-        current = await client.current()
-        kinds = kinds_of((await client.capabilities())["modalities"])
-        dimension = current.get("dimension")
-        if dimension is None:  # MME's do not tell
-            dimension = (await client.embed_texts(["a"])).shape[1]
-        mark = current.get("fingerprint") or ""
-        return cls(client, Identity(str(current["model"]), mark, dimension, kinds), segment)
+        """Ask a server what it embeds, and block meanwhile.
+
+        `segment` as segment_config. Raises RemoteFailed, Unauthorized, NotReady.
+        """
+        with Client(url, api_key=api_key) as client:
+            current = client.current()
+            kinds = kinds_of(client.capabilities()["modalities"])
+            dimension = current.get("dimension")
+            if dimension is None:  # Intel's service does not report it
+                dimension = client.embed_texts(["a"]).shape[1]
+        fingerprint = current.get("fingerprint") or ""
+        identity = Identity(str(current["model"]), fingerprint, dimension, kinds)
+        return cls(AsyncClient(url, api_key=api_key), identity, segment)
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
         return await self._client.embed_texts(list(texts))

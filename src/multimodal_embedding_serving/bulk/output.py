@@ -15,7 +15,8 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from multimodal_embedding_serving.bulk.formats import Format, Piece, files_at, find_format, flush
-from multimodal_embedding_serving.bulk.ledger import Ledger
+from multimodal_embedding_serving.bulk.ledger import ErrorRecord, Ledger
+from multimodal_embedding_serving.bulk.parts import part_stem
 from multimodal_embedding_serving.bulk.schema import Layout, Rows
 from multimodal_embedding_serving.errors import InvalidInput
 
@@ -104,7 +105,7 @@ class FileOutput:
         return files_at(self.path.with_suffix(""), self._format_class.suffixes)
 
     def _part(self, number: int) -> Path:
-        return self.state / f"part-{number:06}" if number else self.path.with_suffix("")
+        return part_stem(self.state, number) if number else self.path.with_suffix("")
 
     def _pieces(self, ledger: Ledger) -> Iterator[Piece]:
         return (Piece(self._part(part), first, rows) for part, first, rows in ledger.live())
@@ -129,7 +130,7 @@ class FileOutput:
         return json.dumps([(each.st_size, each.st_mtime_ns) for each in stats])
 
 
-def write_errors(path: Path, errors: Iterable[tuple[str, str, str]]) -> None:
+def write_errors(path: Path, errors: Iterable[ErrorRecord]) -> None:
     """A line for each item that could not be embedded; no file where there is none."""
     new, count = path.with_name(path.name + ".new"), 0
     with new.open("w", encoding="utf-8", errors="backslashreplace") as file:

@@ -45,7 +45,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     matches: Sequence[Match]
     """The best first, each file once."""
     tally: Tally
@@ -71,7 +71,7 @@ class Index:
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
 
-    async def renew(self, watch: Watch = lambda tally: None) -> Tally:
+    async def renew(self, watch: Watch = lambda tally, total: None) -> Tally:
         """Embed what is new or has changed, forget what is gone. Raises as `bulk.job.run`."""
         listing = Listing((str(self._folder),), kinds=self._kinds)
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,12 @@ async def search(
     *,
     top: int,
     recipe: str = "",
-    watch: Watch = lambda tally: None,
-) -> Found:
+    watch: Watch = lambda tally, total: None,
+) -> SearchResult:
     """The files of a folder that are most like a description; what is not embedded yet, is.
 
     Raises as `Index` and `bulk.job.run`.
     """
     index = Index(folder, search_dir, model, recipe)
     tally = await index.renew(watch)
-    return Found(index.best(await model.query(description), top), tally)
+    return SearchResult(index.best(await model.query(description), top), tally)

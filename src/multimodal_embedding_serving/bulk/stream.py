@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multimodal_embedding_serving.bulk.items import Failure, Item, unreadable
 from multimodal_embedding_serving.bulk.listing import Listed
-from multimodal_embedding_serving.bulk.lookahead import Lookahead
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.client.protocol import LOST
 from multimodal_embedding_serving.errors import (
@@ -22,12 +29,15 @@ from multimodal_embedding_serving.errors import (
     Unauthorized,
 )
 from multimodal_embedding_serving.inputs.items import FrameInfo
+from multimodal_embedding_serving.media.stream import DaemonThread, stream_batches
 from multimodal_embedding_serving.types import Vectors
 
 T = TypeVar("T")
 
 AHEAD = 256
 """Items that are listed before they are asked for."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds that an interrupted listing has to end, so that nobody closes a ledger that it reads."""
 TEXTS, CHARACTERS = 64, 1 << 18
 """Texts of one request, and how long they may be together."""
 TYPICAL = 4096
@@ -86,7 +96,7 @@ class Stream:
 
     def __init__(self, listed: Iterable[Listed], model: Model, ready: int) -> None:
         self._model = model
-        self._listed = Lookahead(listed, AHEAD)
+        self._listed = listed
         self._slots = asyncio.Semaphore(model.parallel)
         self._films = asyncio.Semaphore(FILMS)
         self._room = asyncio.Semaphore(ready)
@@ -109,19 +119,32 @@ class Stream:
                 request.cancel()
                 left.append(request)
         await asyncio.gather(*left, return_exceptions=True)
-        await self._listed.stop()
 
     async def _feed(self) -> None:
         try:
-            while chunk := await self._listed.take():
-                for listed in _requests(chunk):
-                    await self._room.acquire()
-                    await self._slots.acquire()
-                    request = asyncio.create_task(self._results(listed))
-                    request.add_done_callback(lambda _: self._slots.release())
-                    self._requests.put_nowait(request)
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    for listed in _requests(chunk):
+                        await self._room.acquire()
+                        await self._slots.acquire()
+                        request = asyncio.create_task(self._results(listed))
+                        request.add_done_callback(lambda _: self._slots.release())
+                        self._requests.put_nowait(request)
         finally:
             self._requests.put_nowait(None)
+
+    def _chunks(self) -> AsyncGenerator[list[Listed], None]:
+        """Whatever has been listed since the last chunk, at least one item.
+
+        The thread is a daemon: one that reads a terminal may never come back.
+        """
+
+        def read() -> Generator[Listed, None, None]:
+            yield from self._listed
+
+        return stream_batches(
+            read, DaemonThread("listing"), ahead=AHEAD, size=AHEAD, close_timeout=CLOSE_TIMEOUT
+        )
 
     async def _results(self, listed: Sequence[Listed]) -> list[Result]:
         """Of texts, or of one picture, one video or one failure."""

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multimodal_embedding_serving.cli.options import ApiKey, Device, Json, Model, Server, ask
+from multimodal_embedding_serving.cli.options import (
+    ApiKey,
+    Device,
+    Json,
+    Model,
+    Server,
+    model_options,
+)
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.models import Identity
@@ -32,11 +39,10 @@ def bench(
     """Measure texts and photos a second, and the time of a single one, here or on a server."""
     from multimodal_embedding_serving.diagnostics.benchmark import measure
 
-    asked = ask(model, device, server, api_key)
-    opened = replace(asked, settings=replace(asked.settings, cache_mb=0)).open()
+    options = model_options(model, device, server, api_key)
+    embedder = replace(options, settings=replace(options.settings, cache_mb=0)).open_model()
 
     async def work(folder: Path) -> tuple[Identity, list[Rate]]:
-        embedder = await opened()
         try:
             return embedder.identity, await measure(embedder, folder, seconds)
         finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -18,10 +18,10 @@ from multimodal_embedding_serving.cli.options import (
     Frames,
     FramesPerSecond,
     Json,
-    Kinds,
     Model,
+    ModelOptions,
     Server,
-    ask,
+    model_options,
 )
 from multimodal_embedding_serving.cli.ray import on_cluster
 from multimodal_embedding_serving.cli.reports import SOME_FAILED, progress, report
@@ -35,51 +35,45 @@ if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.output import Output
 
 
-class Precision(StrEnum):
-    """Of stored numbers."""
-
-    f32 = "f32"
-    f16 = "f16"
+DType = Literal["f32", "f16"]
+Change = Literal["date", "content"]
+Store = Literal["lancedb", "qdrant"]
 
 
-class Change(StrEnum):
-    """What tells that a file has changed."""
+class Kind(StrEnum):
+    """As `bulk.items.KINDS`; Typer takes no list of Literal."""
 
-    date = "date"
-    content = "content"
-
-
-class Store(StrEnum):
-    """A vector store."""
-
-    lancedb = "lancedb"
-    qdrant = "qdrant"
+    text = "text"
+    image = "image"
+    video = "video"
 
 
 Items = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet); - is stdin."
+        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet); - reads stdin."
     ),
 ]
-Text = Annotated[list[str] | None, typer.Option(help="A text, whatever it looks like.")]
+Text = Annotated[list[str] | None, typer.Option(help="Text to embed, even if it names a file.")]
 Out = Annotated[
     str | None,
-    typer.Option(help="A file: .parquet (extra bulk), .npy or .jsonl. A second run goes on."),
+    typer.Option(help="Output file: .parquet (extra bulk), .npy or .jsonl; rerun to resume."),
 ]
-To = Annotated[Store | None, typer.Option(help="--out is such a store's folder or URL.")]
-Table = Annotated[str, typer.Option(help="The store's table or collection.")]
-Only = Annotated[list[Kinds] | None, typer.Option("--kind", help="Take only these from folders.")]
-Numbers = Annotated[Precision, typer.Option("--dtype", help="Of stored numbers.")]
-Changed = Annotated[Change, typer.Option(help="Changed files: by size and date, or by content.")]
-Drop = Annotated[bool, typer.Option("--drop-removed", help="Drop the rows of files that are gone.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, overwriting --out.")]
+To = Annotated[Store | None, typer.Option(help="Vector store; --out is its folder or URL.")]
+Table = Annotated[str, typer.Option(help="Table or collection in the store.")]
+Only = Annotated[list[Kind] | None, typer.Option("--kind", help="Take only this from folders.")]
+Numbers = Annotated[DType, typer.Option("--dtype", help="Number type of stored vectors.")]
+Changed = Annotated[
+    Change, typer.Option(help="Detect changed files by size and date, or by content.")
+]
+Drop = Annotated[bool, typer.Option("--drop-removed", help="Drop rows of files that are gone.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Retry inputs that failed before.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and overwrite --out.")]
 Ray = Annotated[
     str | None,
-    typer.Option(help="A Ray cluster's address (auto, local) to work on; --out is a folder."),
+    typer.Option(help="Ray cluster to run on: an address, auto or local; --out is a folder."),
 ]
-Every = Annotated[int, typer.Option(min=1, help="Vectors that a killed job may have to repeat.")]
+Every = Annotated[int, typer.Option(min=1, help="Checkpoint every N vectors.")]
 
 
 def embed(
@@ -89,8 +83,8 @@ def embed(
     to: To = None,
     table: Table = "vectors",
     kind: Only = None,
-    dtype: Numbers = Precision.f32,
-    changed: Changed = Change.date,
+    dtype: Numbers = "f32",
+    changed: Changed = "date",
     drop_removed: Drop = False,
     retry: Retry = False,
     fresh: Fresh = False,
@@ -105,27 +99,27 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed texts, images and videos: a JSON object per vector on stdout, in order, or --out."""
-    asked = ask(model, device, server, api_key, frames, fps)
+    selected = model_options(model, device, server, api_key, frames, fps)
     if ray is not None:
-        unfit = text or to or kind or server or retry or drop_removed
-        where = None if unfit else out
-        on_cluster(ray, items or [], where, asked, dtype.value, fresh=fresh, as_json=as_json)
+        unsupported = text or to or kind or server or retry or drop_removed
+        folder = None if unsupported else out
+        on_cluster(ray, items or [], folder, selected, dtype, fresh=fresh, as_json=as_json)
         return
-    listing = _listing(items or [], text or [], kind, by_content=changed is Change.content)
+    listing = _listing(items or [], text or [], kind, by_content=changed == "content")
     if out is None:
-        _print(listing, asked.open, to)
-    options = _options(dtype, asked.recipe, publish_every, retry=retry, drop=drop_removed)
+        _print(listing, selected, to)
+    options = _options(dtype, selected.recipe, publish_every, retry=retry, drop=drop_removed)
     output = _output(out, to, table)
-    set_up_logging(asked.settings.log_format, asked.settings.log_level)
-    tally = _write(listing, asked.open, output, options, fresh=fresh)
+    set_up_logging(selected.settings.log_format, selected.settings.log_level)
+    tally = _write(listing, selected.open_model(), output, options, fresh=fresh)
     report(tally, out, as_json)
 
 
-def _options(dtype: Precision, recipe: str, part_rows: int, *, retry: bool, drop: bool) -> Options:
+def _options(dtype: DType, recipe: str, part_rows: int, *, retry: bool, drop: bool) -> Options:
     from multimodal_embedding_serving.bulk.job import Options
 
     return Options(
-        dtype=dtype.value,
+        dtype=dtype,
         retry=retry,
         removed="drop" if drop else "keep",
         part_rows=part_rows,
@@ -134,13 +128,13 @@ def _options(dtype: Precision, recipe: str, part_rows: int, *, retry: bool, drop
 
 
 def _listing(
-    items: list[str], texts: list[str], only: list[Kinds] | None, *, by_content: bool
+    items: list[str], texts: list[str], only: list[Kind] | None, *, by_content: bool
 ) -> Listing:
     from multimodal_embedding_serving.bulk.items import KINDS, mark_by_content, mark_by_date
     from multimodal_embedding_serving.bulk.listing import Listing
 
     if not items and not texts:
-        raise typer.BadParameter("name something to embed")
+        raise typer.BadParameter("no input: give texts, files, folders or URLs, or --text")
     return Listing(
         tuple(items),
         tuple(texts),
@@ -157,34 +151,27 @@ def _output(out: str, to: Store | None, table: str) -> Output:
         return FileOutput(Path(out))
     from multimodal_embedding_serving.bulk.stores import open_store
 
-    return open_store(to.value, out, table)
+    return open_store(to, out, table)
 
 
-def _print(
-    listing: Listing,
-    open_model: Callable[[], Callable[[], Awaitable[models.Model]]],
-    to: Store | None,
-) -> NoReturn:
+def _print(listing: Listing, selected: ModelOptions, to: Store | None) -> NoReturn:
     if to is not None:
-        raise typer.BadParameter("--to needs --out, the store's folder or URL")
-    failed, done = asyncio.run(_lines(listing, open_model()))
+        raise typer.BadParameter("--to requires --out, the store's folder or URL")
+    failed, done = asyncio.run(_print_lines(listing, selected.open_model()))
     raise typer.Exit(0 if not failed else SOME_FAILED if done else 1)
 
 
-async def _lines(
-    listing: Listing, open_model: Callable[[], Awaitable[models.Model]]
-) -> tuple[int, int]:
-    """Vectors as lines on stdout, what failed on stderr -> how many items failed and did not."""
+async def _print_lines(listing: Listing, model: models.Model) -> tuple[int, int]:
+    """Print vectors to stdout and failures to stderr -> the counts of failures and of successes."""
     from multimodal_embedding_serving.bulk.formats import json_lines
     from multimodal_embedding_serving.bulk.schema import Layout, Rows
     from multimodal_embedding_serving.bulk.stream import Answer, Refusal
-    from multimodal_embedding_serving.bulk.stream import embed as embedded
+    from multimodal_embedding_serving.bulk.stream import embed as embed_items
 
-    model = await open_model()
     layout = Layout.of(model.identity)
     failed = done = 0
     try:
-        async with aclosing(embedded(listing, model)) as results:
+        async with aclosing(embed_items(listing, model)) as results:
             async for result in results:
                 if isinstance(result, Answer):
                     rows, item = Rows(), result.item
@@ -203,30 +190,26 @@ async def _lines(
 
 def _write(
     listing: Listing,
-    open_model: Callable[[], Callable[[], Awaitable[models.Model]]],
+    model: models.Model,
     output: Output,
     options: Options,
     *,
     fresh: bool,
 ) -> Tally:
-    from multimodal_embedding_serving.bulk.counting import Count
     from multimodal_embedding_serving.bulk.job import run
 
-    opened = open_model()
+    async def work(show: Callable[[Work], None]) -> Tally:
+        def watch(tally: Tally, total: int | None) -> None:
+            show(progress(tally, total))
 
-    async def work(show: Callable[[Work], None], count: Count) -> Tally:
-        def watch(tally: Tally) -> None:
-            show(progress(tally, count.total))
-
-        model = await opened()
         try:
             return await run(listing, model, output, options, fresh=fresh, watch=watch)
         finally:
             await model.aclose()
 
-    with show_work("embedding") as show, Count(listing) as count:
+    with show_work("embedding") as show:
         try:
-            return asyncio.run(work(show, count))
+            return asyncio.run(work(show))
         except KeyboardInterrupt:
-            typer.echo("mmes: interrupted; the same command goes on from here", err=True)
+            typer.echo("mmes: interrupted; run the same command again to resume", err=True)
             raise

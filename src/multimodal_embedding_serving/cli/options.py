@@ -1,11 +1,9 @@
-"""Options that several commands have, and the model that they ask for."""
+"""Options that several commands share, and the model that they describe."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,65 +18,58 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Catalog id, alias, hf:org/name, or a folder.")
 ]
 Device = Annotated[str | None, typer.Option(help="CPU, GPU, NPU, AUTO, …")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-Server = Annotated[str | None, typer.Option(help="Ask the server at this URL instead.")]
-ApiKey = Annotated[str | None, typer.Option(help="Sent to servers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Server = Annotated[str | None, typer.Option(help="Embed by the server at this URL.")]
+ApiKey = Annotated[str | None, typer.Option(help="API key for --server.")]
 Frames = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames of each video, evenly spread.")
+    int | None,
+    typer.Option("--frames", min=1, help="Frames per video, evenly spaced."),
 ]
 FramesPerSecond = Annotated[
-    float | None, typer.Option("--fps", min=0.001, help="Frames a second of each video instead.")
+    float | None,
+    typer.Option("--fps", min=0.001, help="Frames per second of video, instead of --frames."),
 ]
-
-
-class Kinds(StrEnum):
-    """What is taken from folders."""
-
-    text = "text"
-    image = "image"
-    video = "video"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The model that a command asks for, here or on a server, and the frames of videos."""
+class ModelOptions:
+    """Which model a command uses, in this process or on a server, and which frames of videos."""
 
     settings: Settings
     server: str | None
     api_key: str | None
     segment: dict[str, Any]
+    """As segment_config; empty for the settings' defaults."""
 
     @property
     def recipe(self) -> str:
-        """What vectors of videos depend on."""
+        """What the vectors of videos depend on besides the model."""
         return json.dumps(self.segment) if self.segment else ""
 
-    def open(self) -> Callable[[], Awaitable[models.Model]]:
-        """Open a model of this process now; what is returned is to be awaited for a server's."""
+    def open_model(self) -> models.Model:
+        """Open the model in this process, with a progress bar, or connect to the server.
+
+        Blocks. Raises EmbeddingError.
+        """
         from multimodal_embedding_serving.bulk.models import LocalModel, RemoteModel
         from multimodal_embedding_serving.engine import Engine
 
         if self.server is not None:
-            url = self.server
-            return lambda: RemoteModel.connect(url, self.api_key, self.segment or None)
+            return RemoteModel.connect(self.server, self.api_key, self.segment or None)
         with show_stages() as show:
             engine = Engine.open(settings=self.settings, progress=show)
-
-        async def opened() -> models.Model:
-            return LocalModel(engine, self.settings, self.segment)
-
-        return opened
+        return LocalModel(engine, self.settings, self.segment)
 
 
-def ask(
+def model_options(
     model: str | None = None,
     device: str | None = None,
     server: str | None = None,
     api_key: str | None = None,
     frames: int | None = None,
     fps: float | None = None,
-) -> Asked:
+) -> ModelOptions:
     """Raises SettingsError."""
-    named = {"num_frames": frames, "extraction_fps": fps}
-    segment = {name: value for name, value in named.items() if value is not None}
-    return Asked(Settings.from_env(model=model, device=device), server, api_key, segment)
+    sampling = {"num_frames": frames, "extraction_fps": fps}
+    segment = {name: value for name, value in sampling.items() if value is not None}
+    return ModelOptions(Settings.from_env(model=model, device=device), server, api_key, segment)

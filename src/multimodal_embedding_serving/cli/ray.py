@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from multimodal_embedding_serving.cli.options import Asked
+from multimodal_embedding_serving.cli.options import ModelOptions
 from multimodal_embedding_serving.cli.reports import progress, report
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_work
@@ -20,7 +20,7 @@ def on_cluster(
     address: str,
     items: list[str],
     out: str | None,
-    asked: Asked,
+    selected: ModelOptions,
     dtype: DType,
     *,
     fresh: bool,
@@ -31,15 +31,21 @@ def on_cluster(
     Raises MissingExtra, InvalidInput, OSError.
     """
     if out is None:
-        raise typer.BadParameter("--ray takes items, --out, --fresh, and what vectors are of")
+        raise typer.BadParameter(
+            "--ray requires --out and does not support --text, --to, --kind, --server, --retry "
+            "or --drop-removed"
+        )
     from multimodal_embedding_serving.scale.ray_data import Options, connect, embed
 
-    set_up_logging(asked.settings.log_format, asked.settings.log_level)
-    told = {"EMBEDDING_MODEL_NAME": asked.settings.model, "EMBEDDING_DEVICE": asked.settings.device}
-    options = Options(environment=told, dtype=dtype, segment=asked.segment or None)
+    set_up_logging(selected.settings.log_format, selected.settings.log_level)
+    environment = {
+        "EMBEDDING_MODEL_NAME": selected.settings.model,
+        "EMBEDDING_DEVICE": selected.settings.device,
+    }
+    options = Options(environment=environment, dtype=dtype, segment=selected.segment or None)
     with show_work("embedding") as show, connect(address):
 
-        def watch(tally: Tally, total: int) -> None:
+        def watch(tally: Tally, total: int | None) -> None:
             show(progress(tally, total))
 
         tally = embed(items, out, options, fresh=fresh, watch=watch)

@@ -18,18 +18,19 @@ from multimodal_embedding_serving.cli.options import (
     Json,
     Model,
     Server,
-    ask,
+    model_options,
 )
+from multimodal_embedding_serving.cli.reports import progress
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import Work, show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.job import Tally
-    from multimodal_embedding_serving.bulk.search import Found
+    from multimodal_embedding_serving.bulk.search import SearchResult
 
-Description = Annotated[str, typer.Argument(help="What to look for, in words.")]
-Folder = Annotated[Path, typer.Argument(help="Where: its photos and videos, at any depth.")]
-Top = Annotated[int, typer.Option("--top", "-n", min=1, help="How many files to show.")]
+Description = Annotated[str, typer.Argument(help="Text description to search for.")]
+Folder = Annotated[Path, typer.Argument(help="Folder to search, including subfolders.")]
+Top = Annotated[int, typer.Option("--top", "-n", min=1, help="Number of files to show.")]
 
 
 def search(
@@ -44,46 +45,51 @@ def search(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Find photos and videos by a description; what was embedded before is not again."""
+    """Search images and videos by text description (indexes new files only)."""
     from multimodal_embedding_serving.bulk.search import search as find
 
-    asked = ask(model, device, server, api_key, frames, fps)
-    set_up_logging(asked.settings.log_format, asked.settings.log_level)
-    opened = asked.open()
+    options = model_options(model, device, server, api_key, frames, fps)
+    settings = options.settings
+    set_up_logging(settings.log_format, settings.log_level)
+    embedder = options.open_model()
 
-    async def work(show: Callable[[Work], None]) -> Found:
-        def watch(tally: Tally) -> None:
-            show(Work(tally.embedded + tally.failed + tally.unchanged))
+    async def work(show: Callable[[Work], None]) -> SearchResult:
+        def watch(tally: Tally, total: int | None) -> None:
+            show(progress(tally, total))
 
-        embedder = await opened()
         try:
-            place = asked.settings.search_dir
             return await find(
-                description, folder, embedder, place, top=top, recipe=asked.recipe, watch=watch
+                description,
+                folder,
+                embedder,
+                settings.search_dir,
+                top=top,
+                recipe=options.recipe,
+                watch=watch,
             )
         finally:
             await embedder.aclose()
 
     with show_work("indexing") as show:
-        found = asyncio.run(work(show))
+        result = asyncio.run(work(show))
     if as_json:
-        facts = [match.facts() for match in found.matches]
-        typer.echo(json.dumps({"matches": facts, "index": found.tally.facts()}))
+        facts = [match.facts() for match in result.matches]
+        typer.echo(json.dumps({"matches": facts, "index": result.tally.facts()}))
     else:
-        _show(found)
+        _print(result)
 
 
-def _show(found: Found) -> None:
+def _print(result: SearchResult) -> None:
     here = Path.cwd()
-    for match in found.matches:
+    for match in result.matches:
         path = Path(match.path)
-        shown = path.relative_to(here) if path.is_relative_to(here) else path
-        place = "" if match.timestamp is None else f"  at {clock(match.timestamp)}"
-        typer.echo(f"{match.similarity:6.3f}  {shown}{place}")
-    if not found.matches:
-        typer.echo("mmes: there is nothing to search", err=True)
-    if found.tally.errors:
-        typer.echo(f"mmes: {found.tally.errors:,} files can't be embedded", err=True)
+        name = path.relative_to(here) if path.is_relative_to(here) else path
+        time = "" if match.timestamp is None else f"  at {clock(match.timestamp)}"
+        typer.echo(f"{match.similarity:6.3f}  {name}{time}")
+    if not result.matches:
+        typer.echo("mmes: no images or videos to search", err=True)
+    if result.tally.errors:
+        typer.echo(f"mmes: could not embed {result.tally.errors:,} files", err=True)
 
 
 def clock(seconds: float) -> str:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future
+from contextlib import aclosing
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -19,11 +21,27 @@ async def stream(
     ahead: int,
     stop: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[T, None]:
-    """Yield what `make()` yields, which runs on a thread of `pool` at most `ahead` items in front.
+    """Yield what `make()` yields, one item at a time. As `stream_batches` otherwise."""
+    async with aclosing(stream_batches(make, pool, ahead=ahead, size=1, stop=stop)) as batches:
+        async for batch in batches:
+            yield batch.pop()
 
-    The generator is closed on its own thread when the consumer stops, is cancelled, or closes
-    this one; `stop()` is called then, from here, to end a step that may take long. An exception of
-    the generator is raised here, after what it yielded before.
+
+async def stream_batches(
+    make: Callable[[], Generator[T, None, None]],
+    pool: Executor,
+    *,
+    ahead: int,
+    size: int,
+    stop: Callable[[], None] = lambda: None,
+    close_timeout: float = 0.0,
+) -> AsyncGenerator[list[T], None]:
+    """Yield what `make()` yields, in lists of what is ready by then: 1 to `size` items.
+
+    The generator runs on a thread of `pool`, at most `ahead` items in front. It is closed on that
+    thread when the consumer stops, is cancelled, or closes this one; `stop()` is called then, from
+    here, to end a step that may take long, and `close_timeout` seconds are allowed for it. An
+    exception of the generator is raised here, after what it yielded before.
     """
     loop = asyncio.get_running_loop()
     ready: asyncio.Queue[T | asyncio.Future[None]] = asyncio.Queue()
@@ -41,16 +59,51 @@ async def stream(
     done.add_done_callback(ready.put_nowait)
     done.add_done_callback(_read_error)
     try:
-        while (item := await ready.get()) is not done:
-            room.release()
-            yield item  # type: ignore[misc]  # only `done` is a future
+        item: T | asyncio.Future[None] | None = None
+        while item is not done:
+            batch: list[T] = []
+            while len(batch) < size and not (batch and ready.empty()):
+                item = await ready.get()
+                if item is done:
+                    break
+                room.release()
+                batch.append(item)  # type: ignore[arg-type]  # only `done` is a future
+                item = None  # its memory may be needed for the next one
+            if batch:
+                yield batch
         await done
     finally:
         stopped.set()
         room.release()
+        if close_timeout:
+            await asyncio.wait([done], timeout=close_timeout)
         if not done.done():
             done.cancel()
             stop()
+
+
+class DaemonThread(Executor):
+    """An executor that starts a thread for each call, for what may block for ever.
+
+    A read from a terminal does; the threads of a ThreadPoolExecutor would keep the process alive.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # raised where the future is awaited, too
+                future.set_exception(error)
+                raise
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        return future
 
 
 def _work(make: Callable[[], Generator[T, None, None]], enter: Callable[[T], bool]) -> None:
@@ -62,6 +115,6 @@ def _work(make: Callable[[], Generator[T, None, None]], enter: Callable[[T], boo
 
 
 def _read_error(done: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: nobody awaits it when the consumer has stopped before."""
+    """Retrieve a failure, lest asyncio log it: nobody awaits it once the consumer has stopped."""
     if not done.cancelled():
         done.exception()

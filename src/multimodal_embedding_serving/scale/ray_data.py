@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.bulk.job import Tally
+from multimodal_embedding_serving.bulk.job import Tally, Watch
 from multimodal_embedding_serving.bulk.models import LocalModel, Model
 from multimodal_embedding_serving.bulk.schema import DType, Layout
-from multimodal_embedding_serving.bulk.stream import Answer, Refusal
-from multimodal_embedding_serving.bulk.stream import embed as embedded
+from multimodal_embedding_serving.bulk.stream import embed as embed_items
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import InvalidInput, MissingExtra
 from multimodal_embedding_serving.scale.resources import node_settings, usual_cpus
-from multimodal_embedding_serving.scale.shards import SHARD_ITEMS, Request, Shards
+from multimodal_embedding_serving.scale.shards import DEFAULT_SHARD_ITEMS, Request, Shards
 from multimodal_embedding_serving.settings import Settings
 
 try:
@@ -57,7 +56,7 @@ class Options:
     """None: as many as the cluster, which may grow, has room for."""
     dtype: DType = "f32"
     segment: Mapping[str, Any] | None = None
-    shard_items: int = SHARD_ITEMS
+    shard_items: int = DEFAULT_SHARD_ITEMS
 
 
 class Embedder:
@@ -80,21 +79,19 @@ class Embedder:
         return {name: np.array([report[name] for report in reports]) for name in names}
 
     async def _embed(self, number: int) -> dict[str, int]:
-        done = 0
         with self._shards.write(number, self._layout) as file:
-            async with aclosing(embedded(self._shards.items(number), self._model)) as results:
+            async with aclosing(embed_items(self._shards.items(number), self._model)) as results:
                 async for result in results:
-                    if isinstance(result, Answer):
-                        item, dtype = result.item, self._layout.dtype
-                        file.rows.add(item.key, item.kind, result.vectors, result.frames, dtype)
-                        file.flush()
-                        done += 1
-                        continue
-                    key = result.item.key if isinstance(result, Refusal) else result.key
-                    file.errors.append((key, result.error.code, result.error.message))
+                    file.add(result)
             file.publish()
-        failed = len(file.errors)
-        return {"shard": number, "embedded": done, "failed": failed, "vectors": file.count}
+        done = file.part.done
+        failed = sum(1 for _ in file.part.errors())
+        return {
+            "shard": number,
+            "embedded": len(done) - failed,
+            "failed": failed,
+            "vectors": file.row_count,
+        }
 
 
 @contextmanager
@@ -119,13 +116,13 @@ def embed(
     options: Options | None = None,
     *,
     fresh: bool = False,
-    watch: Callable[[Tally, int], None] = lambda tally, total: None,
+    watch: Watch = lambda tally, total: None,
 ) -> Tally:
     """Do what is left to do, on the cluster that Ray is or can be connected to.
 
-    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` hears the
-    tally so far and how many items there are. Raises InvalidInput where `out` holds another job,
-    OSError, MissingExtra, and Ray's own errors for what ends the whole job.
+    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
+    with the tally so far and the number of items. Raises InvalidInput where `out` holds another
+    job, OSError, MissingExtra, and Ray's own errors for what ends the whole job.
     """
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)

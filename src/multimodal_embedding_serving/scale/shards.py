@@ -7,39 +7,44 @@
     out/_errors/000000.jsonl        what of it could not be embedded
 
 A shard is done exactly when its file has its name, which it gets once it is whole and on the disk.
-So the same shard may be begun on any number of machines, and end on any of them; nothing is lost
-and nothing is there twice. Readers of Parquet folders pass over names that begin with `_`.
+So any number of machines may start the same shard and any of them may finish it; nothing is lost
+and nothing is there twice. Readers of Parquet folders skip names that begin with `_`. `bulk.parts`
+has what is the same in a local job, and why there is no ledger here.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from multimodal_embedding_serving.bulk.formats import Durable, Parquet, flush
+from multimodal_embedding_serving.bulk.formats import Durable, Parquet, files_at, flush
 from multimodal_embedding_serving.bulk.items import TABLE_SUFFIX, Failure, Item, absolute
+from multimodal_embedding_serving.bulk.ledger import ErrorRecord
 from multimodal_embedding_serving.bulk.listing import Listed, Listing
 from multimodal_embedding_serving.bulk.output import write_errors
+from multimodal_embedding_serving.bulk.parts import (
+    FORMAT,
+    Part,
+    check_same_job,
+    differences,
+    part_number,
+    part_stem,
+)
 from multimodal_embedding_serving.bulk.schema import Layout, Rows, arrow_table
+from multimodal_embedding_serving.bulk.stream import Result
 from multimodal_embedding_serving.bulk.tables import Range, count_rows
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 
-FORMAT = 1
-SHARD_ITEMS = 2048
+DEFAULT_SHARD_ITEMS = 2048
 """Items of a shard: what a lost machine may have to repeat."""
-GROUP_ROWS = 2048
+DEFAULT_GROUP_ROWS = 2048
 """Of a row group: what a shard of long videos keeps in memory."""
-_PART = re.compile(r"part-(\d{6,})\.parquet")
-
-Error = tuple[str, str, str]
-"""(key, code, message)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Request:
     dtype: str = "f32"
     segment: Mapping[str, Any] | None = None
     """Which frames of a video, as segment_config."""
-    shard_items: int = SHARD_ITEMS
+    shard_items: int = DEFAULT_SHARD_ITEMS
 
     def facts(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self), "arguments": list(self.arguments)}
@@ -83,30 +88,27 @@ class Shards:
         """
         if fresh:
             self._forget()
-        known = self._facts()
-        if known is None:
+        recorded = self._facts()
+        if recorded is None:
             if self._folder.is_dir() and set(self.done()):
                 raise InvalidInput(f"{self._folder} holds Parquet files of another job")
             self._list(request)
             return
-        other = [name for name, value in request.facts().items() if known.get(name) != value]
-        if other:
-            told = ", ".join(f"{name} {known.get(name)!r}" for name in other)
-            raise InvalidInput(f"{self._folder} was begun with {told}; fresh starts over")
+        check_same_job(str(self._folder), recorded, request.facts())
 
     def _list(self, request: Request) -> None:
         for folder in (self._plan, self._errors):
             shutil.rmtree(folder, ignore_errors=True)  # of a plan that was not finished
             folder.mkdir(parents=True)
         number = items = 0
-        unlisted: list[Error] = []
+        unlisted: list[ErrorRecord] = []
         for lines, count in _cut(request, unlisted):
             with Durable(self._plan / f"{number:06}.jsonl") as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
             number, items = number + 1, items + count
         write_errors(self._errors / "plan.jsonl", unlisted)
         facts = {**request.facts(), "shards": number, "items": items}
-        self._publish(json.dumps(facts).encode(), self._plan / "plan.json")
+        self._replace(json.dumps(facts).encode(), self._plan / "plan.json")
 
     def _forget(self) -> None:
         for folder in (self._plan, self._errors):
@@ -155,20 +157,21 @@ class Shards:
             pass
         finally:
             own.unlink()
-        first = json.loads(path.read_bytes())
-        if first != asdict(layout):
+        if changes := differences(json.loads(path.read_bytes()), asdict(layout)):
             raise ModelMismatch(
-                f"this folder's vectors are of {first['model']} ({first['fingerprint']}), this "
-                f"machine opened {layout.model} ({layout.fingerprint})"
+                f"{layout.model}, as this machine opened it, has other vectors than "
+                f"{self._folder}, which was started with {changes}"
             )
 
-    def write(self, number: int, layout: Layout) -> ShardFile:
+    def write(
+        self, number: int, layout: Layout, *, group_rows: int = DEFAULT_GROUP_ROWS
+    ) -> ShardFile:
         """A shard's file, which is to be entered, filled and published."""
         temporary = self._folder / f"_{number:06}.{uuid.uuid4().hex}.parquet"
-        return ShardFile(temporary, Parquet(layout), layout, lambda file: self._end(number, file))
+        return ShardFile(temporary, layout, group_rows, lambda file: self._publish(number, file))
 
-    def _end(self, number: int, file: ShardFile) -> None:
-        write_errors(self._errors / f"{number:06}.jsonl", file.errors)
+    def _publish(self, number: int, file: ShardFile) -> None:
+        write_errors(self._errors / f"{number:06}.jsonl", file.part.errors())
         flush(self._errors)
         flush(file.path)
         file.path.replace(self._part(number))
@@ -193,13 +196,14 @@ class Shards:
         """The shards that are done, in no order."""
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if found := _PART.fullmatch(entry.name):
-                    yield int(found[1])
+                number = part_number(entry.name, Parquet.suffixes[0])
+                if number is not None:
+                    yield number
 
     def _part(self, number: int) -> Path:
-        return self._folder / f"part-{number:06}.parquet"
+        return files_at(part_stem(self._folder, number), Parquet.suffixes)[0]
 
-    def _publish(self, content: bytes, path: Path) -> None:
+    def _replace(self, content: bytes, path: Path) -> None:
         new = path.with_name(path.name + ".new")
         with Durable(new) as file:
             file.write(content)
@@ -208,37 +212,46 @@ class Shards:
 
 
 class ShardFile:
-    """A shard's rows on their way to the disk. Without `publish` nothing of it stays."""
+    """A shard's part on its way to the disk. Without `publish` nothing of it stays."""
 
-    def __init__(self, path: Path, format_: Parquet, layout: Layout, end: Any) -> None:
-        self.path, self._format, self._layout, self._end = path, format_, layout, end
-        self.rows = Rows()
-        self.errors: list[Error] = []
-        self.count = 0
+    def __init__(
+        self, path: Path, layout: Layout, group_rows: int, publish: Callable[[ShardFile], None]
+    ) -> None:
+        self.path, self._layout, self._group_rows = path, layout, group_rows
+        self._publish = publish
+        self.part = Part(layout.dtype)
+        """How all items of the shard ended, and the rows that are not written yet."""
+        self.row_count = 0
 
     def __enter__(self) -> Self:
-        self._writer = self._format.writer(self.path)
+        self._writer = Parquet(self._layout).writer(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
         self.path.unlink(missing_ok=True)
 
-    def flush(self, *, at: int = GROUP_ROWS) -> None:
-        """Write what has come together, if it is `at` rows or more."""
-        if len(self.rows) >= at:
-            self._writer.write_table(arrow_table(self.rows, self._layout))
-            self.count += len(self.rows)
-            self.rows = Rows()
+    def add(self, result: Result) -> None:
+        self.part.add(result)
+        if len(self.part.rows) >= self._group_rows:
+            self._write_group()
 
     def publish(self) -> None:
         """The shard is done."""
-        self.flush(at=1)
+        if self.part.rows:
+            self._write_group()
         self._writer.close()
-        self._end(self)
+        self._publish(self)
+
+    def _write_group(self) -> None:
+        self._writer.write_table(arrow_table(self.part.rows, self._layout))
+        self.row_count += len(self.part.rows)
+        self.part.rows = Rows()
 
 
-def _cut(request: Request, unlisted: list[Error]) -> Iterator[tuple[list[dict[str, Any]], int]]:
+def _cut(
+    request: Request, unlisted: list[ErrorRecord]
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """The lines of each shard, and how many items they are."""
     lines: list[dict[str, Any]] = []
     for listed in _words(request.arguments):
