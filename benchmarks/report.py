@@ -42,25 +42,26 @@ def render(results: Results) -> str:
 
 
 LEGEND = (
-    "One item per request, OpenAI's `/v1/embeddings`, vectors as base64, the same requests for every "
-    "system, in a closed loop of the given number of clients. Latencies are in ms, CPU in "
-    "core-milliseconds per item. `others`: cores used by everything else on the machine; a row above "
-    f"{NOISE} is marked (!) and is less reliable. `x`: this service's rate divided by the row's."
+    "One item per request, OpenAI's `/v1/embeddings`, vectors as base64, the same requests for "
+    "every system, in a closed loop of the given number of clients. Latencies are in ms, CPU in "
+    "core-milliseconds per item. `others`: cores used by everything else on the machine; a row "
+    f"above {NOISE} is marked (!) and is less reliable. `x`: this service's rate divided by "
+    "the row's."
 )
 
 
 PAIRS = (
     "Measured back to back, in several rounds; the target uses the median. Images: images/s and "
     "their limit, 16 clients. Many: texts/s in requests of "
-    f"{BULK_ITEMS}, {BULK_LANES} clients, and `benchmark_app` with the same batches. Latency: ms for "
-    "a text of 8 tokens, one client, and the median of `benchmark_app`."
+    f"{BULK_ITEMS}, {BULK_LANES} clients, and `benchmark_app` with the same batches. Latency: ms "
+    "for a text of 8 tokens, one client, and the median of `benchmark_app`."
 )
 
 
 LIMITS = (
     "The served graphs alone in OpenVINO's `benchmark_app`, at the served precision, and this "
-    "service's own decoding and resizing on one thread. The limit for images is the number of cores "
-    "divided by the CPU seconds of decode + resize + graph."
+    "service's own decoding and resizing on one thread. The limit for images is the number of "
+    "cores divided by the CPU seconds of decode + resize + graph."
 )
 
 

@@ -80,8 +80,8 @@ def storage_table(path: Path) -> str:
     ]
     sizes = table(["", "bytes", "10^6 items", "10^9 items"], rows)
     return (
-        f"{sizes}\nListing finds {kept['listed_per_second']:,.0f} files per second. A bulk job without "
-        f"its model writes {kept['rows_per_second']:,.0f} rows per second.\n"
+        f"{sizes}\nListing finds {kept['listed_per_second']:,.0f} files per second. A bulk job "
+        f"without its model writes {kept['rows_per_second']:,.0f} rows per second.\n"
     )
 
 
