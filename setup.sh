@@ -4,11 +4,12 @@
 #   export EMBEDDING_DEVICE=GPU                      # default: CPU
 #   source setup.sh && docker compose -f docker/compose.yaml up
 #
-# It checks what is set, fills in what is not, makes the volumes where docker is there, and prints
-# the result. A wrong value is named, and nothing is exported then. docs/configuration.md lists
-# every setting; those that are not named here keep the service's own defaults.
+# It checks the variables that you exported, sets the others to their defaults, creates the Docker
+# volumes if Docker is running, and prints the result. If a value is invalid, it reports the variable
+# and exports nothing. docs/configuration.md lists every setting; the settings that this script does
+# not set keep the service's own defaults.
 
-# tests/test_setup.py holds this list to the catalog.
+# tests/deploy/test_setup.py compares this list with the catalog.
 _mmes_models="
 Builtin/mini
 CLIP/clip-vit-b-32 CLIP/clip-vit-b-16 CLIP/clip-vit-l-14 CLIP/clip-vit-h-14
@@ -20,9 +21,9 @@ Blip2/blip2_transformers Blip2/blip2
 QwenText/qwen3-embedding-0.6b QwenText/qwen3-embedding-4b QwenText/qwen3-embedding-8b
 "
 
-_mmes_refuse() { # name, value, what is allowed
+_mmes_reject() { # name, value, allowed values
   printf "setup.sh: %s='%s' is not allowed; allowed: %s\n" "$1" "$2" "$3" >&2
-  _mmes_wrong=1
+  _mmes_invalid=1
 }
 
 _mmes_matches() { # value, extended regular expression
@@ -30,7 +31,7 @@ _mmes_matches() { # value, extended regular expression
 }
 
 _mmes_setup() {
-  _mmes_wrong=0
+  _mmes_invalid=0
   _mmes_model=${EMBEDDING_MODEL_NAME:-Builtin/mini}
   _mmes_device=${EMBEDDING_DEVICE:-CPU}
   _mmes_upper=$(printf '%s' "$_mmes_device" | tr '[:lower:]' '[:upper:]')
@@ -38,7 +39,7 @@ _mmes_setup() {
   _mmes_use=$(printf '%s' "${EMBEDDING_USE_OV:-true}" | tr '[:upper:]' '[:lower:]')
   _mmes_precision=${EMBEDDING_PRECISION:-auto}
 
-  # Batches and hints as the devices want them.
+  # Batch size and performance hint suit the device.
   case "$_mmes_upper" in
     *GPU*) _mmes_batch=32 _mmes_mode=THROUGHPUT ;;
     *NPU*) _mmes_batch=16 _mmes_mode=THROUGHPUT ;;
@@ -50,25 +51,25 @@ _mmes_setup() {
   case "$_mmes_model" in
     hf:?*/?* | */*/* | ./* | /* | '~'*) ;;
     *)
-      # With the family and without it, in any case.
+      # With or without the family; case does not matter.
       printf '%s' "$_mmes_models" | tr ' ' '\n' | sed -n 'p; s|.*/||p' | grep -Fiqx -e "$_mmes_model" ||
-        _mmes_refuse EMBEDDING_MODEL_NAME "$_mmes_model" \
+        _mmes_reject EMBEDDING_MODEL_NAME "$_mmes_model" \
           "hf:org/name, a folder, or one of:$(printf '%s' "$_mmes_models" | tr '\n' ' ')"
       ;;
   esac
   _mmes_matches "$_mmes_upper" '^(CPU|GPU(\.[0-9]+)*|NPU|CUDA(:[0-9]+)?|AUTO|(AUTO|MULTI|HETERO|BATCH):.+)$' ||
-    _mmes_refuse EMBEDDING_DEVICE "$_mmes_device" "CPU, GPU, GPU.1, NPU, AUTO, AUTO:…, MULTI:…, HETERO:…, BATCH:…, cuda, cuda:0"
+    _mmes_reject EMBEDDING_DEVICE "$_mmes_device" "CPU, GPU, GPU.1, NPU, AUTO, AUTO:…, MULTI:…, HETERO:…, BATCH:…, cuda, cuda:0"
   _mmes_matches "$_mmes_use" '^(true|false|1|0|yes|no|on|off)$' ||
-    _mmes_refuse EMBEDDING_USE_OV "$_mmes_use" "true, false"
+    _mmes_reject EMBEDDING_USE_OV "$_mmes_use" "true, false"
   { _mmes_matches "$_mmes_port" '^[0-9]{1,5}$' && [ "$_mmes_port" -le 65535 ]; } ||
-    _mmes_refuse EMBEDDING_SERVER_PORT "$_mmes_port" "a whole number, 0 to 65535"
+    _mmes_reject EMBEDDING_SERVER_PORT "$_mmes_port" "a whole number, 0 to 65535"
   _mmes_matches "$_mmes_batch" '^[1-9][0-9]{0,3}$' ||
-    _mmes_refuse INFER_BATCH_SIZE "$_mmes_batch" "a whole number, 1 to 1024"
+    _mmes_reject INFER_BATCH_SIZE "$_mmes_batch" "a whole number, 1 to 1024"
   _mmes_matches "$_mmes_mode" '^(auto|LATENCY|THROUGHPUT|CUMULATIVE_THROUGHPUT)$' ||
-    _mmes_refuse OV_PERFORMANCE_MODE "$_mmes_mode" "auto, LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT"
+    _mmes_reject OV_PERFORMANCE_MODE "$_mmes_mode" "auto, LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT"
   _mmes_matches "$_mmes_precision" '^(auto|f32|bf16|f16|int8-weights|int4-weights|int8)$' ||
-    _mmes_refuse EMBEDDING_PRECISION "$_mmes_precision" "auto, f32, bf16, f16, int8-weights, int4-weights, int8"
-  [ "$_mmes_wrong" = 0 ] || return 1
+    _mmes_reject EMBEDDING_PRECISION "$_mmes_precision" "auto, f32, bf16, f16, int8-weights, int4-weights, int8"
+  [ "$_mmes_invalid" = 0 ] || return 1
 
   export EMBEDDING_MODEL_NAME="$_mmes_model"
   export EMBEDDING_DEVICE="$_mmes_device"
@@ -91,9 +92,9 @@ _mmes_setup() {
   _mmes_volumes
 }
 
-_mmes_volumes() { # what compose.yaml mounts; without an engine there is nothing to make
+_mmes_volumes() { # the volumes that compose.yaml mounts; skipped if Docker is not running
   if ! command -v docker >/dev/null 2>&1 || ! docker info >/dev/null 2>&1; then
-    echo "setup.sh: no docker engine answers here: volumes are not made"
+    echo "setup.sh: Docker is not running, so its volumes were not created"
     return 0
   fi
   for _mmes_name in ov-models data-prep; do
@@ -104,8 +105,8 @@ _mmes_volumes() { # what compose.yaml mounts; without an engine there is nothing
 
 _mmes_setup
 _mmes_status=$?
-unset -f _mmes_setup _mmes_refuse _mmes_matches _mmes_volumes
+unset -f _mmes_setup _mmes_reject _mmes_matches _mmes_volumes
 unset _mmes_models _mmes_model _mmes_device _mmes_upper _mmes_port _mmes_use _mmes_precision \
-  _mmes_batch _mmes_mode _mmes_name _mmes_wrong
-# A sourced file's status is that of its last command; the variable must not stay behind.
+  _mmes_batch _mmes_mode _mmes_name _mmes_invalid
+# The status of a sourced file is that of its last command, and no variable may be left behind.
 if [ "$_mmes_status" = 0 ]; then unset _mmes_status; else unset _mmes_status && false; fi

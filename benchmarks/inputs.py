@@ -53,7 +53,7 @@ class Film:
 
 FILMS = (
     Film("60 s of 720p, 64 frames", (1280, 720), 60, {"num_frames": 64}),
-    Film("60 s of 1080p, 1 frame a second", (1920, 1080), 60, {"extraction_fps": 1}),
+    Film("60 s of 1080p, 1 frame per second", (1920, 1080), 60, {"extraction_fps": 1}),
 )
 FRAMES_A_SECOND = 30
 

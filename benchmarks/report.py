@@ -24,64 +24,65 @@ def render(results: Results) -> str:
         "## Images and texts over HTTP",
         LEGEND,
         *(case_table(results, case) for case in cases(results)),
-        "## Served beside its limit",
+        "## Service compared with its limit",
         PAIRS,
         pair_table(results),
         "## Limits",
         limits(results),
         "## Videos",
         video_table(results),
-        "## A text beside a bulk job",
+        "## Latency of a single text during a bulk job",
         lanes_table(results),
         "## Start, memory, size",
         start_table(results),
-        "## What is not in the tables",
+        "## Not measured",
         missing(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 LEGEND = (
-    "One item a request, OpenAI's `/v1/embeddings`, vectors as base64, the same requests for every "
-    "system. A closed loop of so many callers; latencies in ms, CPU in core-milliseconds an item. "
-    "`others`: cores that everything else on the machine took meanwhile; a row with more than "
-    f"{NOISE} is marked (!) and is worth less. `x`: this service's rate over the row's."
+    "One item per request, OpenAI's `/v1/embeddings`, vectors as base64, the same requests for "
+    "every system, in a closed loop of the given number of clients. Latencies are in ms, CPU in "
+    "core-milliseconds per item. `others`: cores used by everything else on the machine; a row "
+    f"above {NOISE} is marked (!) and is less reliable. `x`: this service's rate divided by "
+    "the row's."
 )
 
 
 PAIRS = (
-    "Measured one right after the other, some times over; the target takes the median. Pictures: "
-    "images/s and their limit, 16 callers. Many: texts/s in requests of "
-    f"{BULK_ITEMS}, {BULK_LANES} callers, and `benchmark_app` with as many. Latency: ms of a text "
-    "of 8 tokens, one caller, and `benchmark_app`'s median."
+    "Measured back to back, in several rounds; the target uses the median. Images: images/s and "
+    "their limit, 16 clients. Many: texts/s in requests of "
+    f"{BULK_ITEMS}, {BULK_LANES} clients, and `benchmark_app` with the same batches. Latency: ms "
+    "for a text of 8 tokens, one client, and the median of `benchmark_app`."
 )
 
 
 LIMITS = (
-    "The served graphs alone in OpenVINO's `benchmark_app`, at the precision that is served, and "
-    "this service's own decoding and resizing on one thread. The limit of a picture is the cores "
-    "over the CPU seconds of decode + resize + graph."
+    "The served graphs alone in OpenVINO's `benchmark_app`, at the served precision, and this "
+    "service's own decoding and resizing on one thread. The limit for images is the number of "
+    "cores divided by the CPU seconds of decode + resize + graph."
 )
 
 
 def introduction(results: Results) -> str:
     lines = [
-        "Made by `make bench`" + (" QUICK=1" if results.quick else "") + ": one run, one machine, "
-        "the same inputs and the same random checkpoint of true size for every system. "
+        "Written by `make bench`" + (" QUICK=1" if results.quick else "") + ": one run, one "
+        "machine, the same inputs and the same full-size random checkpoint for every system. "
         f"It took {results.seconds / 60:.0f} minutes.",
         "Served model: " + ", ".join(f"{key} {value}" for key, value in results.model.items()),
         *results.notes,
     ]
     if results.quick:
         lines.insert(
-            0, "**A quick run: fewer loads, a few seconds each. Take it as a first look.**"
+            0, "**A quick run: fewer loads, a few seconds each. Treat it as a rough estimate.**"
         )
     disturbed = sum(cell.other_cores > NOISE for cell in results.cells)
     if disturbed:
         lines.insert(
             0,
-            f"**Provisional: other processes worked during {disturbed} of {len(results.cells)} "
-            "loads. The absolute figures are too low and the ratios uncertain.**",
+            f"**Provisional: other processes ran during {disturbed} of {len(results.cells)} "
+            "loads. The absolute figures are too low and the ratios are uncertain.**",
         )
     return "\n\n".join(lines)
 
@@ -93,11 +94,11 @@ def target_table(found: Sequence[Target]) -> str:
             each.name,
             each.asked,
             "-" if each.found is None else f"{each.found:.2f}{each.unit}",
-            "-" if each.asked.startswith("told") else words[each.met],
+            "-" if each.asked.startswith("reported") else words[each.met],
         )
         for each in found
     ]
-    return table(["what", "asked", "found", ""], rows)
+    return table(["measurement", "target", "result", ""], rows)
 
 
 def profiles(results: Results) -> Iterator[str]:
@@ -105,7 +106,7 @@ def profiles(results: Results) -> Iterator[str]:
     missed = dict.fromkeys(each.key for each in targets(results) if each.met is False and each.key)
     shown = [key for key in missed if key in results.profiles or breakdown(results, key)]
     if shown:
-        yield "### Where the time goes, for the targets missed"
+        yield "### Where the time goes, for missed targets"
     for key in shown:
         yield f"**{key}**"
         yield breakdown(results, key)
@@ -127,13 +128,13 @@ def breakdown(results: Results, case: str) -> str:
         ("decode, alone", ms(decode)),
         ("resize, alone", ms(resize)),
         ("graph, alone in benchmark_app", ms(graph)),
-        ("server's other CPU: HTTP, base64, batching, slower graph and caches together", ms(rest)),
-        ("server, all", ms(cell.server_cpu)),
+        ("rest of the server: HTTP, base64, batching, slower graph and caches", ms(rest)),
+        ("server, total", ms(cell.server_cpu)),
         ("client", ms(cell.client_cpu)),
-        ("cores idle meanwhile", f"{max(0.0, idle):.2f}"),
-        ("cores taken by others", f"{cell.other_cores:.2f}"),
+        ("idle cores", f"{max(0.0, idle):.2f}"),
+        ("cores used by others", f"{cell.other_cores:.2f}"),
     ]
-    return table(["CPU of one item", "ms"], rows)
+    return table(["CPU per item", "ms"], rows)
 
 
 def cases(results: Results) -> list[str]:
@@ -141,7 +142,7 @@ def cases(results: Results) -> list[str]:
     return list(dict.fromkeys(cell.case for cell in results.cells if cell.items == 1))
 
 
-HEAD = "system,callers,items/s,x,p50,p95,p99,server CPU,client CPU,others".split(",")
+HEAD = "system,clients,items/s,x,p50,p95,p99,server CPU,client CPU,others".split(",")
 
 
 def case_table(results: Results, case: str) -> str:
@@ -173,7 +174,7 @@ def pair_table(results: Results) -> str:
         unit = 1000 if each.case == LATENCY else 1
         figures = (each.served * unit, each.limit * unit, each.served / each.limit)
         rows.append((each.case, *(f"{figure:.2f}" for figure in figures)))
-    return table(["what", "served", "limit", "ratio"], rows)
+    return table(["case", "service", "limit", "ratio"], rows)
 
 
 def limits(results: Results) -> str:
@@ -191,7 +192,7 @@ def limits(results: Results) -> str:
         )
         for each in results.preparations
     ]
-    head = ["picture", "decode, ms", "resize, ms", "graph, core-ms", "limit, images/s"]
+    head = ["image", "decode, ms", "resize, ms", "graph, core-ms", "limit, images/s"]
     return "\n\n".join(
         [
             LIMITS,
@@ -214,7 +215,7 @@ def video_table(results: Results) -> str:
         )
         for each in results.videos
     ]
-    head = ["film", "frames", "served, s", "decode alone, s", "graph alone, s", "ratio", "CPU, s"]
+    head = ["video", "frames", "service, s", "decode alone, s", "graph alone, s", "ratio", "CPU, s"]
     return table(head, rows)
 
 
@@ -222,10 +223,10 @@ def lanes_table(results: Results) -> str:
     rows = []
     for each in results.lanes:
         rows += [
-            ("idle", "-", *map(ms, each.idle)),
+            ("none", "-", *map(ms, each.idle)),
             (each.bulk, f"{each.bulk_rate:.1f}", *map(ms, each.busy)),
         ]
-    return table(["beside", "its items/s", "p50, ms", "p95, ms", "p99, ms"], rows)
+    return table(["bulk job", "bulk items/s", "p50, ms", "p95, ms", "p99, ms"], rows)
 
 
 def start_table(results: Results) -> str:
@@ -242,13 +243,13 @@ def start_table(results: Results) -> str:
         for each in results.starts
     ]
     head = ["system", "", "first vector, s", "peak RSS, MB", "installed, MB", "cosine", "versions"]
-    told = "`cosine`: the least one of a text's and a picture's vector to this service's."
-    return f"{table(head, rows)}\n\n{told}" if rows else ""
+    legend = "`cosine`: the lowest cosine of a text and an image vector to this service's."
+    return f"{table(head, rows)}\n\n{legend}" if rows else ""
 
 
 def missing(results: Results) -> str:
     rows = [(each.system, each.case, each.reason) for each in results.missing]
-    return table(["system", "case", "why"], rows)
+    return table(["system", "case", "reason"], rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -78,7 +78,7 @@ class Bench:
         self.results = Results(machine=describe(), quick=plan.quick, model={})
         if not has_bf16(self.results.machine):
             self.results.notes.append(
-                "This CPU computes in float32 only: the bounds against the peers were set for "
+                "This CPU computes in float32 only; the targets against the peers were set for "
                 "one that computes in bfloat16 natively."
             )
         if plan.qwen_layers < QWEN_LAYERS:
@@ -209,7 +209,7 @@ class Bench:
         """Requests that go to the bulk lane."""
         texts = text_requests(sentences(self.tokenizer, FULL), 128)
         photos = image_requests(pictures(self.plan.sizes[0], self.plan.picture_count), 48)
-        return [("128 texts a request", texts), ("48 pictures a request", photos)]
+        return [("128 texts per request", texts), ("48 images per request", photos)]
 
     def measure_limits(
         self, bundle: Bundle, graphs: Mapping[str, GraphCase], precision: str

@@ -15,7 +15,7 @@ from benchmarks.places import CACHE, ENVIRONMENTS, HERE, ROOT
 TORCH = "torch==2.13.0"
 """The release that this tool chain has as a CPU build; an open range would take a CUDA build."""
 SERVER = ("fastapi>=0.130,<1", "uvicorn[standard]>=0.40,<1")
-NO_VIDEO = {"video": "takes no video"}
+NO_VIDEO = {"video": "does not support video"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ INFINITY = System(
         "--no-model-warmup",  # it would only make the start longer; loads warm it up
     ],
     environ={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"},
-    lacks={**NO_VIDEO, "text, 512 tokens": "its release of transformers does not know Qwen3"},
+    lacks={**NO_VIDEO, "text, 512 tokens": "its transformers release does not support Qwen3"},
     about="infinity-emb, engine torch, float32",
 )
 SENTENCE_TRANSFORMERS = System(

@@ -71,7 +71,7 @@ def texts_over_graph(results: Results) -> Iterator[Target]:
     """Requests of many texts against the graph at the same length and batch."""
     for case in ("text, 8 tokens", "text, 77 tokens"):
         found = results.share(many(case))
-        name = f"{case}, {BULK_ITEMS} a request: served texts/s over benchmark_app's"
+        name = f"{case}, {BULK_ITEMS} per request: served texts/s over benchmark_app"
         yield Target(name, ">= 0.90", found, 0.9, "more", key=many(case))
 
 
@@ -80,8 +80,8 @@ def single_texts(results: Results) -> Iterator[Target]:
     for case in ("text, 8 tokens", "text, 77 tokens"):
         cell = results.best("mmes", case)
         found = ratio(results.graph_cpu(case), cell.server_cpu if cell else None)
-        name = f"{case}, one a request: the graph's share of the server's CPU seconds"
-        yield Target(name, "told, no bound", found, 0.0, "more", key=case)
+        name = f"{case}, one per request: the graph's share of the server's CPU seconds"
+        yield Target(name, "reported, no limit", found, 0.0, "more", key=case)
 
 
 def images_over_peers(results: Results) -> Iterator[Target]:
@@ -99,14 +99,14 @@ def images_over_peers(results: Results) -> Iterator[Target]:
 def latency_over_graph(results: Results) -> Iterator[Target]:
     found = results.excess(LATENCY)
     over = None if found is None else found * 1000
-    name = "text, 8 tokens: p50 of one caller less the graph's median"
+    name = "text, 8 tokens: p50 with one client minus the graph's median"
     yield Target(name, "< 2 ms", over, 2.0, "less", " ms", key=LATENCY)
 
 
 def interactive(results: Results) -> Iterator[Target]:
     for each in results.lanes:
         found = ratio(each.busy[2], each.idle[2])
-        name = f"a text's p99 beside {each.bulk}, over its idle p99"
+        name = f"p99 of a single text during {each.bulk}, over its idle p99"
         yield Target(name, "<= 3", found, 3.0, "less", "x", key=LANES)
 
 

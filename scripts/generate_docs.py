@@ -76,7 +76,7 @@ def models_table() -> str:
         ]
         for spec in MODELS
     )
-    head = ["id", "checkpoint", "pixels", "dimension", "tokens", "licence of the weights"]
+    head = ["id", "checkpoint", "pixels", "dimension", "tokens", "license of the weights"]
     return table(head, rows)
 
 
@@ -152,20 +152,20 @@ def served(figures: Mapping[str, Any]) -> str:
     p50, p99 = (1000 * figures[f"served_text_{each}_s"] for each in ("p50", "p99"))
     return (
         f"one text {p50:.1f} ms (p99 {p99:.1f}); {figures['served_texts_per_s']:.0f} texts/s, "
-        f"{figures['served_pictures_per_s']:.0f} pictures/s"
+        f"{figures['served_pictures_per_s']:.0f} images/s"
     )
 
 
 TORCH_SIZES = (
-    "id | card | computes in | least cosine to float32 | float32 there to float32 on the CPU | "
-    "s to open, first / again | MB of the card | s for one | a second, in calls of 64 | "
-    "a second, in process | over HTTP"
+    "id | GPU | precision | lowest cosine to float32 | float32 on GPU to float32 on CPU | "
+    "s to load, first / again | GPU memory, MB | s per item | items/s, 64 per call | "
+    "items/s, in process | over HTTP"
 )
 
 SIZES = (
     "id | layout, file | stored as | checkpoint, MB | bundle, MB | private memory to build, MB | "
-    "to certify, MB | s to build / certify | CPU s to convert | least cosine | "
-    "CPU s to open, first / again | private memory open, MB | CPU s a text | CPU s a picture"
+    "to check, MB | s to build / check | CPU s to convert | lowest cosine | "
+    "CPU s to load, first / again | private memory, loaded, MB | CPU s per text | CPU s per image"
 )
 
 

@@ -19,7 +19,7 @@ from tests.parity.conftest import MEASURED, Measured
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "parity.md"
 BEGIN = "<!-- measured by scripts/parity_table.py -->\n"
-HEAD = ["row", "layout", "upstream", "float32", "stored as", "as stored"]
+HEAD = ["model", "layout", "upstream", "float32", "stored as", "as stored"]
 
 
 class Listener:

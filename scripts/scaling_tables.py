@@ -28,10 +28,10 @@ def cost_table(path: Path) -> str:
             f"{cores * ITEMS / rate / 3600:.1f}",
         ]
         for each in found["loads"].values()
-        for how, rate in (("one a request", each["best"]), ("bulk", each["bulk"]))
-        if how == "one a request" or rate != each["best"]
+        for how, rate in (("one per request", each["best"]), ("bulk", each["bulk"]))
+        if how == "one per request" or rate != each["best"]
     )
-    return shown + table(["", "a second", "hours a million", "core hours a million"], rows)
+    return shown + table(["", "per second", "hours per million", "core hours per million"], rows)
 
 
 def replicas_table(path: Path) -> str:
@@ -40,13 +40,13 @@ def replicas_table(path: Path) -> str:
             each["name"],
             f"{row['rate']:,}",
             _time(row["p99"]),
-            str(row["random"] or "not by any number"),
-            str(row["shorter of two"] or "not by any number"),
+            str(row["random"] or "no number suffices"),
+            str(row["shorter of two"] or "no number suffices"),
         ]
         for each in _found(path)["loads"].values()
         for row in each["replicas"]
     )
-    head = ["", "requests a second", "p99 within", "replicas, random", "replicas, shorter of two"]
+    head = ["", "requests per second", "p99 limit", "replicas, random", "replicas, shorter of two"]
     return table(head, rows)
 
 
@@ -63,7 +63,7 @@ def point_table(path: Path) -> str:
         ]
         for each in _found(path)["loads"].values()
     )
-    head = ["", "a second", "requests", "p50, measured / simulated", "p99, measured / simulated"]
+    head = ["", "per second", "requests", "p50, measured / simulated", "p99, measured / simulated"]
     return table(head, rows)
 
 
@@ -72,7 +72,7 @@ def storage_table(path: Path) -> str:
     wanted = [
         ("a row of 512 numbers in Parquet, f32", "row_bytes_f32"),
         ("a row of 512 numbers in Parquet, f16", "row_bytes_f16"),
-        ("what the ledger of a job keeps of an item", "ledger_bytes"),
+        ("an item in the ledger of a job", "ledger_bytes"),
     ]
     rows = [
         [what, f"{kept[name]:,.0f}", *(_size(kept[name] * scale) for scale in SCALES)]
@@ -80,8 +80,8 @@ def storage_table(path: Path) -> str:
     ]
     sizes = table(["", "bytes", "10^6 items", "10^9 items"], rows)
     return (
-        f"{sizes}\nListing found {kept['listed_per_second']:,.0f} files a second; all of a bulk "
-        f"job but the model keeps {kept['rows_per_second']:,.0f} rows a second.\n"
+        f"{sizes}\nListing finds {kept['listed_per_second']:,.0f} files per second. A bulk job "
+        f"without its model writes {kept['rows_per_second']:,.0f} rows per second.\n"
     )
 
 

@@ -184,14 +184,14 @@ READABLE = 4.5
     ],
 )
 def test_text_can_be_read_on_its_ground(theme: str, text: str, ground: str) -> None:
-    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
-    light, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
+    light, dark = sorted((luminance(colors[text]), luminance(colors[ground])), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= READABLE
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG's relative luminance of #rrggbb, 0 to 1."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [
         each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
     ]

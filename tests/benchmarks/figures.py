@@ -80,7 +80,7 @@ def results() -> Results:
                 bulk="a job", idle=[0.01, 0.015, 0.02], busy=[0.03, 0.06, 0.08], bulk_rate=60.0
             )
         ],
-        missing=[Missing(system="infinity", case="video", reason="takes no video")],
+        missing=[Missing(system="infinity", case="video", reason="does not support video")],
         profiles={"lanes": [" 50.0%  a place"], JPEG: [" 60.0%  another"]},
         seconds=1500.0,
     )  # fmt: skip

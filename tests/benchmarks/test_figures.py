@@ -74,16 +74,16 @@ def by_name(part: str) -> Target:
     ("part", "found", "met"),
     [
         ("640x480: served images/s over the limit", 31 / 33, True),
-        ("8 tokens, 32 a request", 190 / 200, True),
-        ("8 tokens, one a request", 0.01 / 0.0125, True),
+        ("8 tokens, 32 per request", 190 / 200, True),
+        ("8 tokens, one per request", 0.01 / 0.0125, True),
         ("640x480: images/s over infinity", 3.1, True),
-        ("8 tokens: p50 of one caller", 1.0, True),
-        ("a text's p99 beside a job", 4.0, False),
+        ("8 tokens: p50 with one client", 1.0, True),
+        ("p99 of a single text during a job", 4.0, False),
         ("first vector", 3.5, True),
         ("site-packages", 450.0, True),
         ("a film: time over", 2.5 / 2.28, True),
         ("640x480: images/s over transformers", None, None),
-        ("77 tokens, 32 a request", None, None),
+        ("77 tokens, 32 per request", None, None),
     ],
 )
 def test_a_target_is_a_ratio_of_one_runs_figures(

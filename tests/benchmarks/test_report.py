@@ -36,7 +36,7 @@ def test_a_missed_picture_target_shows_the_parts_of_its_cpu() -> None:
     assert f"**{JPEG}**" in told
     assert "60.0%  another" in told
     assert "| graph, alone in benchmark_app | 40.0 |" in told
-    assert "| server, all | 60.0 |" in told
+    assert "| server, total | 60.0 |" in told
 
 
 def test_what_was_not_measured_is_not_called_met() -> None:
@@ -50,7 +50,7 @@ def test_a_systems_row_says_how_much_faster_this_service_is() -> None:
 
 
 def test_what_a_system_can_not_do_is_in_the_page() -> None:
-    assert "| infinity | video | takes no video |" in render(results())
+    assert "| infinity | video | does not support video |" in render(results())
 
 
 def test_a_disturbed_run_is_called_provisional_and_its_rows_are_marked() -> None:
@@ -58,7 +58,7 @@ def test_a_disturbed_run_is_called_provisional_and_its_rows_are_marked() -> None
     noisy = results()
     noisy.cells[0] = dataclasses.replace(noisy.cells[0], other_cores=0.5)
     page = render(noisy)
-    assert "**Provisional: other processes worked during 1 of 4 loads" in page
+    assert "**Provisional: other processes ran during 1 of 4 loads" in page
     assert "0.50 (!)" in page
 
 
@@ -71,7 +71,7 @@ def test_a_quick_run_says_that_it_is_one() -> None:
 def test_the_summary_names_the_machine_and_what_was_missed() -> None:
     told = summary(results())
     assert "a processor" in told
-    (line,) = [each for each in told.splitlines() if "beside a job" in each]
+    (line,) = [each for each in told.splitlines() if "during a job" in each]
     assert line.endswith("MISSED")
 
 
@@ -104,6 +104,6 @@ def test_no_samples_are_no_lines() -> None:
 
 
 def test_every_round_beside_the_limit_is_shown() -> None:
-    told = section(render(results()), "Served beside its limit")
+    told = section(render(results()), "Service compared with its limit")
     assert "| JPEG, 640x480 | 20.00 | 33.00 | 0.61 |" in told
     assert "| latency | 8.50 | 7.50 | 1.13 |" in told

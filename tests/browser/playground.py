@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 PATIENCE = 120_000.0
-"""Milliseconds until a test gives up waiting for the page. Pictures yield to whatever else runs: a
-film takes 2 s alone, and 30 s beside four busy processes."""
+"""Milliseconds until a test gives up waiting for the page. Images yield to other processes: a
+video takes 2 s on an idle machine, and 30 s next to four busy processes."""
 
 DROP = """([target, files]) => {
   const carried = new DataTransfer();
@@ -103,10 +103,10 @@ class Playground:
 
     @property
     def said(self) -> str:
-        """What the page tells of its state, and what went wrong."""
+        """What the page shows about its state, and its errors."""
         parts = ("#progress-text", "#status", "#errors")
-        told = [self.page.locator(part).text_content() or "" for part in parts]
-        return " | ".join([*told, *self.complaints])
+        texts = [self.page.locator(part).text_content() or "" for part in parts]
+        return " | ".join([*texts, *self.complaints])
 
     def status(self, text: str) -> None:
         """Wait until the page says so."""

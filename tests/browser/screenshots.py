@@ -1,4 +1,4 @@
-"""Take the pictures of the playground that docs/ shows.
+"""Take the screenshots of the playground that docs/ shows.
 
     .venv/bin/python -m tests.browser.screenshots
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "images"
 WIDE, NARROW = (1180, 960), (390, 780)
 MAX_BYTES = 300_000
-COLOURS = 200
+COLORS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What a picture shows: a view after a description."""
+    """What a screenshot shows: a view after a search."""
 
     view: str
     description: str
@@ -81,19 +81,19 @@ def take(browser: Browser, url: str, shot: Shot) -> bytes:
     if shot.view == "Video":
         panel.locator(".strip .best").click()
         playground.page.wait_for_function(PLAYER_READY)
-        playground.page.wait_for_timeout(2000)  # the player's own signs fade out
+        playground.page.wait_for_timeout(2000)  # the player's own controls fade out
     playground.page.evaluate("document.activeElement.blur()")
     start = "header" if shot.view in ("Ranking", "Matrix") and shot.screen is WIDE else "#search"
     playground.page.locator(start).evaluate("each => scrollTo(0, each.offsetTop - 12)")
-    picture = playground.page.screenshot()
+    screenshot = playground.page.screenshot()
     context.close()
-    return picture
+    return screenshot
 
 
-def save(picture: bytes, path: Path) -> int:
-    """Write it with fewer colours. Returns the size in bytes."""
-    with Image.open(io.BytesIO(picture)) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
+def save(screenshot: bytes, path: Path) -> int:
+    """Write it with a reduced palette. Returns the size in bytes."""
+    with Image.open(io.BytesIO(screenshot)) as image:
+        few = image.convert("RGB").quantize(COLORS, dither=Image.Dither.FLOYDSTEINBERG)
     few.save(path, optimize=True)
     size = path.stat().st_size
     if size > MAX_BYTES:

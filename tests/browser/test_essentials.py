@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.browser.playground import Playground
-from tests.browser.test_page import write_pictures
+from tests.browser.test_page import write_images
 from tests.browser.test_search import PHOTOS
 from tests.browser.test_video import FRAMES
 
-# The sample film: two seconds of coffee, two of a cat, two of a rocket.
+# The sample video: two seconds of coffee, two of a cat, two of a rocket.
 SCENES = {"a cup of coffee": (0, 2), "a cat": (2, 4), "a rocket": (4, 6)}
 
 
@@ -25,37 +25,37 @@ def test_the_described_photo_is_ranked_first(
     playground: Playground, samples: Path, description: str, photo: str
 ) -> None:
     playground.add(*(samples / name for name in PHOTOS))
-    assert playground.ranked == list(PHOTOS)  # as they were added: nothing is asked yet
+    assert playground.ranked == list(PHOTOS)  # in the order they were added: there is no query yet
     playground.describe(description)
     assert playground.ranked[0] == photo
     assert sorted(playground.ranked) == list(PHOTOS)
     assert playground.scores == sorted(playground.scores, reverse=True)
-    playground.status(f"Most similar: {photo}")
+    playground.status(f"Best match: {photo}")
 
 
 def test_the_plot_shows_where_each_description_fits(playground: Playground, samples: Path) -> None:
     playground.add(samples / "film.mp4")
-    film = playground.show("Video")
+    panel = playground.show("Video")
     for description, (start, end) in SCENES.items():
         playground.describe(description)
-        film.get_by_text(f"How well “{description}” fits").wait_for()
-        assert film.locator("svg .dot").count() == FRAMES
-        best = film.locator(".strip .best").get_attribute("aria-label")
+        panel.get_by_text(f"How well “{description}” matches").wait_for()
+        assert panel.locator("svg .dot").count() == FRAMES
+        best = panel.locator(".strip .best").get_attribute("aria-label")
         assert best is not None
         minutes, seconds = best.split(",")[0].split(":")
         assert start <= int(minutes) * 60 + float(seconds) <= end, best
 
 
-def test_a_broken_picture_is_named_and_costs_its_neighbours_nothing(
+def test_a_broken_image_is_named_and_does_not_fail_its_neighbors(
     quick: Playground, tmp_path: Path
 ) -> None:
-    pictures = write_pictures(tmp_path, 5)
+    images = write_images(tmp_path, 5)
     cut = tmp_path / "cut.png"
-    cut.write_bytes(pictures[0].read_bytes()[:45])
-    words = tmp_path / "words.jpg"
-    words.write_text("these are words")
-    quick.add(*pictures[:3], cut, words, *pictures[3:])
-    assert quick.ranked == [path.name for path in pictures]
+    cut.write_bytes(images[0].read_bytes()[:45])
+    text = tmp_path / "words.jpg"
+    text.write_text("these are words")
+    quick.add(*images[:3], cut, text, *images[3:])
+    assert quick.ranked == [path.name for path in images]
     alert = quick.page.get_by_role("alert")
     lines = alert.get_by_role("listitem").all_inner_texts()
     assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]

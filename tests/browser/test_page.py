@@ -1,4 +1,4 @@
-"""The page itself: errors, keys, keyboards, screens, a thousand pictures. Over fake graphs."""
+"""The page itself: errors, keys, keyboards, screens, a thousand images. Over fake graphs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PAGE_OF_RESULTS = 24
 NAMELESS = re.compile(r"^\s*- (button|textbox|searchbox|combobox|slider|tab|img|link|video)(:|$)")
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
-    """Small pictures, no two alike."""
+def write_images(folder: Path, count: int) -> list[Path]:
+    """Small images, no two alike."""
     paths = []
     for number in range(count):
         out = io.BytesIO()
@@ -45,7 +45,7 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 def test_many_errors_are_summed_up(quick: Playground, tmp_path: Path) -> None:
     broken = [tmp_path / f"{number}.jpg" for number in range(40)]
     for path in broken:
-        path.write_text(f"no picture: {path.name}")
+        path.write_text(f"not an image: {path.name}")
     quick.add(*broken)
     lines = quick.page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
     assert len(lines) == 6
@@ -59,7 +59,7 @@ def test_a_server_that_is_gone_is_an_error_and_no_silence(
     page = visit(serving.url)
     page.page.locator("#facts").get_by_text("fa4e").wait_for()
     serving.stop()
-    page.add(*write_pictures(tmp_path, 2))
+    page.add(*write_images(tmp_path, 2))
     assert "can't be reached" in page.page.get_by_role("alert").inner_text()
 
 
@@ -68,15 +68,15 @@ def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
 ) -> None:
     serving = start(api_keys=("right",))
     page = visit(serving.url)
-    field = page.page.get_by_label("This server asks for an API key")
+    field = page.page.get_by_label("This server requires an API key")
     field.fill("wrong")
     field.press("Enter")
-    page.status("The server refused this key.")
+    page.status("The server rejected this key.")
     field.fill("right")
     field.press("Enter")
     page.page.locator("#facts").get_by_text("fa4e").wait_for()
     assert not field.is_visible()
-    page.add(*write_pictures(tmp_path, 2))
+    page.add(*write_images(tmp_path, 2))
     page.describe("anything")
     assert len(page.ranked) == 2
     lines = page.show("Code").inner_text()
@@ -89,9 +89,9 @@ def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
     page.page.locator("#facts").get_by_text("fa4e").wait_for()
 
 
-def test_a_thousand_pictures_are_ranked_page_by_page(quick: Playground, tmp_path: Path) -> None:
+def test_a_thousand_images_are_ranked_page_by_page(quick: Playground, tmp_path: Path) -> None:
     page = quick.page
-    page.locator("#files").set_input_files(write_pictures(tmp_path, MANY))
+    page.locator("#files").set_input_files(write_images(tmp_path, MANY))
     quick.wait_until_embedded()
     quick.status(f"Embedded {MANY:,} items")
     quick.describe("anything")
@@ -115,13 +115,13 @@ def test_a_dropped_folder_is_read_to_its_last_file(quick: Playground, tmp_path: 
     """A browser tells a hundred files of a folder at a time."""
     deepest = tmp_path / "photos" / "below" / "deeper"
     deepest.mkdir(parents=True)
-    write_pictures(deepest, 130)
+    write_images(deepest, 130)
     (tmp_path / "photos" / "first.png").write_bytes((deepest / "0000.png").read_bytes())
-    (deepest.parent / "notes.txt").write_text("no picture")
+    (deepest.parent / "notes.txt").write_text("not an image")
     quick.page.locator("#facts").get_by_text("fa4e").wait_for()
     quick.drop_folder(tmp_path / "photos")
     quick.status("Embedded 131 items")
-    quick.status("Left out: 1 file is neither picture nor video.")
+    quick.status("Skipped: 1 file neither image nor video.")
     quick.page.get_by_text("1–24 of 131").wait_for()
     names = quick.page.locator(".card .name").evaluate_all("all => all.map(each => each.title)")
     below = [f"photos/below/deeper/{number:04}.png" for number in range(PAGE_OF_RESULTS)]
@@ -133,7 +133,7 @@ def test_work_is_shown_as_it_goes_and_can_be_stopped(
 ) -> None:
     fake.graphs["image"].hold()
     page = visit(fake.url)
-    page.page.locator("#files").set_input_files(write_pictures(tmp_path, 200))
+    page.page.locator("#files").set_input_files(write_images(tmp_path, 200))
     bar = page.page.get_by_role("progressbar", name="Embedding")
     bar.wait_for()
     assert bar.get_attribute("max") == "200"
@@ -169,7 +169,7 @@ def test_everything_is_done_by_the_keyboard(visit: Open, fake: FakeServing) -> N
     page.get_by_role("button", name="a cat", exact=True).focus()
     page.keyboard.press("Space")
     page.locator("#descriptions [aria-pressed=true]", has_text="a cat").wait_for()
-    assert focused(page) == "a cat"  # the focus stays where it is
+    assert focused(page) == "a cat"  # the focus stays
 
 
 def focused(page: object) -> str:
@@ -224,7 +224,7 @@ def test_the_page_is_dark_where_the_system_is(
     assert (sum(shades) < 3 * 64) == dark
 
 
-def test_a_model_for_texts_offers_no_pictures(visit: Open, start: Start) -> None:
+def test_a_model_for_texts_offers_no_images(visit: Open, start: Start) -> None:
     page = visit(start(("text",)).url).page
     page.get_by_text("This model embeds texts only").wait_for()
     assert not page.get_by_role("button", name="Choose files").is_visible()

@@ -1,4 +1,4 @@
-"""Pictures and descriptions, with the embedded model, in a real browser."""
+"""Images and descriptions, with the embedded model, in a real browser."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def test_the_samples_are_one_click_away(playground: Playground) -> None:
     playground.card("rocket.jpg").locator(".place", has_text="1").or_(
         playground.card("film.mp4").locator(".place", has_text="1")
     ).wait_for()
-    page.get_by_role("button", name="Forget “a rocket”").click()
+    page.get_by_role("button", name="Remove “a rocket”").click()
     # The page draws what has changed with its next frame: later than the click returns.
     page.get_by_role("button", name="a rocket", exact=True).wait_for(state="detached")
     page.get_by_role("button", name="Remove all").click()
     page.locator(".card").first.wait_for(state="detached")
 
 
-def test_a_folder_is_searched_and_other_files_are_left_out(
+def test_a_folder_is_searched_and_other_files_are_skipped(
     playground: Playground, samples: Path, tmp_path: Path
 ) -> None:
     below = tmp_path / "photos" / "below"
     below.mkdir(parents=True)
     shutil.copy(samples / "cat.jpg", below.parent)
     shutil.copy(samples / "coffee.jpg", below)
-    (below / "notes.txt").write_text("no picture")
+    (below / "notes.txt").write_text("not an image")
     playground.page.locator("#folder").set_input_files(below.parent)
     playground.card("coffee.jpg").wait_for()
     playground.wait_until_embedded()
@@ -60,11 +60,11 @@ def test_dropped_files_are_added_once(playground: Playground, samples: Path) -> 
     assert playground.ranked == ["cat.jpg", "coffee.jpg"]
 
 
-def test_texts_are_ranked_beside_pictures(playground: Playground, samples: Path) -> None:
+def test_texts_are_ranked_with_images(playground: Playground, samples: Path) -> None:
     playground.add(samples / "cat.jpg")
     page = playground.page
     page.get_by_role("button", name="Add texts").click()
-    page.get_by_label("Texts to rank, one on a line").fill("a kitten\nthe stock exchange\n\n")
+    page.get_by_label("Texts to rank, one per line").fill("a kitten\nthe stock exchange\n\n")
     page.get_by_role("button", name="Add", exact=True).click()
     playground.card("the stock exchange").wait_for()
     playground.describe("a cat")
@@ -73,10 +73,10 @@ def test_texts_are_ranked_beside_pictures(playground: Playground, samples: Path)
     assert "the stock exchange" in texts[-1]
 
 
-def test_pictures_are_found_by_a_picture(playground: Playground) -> None:
+def test_images_are_found_by_an_image(playground: Playground) -> None:
     playground.try_samples()
     playground.page.get_by_role("button", name="More like cat.jpg").click()
-    playground.page.get_by_text("6 results for like cat.jpg").wait_for()
+    playground.page.get_by_text("6 results similar to cat.jpg").wait_for()
     assert playground.ranked[0] == "film.mp4"  # it shows the same cat
     assert "cat.jpg" not in playground.ranked
 
@@ -107,14 +107,14 @@ def test_the_lines_that_it_shows_do_the_same(
 ) -> None:
     playground.add(samples / "cat.jpg", samples / "coffee.jpg", samples / "film.mp4")
     playground.describe('a cup of coffee, "hot" — and it\'s mine')
-    code = playground.show("Code").get_by_role("region", name=f"{language} lines").inner_text()
+    code = playground.show("Code").get_by_role("region", name=f"{language} code").inner_text()
     shell = ["bash", "-euo", "pipefail", "-c"] if language == "curl" else [sys.executable, "-c"]
     done = subprocess.run(
         [*shell, code], cwd=samples, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     if language == "curl":
-        assert done.stdout.count('"embedding":') == 4  # the text, two pictures, the video
+        assert done.stdout.count('"embedding":') == 4  # the text, two images, the video
         assert done.stdout.count('"timestamp":') == 32
     else:
         lines = done.stdout.splitlines()
@@ -129,10 +129,10 @@ def test_the_lines_are_copied_by_a_button(playground: Playground) -> None:
     playground.describe("a cat")
     playground.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     code = playground.show("Code")
-    code.get_by_role("button", name="Copy the Python lines").click()
+    code.get_by_role("button", name="Copy the Python code").click()
     code.get_by_text("Copied").wait_for()
     copied = playground.page.evaluate("navigator.clipboard.readText()")
-    assert copied == code.get_by_role("region", name="Python lines").inner_text()
+    assert copied == code.get_by_role("region", name="Python code").inner_text()
 
 
 def test_the_model_and_its_speed_are_named(playground: Playground, samples: Path) -> None:
@@ -142,5 +142,5 @@ def test_the_model_and_its_speed_are_named(playground: Playground, samples: Path
     assert "small built-in model" in playground.page.locator("#notice").inner_text()
     playground.add(samples / "cat.jpg")
     playground.describe("a cat")
-    facts.get_by_text("pictures/s").wait_for()
-    assert "ms a text" in facts.inner_text()
+    facts.get_by_text("images/s").wait_for()
+    assert "ms per text" in facts.inner_text()

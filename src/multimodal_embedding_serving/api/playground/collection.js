@@ -1,17 +1,17 @@
-// What has been added, what has been asked, and which of it is the query.
+// The items to rank, the descriptions searched for, and the current query.
 
-/** A picture, film or text to be ranked; or a description, which ranks. */
+/** An image, video or text to rank, or a description to rank them by. */
 export class Item {
   static #last = 0;
 
   constructor(kind, name, file = null) {
     this.id = (Item.#last += 1);
-    this.kind = kind; // image, film, text, description
+    this.kind = kind; // "image", "video", "text" or "description"
     this.name = name;
     this.file = file;
-    this.vectors = []; // one; for a film one a frame
-    this.frames = []; // of a film: {index, timestamp, picture}
-    this.sampled = 32; // of a film: frames to ask for
+    this.vectors = []; // one; for a video, one per frame
+    this.frames = []; // of a video: {index, timestamp, image}
+    this.sampled = 32; // of a video: frames to request
     this.ready = false;
   }
 
@@ -27,91 +27,91 @@ export class Item {
 
 const MEDIA = [
   ["image", /\.(jpe?g|jp2|j2k|png|webp|gif|bmp|dib|tiff?|ico|p[bgpn]m|tga|pcx|sgi|dds|qoi|avif|hei[cf])$/i],
-  ["film", /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|ts|ogv|wmv|flv|3gp)$/i],
+  ["video", /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|ts|ogv|wmv|flv|3gp)$/i],
 ];
 
-/** image, film, or null: by its type, or by its name where the browser knows no type. */
+/** "image", "video" or null: by the MIME type, or by the name if the browser knows no type. */
 function kindOf(file) {
   if (file.type.startsWith("image/") && file.type !== "image/svg+xml") return "image";
-  if (file.type.startsWith("video/")) return "film";
+  if (file.type.startsWith("video/")) return "video";
   return MEDIA.find(([, pattern]) => pattern.test(file.name))?.[0] ?? null;
 }
 
-/** Raises "change" whenever what it holds has changed. */
+/** Dispatches "change" whenever its contents change. */
 export class Collection extends EventTarget {
   items = [];
   descriptions = [];
   query = null;
-  #known = new Set();
+  #keys = new Set();
 
   get ready() {
     return this.items.filter(item => item.ready);
   }
 
-  get films() {
-    return this.items.filter(item => item.kind === "film" && item.ready);
+  get videos() {
+    return this.items.filter(item => item.kind === "video" && item.ready);
   }
 
-  /** Files -> {added: [Item], known: files that are here already, others: files of other kinds}. */
+  /** Files -> {added: [Item], duplicates: number already added, unsupported: number of other types}. */
   addFiles(files) {
-    const found = { added: [], known: 0, others: 0 };
+    const result = { added: [], duplicates: 0, unsupported: 0 };
     for (const file of files) {
       const kind = kindOf(file);
       const name = file.webkitRelativePath || file.path_ || file.name;
-      const mark = `${name}|${file.size}|${file.lastModified}`;
+      const key = `${name}|${file.size}|${file.lastModified}`;
       if (kind === null) {
-        found.others += 1;
-      } else if (this.#known.has(mark)) {
-        found.known += 1;
+        result.unsupported += 1;
+      } else if (this.#keys.has(key)) {
+        result.duplicates += 1;
       } else {
-        this.#known.add(mark);
-        found.added.push(Object.assign(new Item(kind, name, file), { mark }));
+        this.#keys.add(key);
+        result.added.push(Object.assign(new Item(kind, name, file), { key }));
       }
     }
-    this.items.push(...found.added);
+    this.items.push(...result.added);
     this.changed();
-    return found;
+    return result;
   }
 
   addTexts(lines) {
     const fresh = [...new Set(lines.map(line => line.trim()))]
-      .filter(line => line && !this.#known.has(`text|${line}`));
-    const added = fresh.map(line => Object.assign(new Item("text", line), { mark: `text|${line}` }));
-    for (const item of added) this.#known.add(item.mark);
+      .filter(line => line && !this.#keys.has(`text|${line}`));
+    const added = fresh.map(line => Object.assign(new Item("text", line), { key: `text|${line}` }));
+    for (const item of added) this.#keys.add(item.key);
     this.items.push(...added);
     this.changed();
     return added;
   }
 
-  /** Take items out again; their files may then be added anew. */
+  /** Remove items; their files can then be added again. */
   remove(items) {
-    const gone = new Set(items);
-    for (const item of gone) {
-      this.#known.delete(item.mark);
+    const removed = new Set(items);
+    for (const item of removed) {
+      this.#keys.delete(item.key);
       item.release();
     }
-    this.items = this.items.filter(item => !gone.has(item));
-    if (gone.has(this.query)) this.query = null;
+    this.items = this.items.filter(item => !removed.has(item));
+    if (removed.has(this.query)) this.query = null;
     this.changed();
   }
 
-  described(text) {
+  findDescription(text) {
     return this.descriptions.find(each => each.name === text);
   }
 
-  describe(text, vectors) {
+  addDescription(text, vectors) {
     const description = Object.assign(new Item("description", text), { vectors, ready: true });
     this.descriptions.push(description);
     return description;
   }
 
-  forget(description) {
+  removeDescription(description) {
     this.descriptions = this.descriptions.filter(each => each !== description);
     if (this.query === description) this.query = this.descriptions.at(-1) ?? null;
     this.changed();
   }
 
-  ask(query) {
+  setQuery(query) {
     this.query = query;
     this.changed();
   }

@@ -1,8 +1,8 @@
-// The descriptions so far, as chips: a click asks again, the cross forgets.
+// Previous descriptions as chips: click one to search again, or its cross to remove it.
 
 import { arrange, byId, make } from "./elements.js";
 
-const chips = new WeakMap(); // description -> its chip, so that the focus stays where it is
+const chips = new WeakMap(); // description -> its chip; reusing chips keeps the focus
 
 export function drawDescriptions(collection) {
   arrange(byId("descriptions"), collection.descriptions.map(each => {
@@ -14,16 +14,16 @@ export function drawDescriptions(collection) {
 }
 
 function build(description, collection) {
-  const ask = make("button", { type: "button", onclick: () => collection.ask(description) },
+  const search = make("button", { type: "button", onclick: () => collection.setQuery(description) },
     description.name);
-  const forget = make("button", {
+  const remove = make("button", {
     type: "button",
-    class: "forget",
-    "aria-label": `Forget “${description.name}”`,
+    class: "remove",
+    "aria-label": `Remove “${description.name}”`,
     onclick: () => {
-      collection.forget(description);
+      collection.removeDescription(description);
       byId("description").focus();
     },
   }, "×");
-  return make("li", {}, ask, forget);
+  return make("li", {}, search, remove);
 }

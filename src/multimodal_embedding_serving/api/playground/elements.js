@@ -1,4 +1,4 @@
-// Making elements. Text is only ever set as text, never as markup.
+// Create elements. Text is always set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,19 +24,19 @@ function furnish(element, attributes, children) {
   return element;
 }
 
-/** Make `children` the children of `parent`; what is in its place stays, and keeps the focus. */
+/** Make `children` the children of `parent`. If they already are, leave them alone to keep the focus. */
 export function arrange(parent, children) {
   const same = parent.children.length === children.length
-    && children.every((child, place) => parent.children[place] === child);
+    && children.every((child, index) => parent.children[index] === child);
   if (!same) parent.replaceChildren(...children);
 }
 
-/** A click on a button that copies `text()`, and says so for a moment. */
+/** A button that copies `text()` to the clipboard and confirms it briefly. */
 export function copyButton(label, text) {
   const button = make("button", { class: "quiet copy", type: "button", "aria-label": label }, "Copy");
   button.addEventListener("click", async () => {
     const copied = await copy(text());
-    button.textContent = copied ? "Copied" : "Select and copy by hand";
+    button.textContent = copied ? "Copied" : "Copy failed: select the text";
     setTimeout(() => { button.textContent = "Copy"; }, 1600);
   });
   return button;
@@ -47,7 +47,7 @@ async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return copyBySelection(text); // no clipboard on plain http from another machine
+    return copyBySelection(text); // browsers offer no clipboard over plain HTTP, except on localhost
   }
 }
 
@@ -63,7 +63,7 @@ function copyBySelection(text) {
   return copied;
 }
 
-/** Tabs by the usual keys: arrows, Home, End. `onselect(id)` is told which panel is shown. */
+/** Tabs with keyboard support (arrows, Home, End). Calls `onselect(id)` with the panel shown. */
 export class Tabs {
   constructor(list, onselect) {
     this.tabs = [...list.querySelectorAll("[role=tab]")];
@@ -80,11 +80,11 @@ export class Tabs {
     this.select(this.tabs.find(tab => tab.getAttribute("aria-controls") === panel));
   }
 
-  select(chosen) {
+  select(selected) {
     for (const tab of this.tabs) {
-      tab.setAttribute("aria-selected", String(tab === chosen));
-      tab.tabIndex = tab === chosen ? 0 : -1;
-      byId(tab.getAttribute("aria-controls")).hidden = tab !== chosen;
+      tab.setAttribute("aria-selected", String(tab === selected));
+      tab.tabIndex = tab === selected ? 0 : -1;
+      byId(tab.getAttribute("aria-controls")).hidden = tab !== selected;
     }
     this.onselect(this.current);
   }
@@ -101,7 +101,7 @@ export class Tabs {
   }
 }
 
-/** "1–24 of 1,000" with buttons; hidden while one page is enough. */
+/** "1–24 of 1,000" with buttons; hidden if everything fits on one page. */
 export class Pager {
   constructor(what, size, onchange) {
     this.size = size;
@@ -116,7 +116,7 @@ export class Pager {
 
   #text; #back; #next;
 
-  /** The part of a list that the page shows. */
+  /** The items of the current page. */
   slice(all) {
     const pages = Math.max(1, Math.ceil(all.length / this.size));
     this.page = Math.min(this.page, pages - 1);

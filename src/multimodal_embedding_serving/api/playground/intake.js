@@ -1,14 +1,14 @@
-// Files from the two choosers, from a drop (folders too), and from the server's samples.
+// Files from the two file choosers, from drag and drop (folders too), and from the server's samples.
 
 import { byId } from "./elements.js";
 
-/** Calls `onfiles(files)` for whatever is chosen or dropped. */
+/** Calls `onfiles(files)` with the files that are chosen or dropped. */
 export function listenForFiles(onfiles) {
   for (const [button, input] of [["choose-files", "files"], ["choose-folder", "folder"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", () => {
       onfiles([...byId(input).files]);
-      byId(input).value = ""; // the same file may be chosen again
+      byId(input).value = ""; // so that the same file can be chosen again
     });
   }
   listenForDrops(onfiles);
@@ -29,34 +29,33 @@ function listenForDrops(onfiles) {
     page.classList.remove("dragging");
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    // The entries must be taken before the first await: the list is emptied after it.
+    // Read the entries before the first await: the browser empties the list after it.
     const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry?.());
     const plain = [...event.dataTransfer.files];
-    const found = entries.some(entry => entry?.isDirectory) ? await walk(entries) : plain;
-    onfiles(found);
+    onfiles(entries.some(entry => entry?.isDirectory) ? await walk(entries) : plain);
   });
 }
 
-/** Every file below the entries, in the order of their paths. */
+/** All files under the entries, sorted by path. */
 async function walk(entries) {
-  const found = [];
-  const open = entries.filter(Boolean);
-  while (open.length) {
-    const entry = open.shift();
-    if (entry.isDirectory) open.push(...await list(entry));
-    else found.push(await read(entry));
+  const files = [];
+  const pending = entries.filter(Boolean);
+  while (pending.length) {
+    const entry = pending.shift();
+    if (entry.isDirectory) pending.push(...await list(entry));
+    else files.push(await read(entry));
   }
-  return found.filter(Boolean).sort((a, b) => (a.path_ < b.path_ ? -1 : 1));
+  return files.filter(Boolean).sort((a, b) => (a.path_ < b.path_ ? -1 : 1));
 }
 
 async function list(folder) {
   const reader = folder.createReader();
   const all = [];
   for (;;) {
-    // A reader gives a hundred at most, and an empty list at the end.
-    const some = await new Promise(done => { reader.readEntries(done, () => done([])); });
-    if (!some.length) return all;
-    all.push(...some);
+    // readEntries returns at most a hundred entries per call, and an empty list at the end.
+    const entries = await new Promise(done => { reader.readEntries(done, () => done([])); });
+    if (!entries.length) return all;
+    all.push(...entries);
   }
 }
 
@@ -65,28 +64,28 @@ async function read(entry) {
   return file && Object.assign(file, { path_: entry.fullPath.replace(/^\//, "") });
 }
 
-/** The samples that the server ships: their names. */
+/** The names of the samples that ship with the server. */
 export async function listSamples() {
-  const answer = await fetch("playground/samples.json");
-  return answer.ok ? (await answer.json()).samples : [];
+  const response = await fetch("playground/samples.json");
+  return response.ok ? (await response.json()).samples : [];
 }
 
-/** The samples as files. */
+/** Download samples as files. */
 export async function fetchSamples(names) {
   return Promise.all(names.map(async name => {
-    const answer = await fetch(`playground/samples/${encodeURIComponent(name)}`);
-    if (!answer.ok) throw new Error(`the sample ${name} can't be read (${answer.status})`);
-    const blob = await answer.blob();
+    const response = await fetch(`playground/samples/${encodeURIComponent(name)}`);
+    if (!response.ok) throw new Error(`could not load the sample ${name} (${response.status})`);
+    const blob = await response.blob();
     return new File([blob], name, { type: blob.type, lastModified: 0 });
   }));
 }
 
-/** A file's bytes as base64. */
+/** The bytes of a file as base64. */
 export function base64(file) {
   return new Promise((done, fail) => {
     const reader = new FileReader();
     reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => fail(new Error("the browser can't read this file"));
+    reader.onerror = () => fail(new Error("the browser could not read this file"));
     reader.readAsDataURL(file);
   });
 }

@@ -1,50 +1,50 @@
-// The page: what the reader does, and what is drawn of it.
+// The page: connects user actions, the embedding queue and the views.
 
 import { Collection } from "./collection.js";
 import { drawDescriptions } from "./descriptions.js";
 import { byId, make, Tabs } from "./elements.js";
 import { Embedding } from "./embedding.js";
-import { Film } from "./film.js";
 import { fetchSamples, listenForFiles, listSamples } from "./intake.js";
 import { Matrix } from "./matrix.js";
-import { askKey, note, Problems, showProgress } from "./messages.js";
-import { count, likeness, rough } from "./numbers.js";
-import { captureFrames, Pictures } from "./pictures.js";
+import { askKey, Problems, setStatus, showProgress } from "./messages.js";
+import { count, formatScore, rough } from "./numbers.js";
 import { rank, Ranking } from "./ranking.js";
 import { Service } from "./service.js";
 import { Snippets } from "./snippets.js";
+import { captureFrames, Thumbnails } from "./thumbnails.js";
+import { VideoView } from "./video.js";
 
 const DESCRIPTIONS = ["a cup of coffee", "a cat", "a rocket", "coins"];
 
 class Playground {
   collection = new Collection();
   problems = new Problems(byId("errors"));
-  pictures = new Pictures();
+  thumbnails = new Thumbnails();
   speeds = new Map();
   model = null;
-  left = ""; // which files were not taken, until it is said with what was embedded
+  skipped = ""; // which files were skipped, reported together with the next result
   #captured = Promise.resolve();
   #scheduled = false;
 
   constructor() {
-    const { collection, pictures } = this;
+    const { collection, thumbnails } = this;
     this.service = new Service({
       askKey,
-      onbusy: seconds => note(`The server is busy; trying again in ${seconds} s.`),
+      onbusy: seconds => setStatus(`The server is busy; retrying in ${seconds} s.`),
     });
     this.embedding = new Embedding(this.service, {
       onprogress: queue => this.#progress(queue),
       onerror: (item, error) => this.#failed(item, error),
       onend: (queue, stopped) => this.#ended(queue, stopped),
     });
-    const film = new Film(byId("film"), collection, pictures, item => this.#sample(item));
+    const video = new VideoView(byId("video"), collection, thumbnails, item => this.#sample(item));
     this.views = {
-      film,
-      ranking: new Ranking(byId("ranking"), collection, pictures, {
-        onfilm: (item, frame) => { this.tabs.show("film"); film.show(item, frame); },
-        onquery: item => collection.ask(item),
+      video,
+      ranking: new Ranking(byId("ranking"), collection, thumbnails, {
+        onvideo: (item, frame) => { this.tabs.show("video"); video.show(item, frame); },
+        onquery: item => collection.setQuery(item),
       }),
-      matrix: new Matrix(byId("matrix"), collection, pictures),
+      matrix: new Matrix(byId("matrix"), collection, thumbnails),
       code: new Snippets(byId("code"), collection, () => this.service.hasKey),
     };
     this.tabs = new Tabs(document.querySelector(".tabs"), view => this.views[view].draw());
@@ -54,19 +54,19 @@ class Playground {
   }
 
   async start() {
-    await this.service.ready((text, percent) => note(`Not ready: ${text} (${percent} %)`));
-    note("");
+    await this.service.ready((text, percent) => setStatus(`Not ready: ${text} (${percent} %)`));
+    setStatus("");
     this.model = await this.service.get("model/current");
     const { supports_text: texts, supports_image: images } = await this.service.get("model/capabilities");
     for (const element of document.querySelectorAll(".media")) element.hidden = !images;
     byId("search").hidden = byId("open-texts").hidden = !texts;
     byId("intake-hint").textContent = images ? byId("intake-hint").textContent
-      : "This model embeds texts only: add some, then search in them.";
+      : "This model embeds texts only: add texts, then search them.";
     byId("docs-link").hidden = byId("metrics-link").hidden = this.service.hasKey;
     this.#drawFacts();
     const samples = images && texts ? await listSamples() : [];
     byId("try-samples").addEventListener("click", () => this.#trySamples(samples));
-    byId("try-samples").hidden = !samples.length; // not before: a click would be lost
+    byId("try-samples").hidden = !samples.length; // not earlier: a click would be lost
   }
 
   #listen() {
@@ -76,13 +76,13 @@ class Playground {
       this.embedding.stop();
       this.collection.remove([...this.collection.items]);
       this.problems.clear();
-      note("Removed.");
+      setStatus("Removed all items.");
       byId("choose-files").focus();
     });
     byId("open-texts").addEventListener("click", () => {
-      const opened = byId("texts-form").toggleAttribute("hidden") === false;
-      byId("open-texts").setAttribute("aria-expanded", String(opened));
-      if (opened) byId("texts").focus();
+      const open = byId("texts-form").toggleAttribute("hidden") === false;
+      byId("open-texts").setAttribute("aria-expanded", String(open));
+      if (open) byId("texts").focus();
     });
     byId("texts-form").addEventListener("submit", event => {
       event.preventDefault();
@@ -97,23 +97,23 @@ class Playground {
   }
 
   #addFiles(files) {
-    const { added, known, others } = this.collection.addFiles(files);
-    const left = [
-      known ? `${count(known, "file is", "files are")} here already` : "",
-      others ? `${count(others, "file is", "files are")} neither picture nor video` : "",
+    const { added, duplicates, unsupported } = this.collection.addFiles(files);
+    const reasons = [
+      duplicates ? `${count(duplicates, "file")} already added` : "",
+      unsupported ? `${count(unsupported, "file")} neither image nor video` : "",
     ].filter(Boolean).join("; ");
-    this.left = left && ` Left out: ${left}.`;
-    note(this.left.trim());
+    this.skipped = reasons && ` Skipped: ${reasons}.`;
+    setStatus(this.skipped.trim());
     this.embedding.add(added);
   }
 
   async #trySamples(names) {
     byId("try-samples").disabled = true;
     try {
-      const known = new Set(this.collection.items.map(item => item.name));
-      this.#addFiles(await fetchSamples(names.filter(name => !known.has(name))));
+      const present = new Set(this.collection.items.map(item => item.name));
+      this.#addFiles(await fetchSamples(names.filter(name => !present.has(name))));
       for (const text of DESCRIPTIONS) await this.#describe(text);
-      this.collection.ask(this.collection.described(DESCRIPTIONS[0]));
+      this.collection.setQuery(this.collection.findDescription(DESCRIPTIONS[0]));
     } catch (error) {
       this.problems.add(null, error);
     }
@@ -123,29 +123,29 @@ class Playground {
   async #search(text) {
     try {
       const query = await this.#describe(text);
-      this.collection.ask(query);
+      this.collection.setQuery(query);
       byId("description").select();
       const [best] = rank(query, this.collection.ready);
-      note(best
-        ? `Most similar: ${best.item.name}, ${likeness(best.score)}.`
-        : "Add something to be ranked.");
+      setStatus(best
+        ? `Best match: ${best.item.name}, ${formatScore(best.score)}.`
+        : "Add images, videos or texts to rank.");
     } catch (error) {
       this.problems.add(`“${text}”`, error);
     }
   }
 
   async #describe(text) {
-    const known = this.collection.described(text);
-    if (known) return known;
-    const began = performance.now();
+    const existing = this.collection.findDescription(text);
+    if (existing) return existing;
+    const start = performance.now();
     const { vectors } = await this.service.embed({ type: "text", text });
-    this.speeds.set("text", `${rough(performance.now() - began)} ms a text`);
+    this.speeds.set("text", `${rough(performance.now() - start)} ms per text`);
     this.#drawFacts();
-    return this.collection.described(text) ?? this.collection.describe(text, vectors);
+    return this.collection.findDescription(text) ?? this.collection.addDescription(text, vectors);
   }
 
   #sample(item) {
-    this.embedding.add([item]); // until it is done, the frames that are here stay
+    this.embedding.add([item]); // the current frames stay until the new ones arrive
   }
 
   #progress(queue) {
@@ -161,19 +161,19 @@ class Playground {
   #ended(queue, stopped) {
     showProgress(null);
     this.collection.remove(this.collection.items.filter(item => !item.ready));
-    const pictures = queue.speed("image");
-    const frames = queue.speed("film");
-    if (pictures) this.speeds.set("image", `${rough(pictures)} pictures/s`);
-    if (frames) this.speeds.set("film", `${rough(frames)} video frames/s`);
+    const images = queue.speed("image");
+    const frames = queue.speed("video");
+    if (images) this.speeds.set("image", `${rough(images)} images/s`);
+    if (frames) this.speeds.set("video", `${rough(frames)} video frames/s`);
     this.#drawFacts();
     const seconds = rough((performance.now() - queue.started) / 1000);
-    const told = stopped ? "Stopped." : `Embedded ${count(queue.done, "item")} in ${seconds} s.`;
-    note(told + this.left);
-    this.left = "";
-    for (const item of this.collection.films) this.#capture(item);
+    const result = stopped ? "Stopped." : `Embedded ${count(queue.done, "item")} in ${seconds} s.`;
+    setStatus(result + this.skipped);
+    this.skipped = "";
+    for (const item of this.collection.videos) this.#capture(item);
   }
 
-  /** The pictures of a film's frames, one film after the other. */
+  /** Capture the frames of a video, one video after the other. */
   #capture(item) {
     if (item.captured === item.frames) return;
     item.captured = item.frames;
@@ -198,7 +198,7 @@ class Playground {
     byId("notice").hidden = !notice;
   }
 
-  /** Once a frame at most, and only what is seen. */
+  /** At most once per animation frame, and only the visible view. */
   #redraw() {
     if (this.#scheduled) return;
     this.#scheduled = true;

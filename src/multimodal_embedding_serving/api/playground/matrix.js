@@ -1,4 +1,4 @@
-// Everything against everything: a table of similarities.
+// A table of the similarities between descriptions and items.
 
 import { make, Pager } from "./elements.js";
 import { compare, share } from "./numbers.js";
@@ -7,9 +7,9 @@ const COLUMNS = 24;
 const ROWS = 24;
 
 export class Matrix {
-  /** Rows and columns are descriptions or items, as the reader chooses. */
-  constructor(element, collection, pictures) {
-    Object.assign(this, { collection, pictures });
+  /** Rows and columns are descriptions or items, as selected. */
+  constructor(element, collection, thumbnails) {
+    Object.assign(this, { collection, thumbnails });
     const redraw = () => this.draw();
     this.choice = make("select", { id: "matrix-choice", onchange: redraw },
       make("option", { value: "across" }, "Descriptions × items"),
@@ -36,8 +36,8 @@ export class Matrix {
     const empty = !down.length || !across.length;
     this.frame.hidden = empty;
     this.heading.textContent = empty
-      ? "Add items and describe some of them: each description becomes a row."
-      : "Cosine similarities; the stronger the colour, the closer. The best of each row is bold.";
+      ? "Add items and search for something: each description becomes a row."
+      : "Cosine similarities: the stronger the color, the more similar. The best match of each row is bold.";
     const columns = this.columns.slice(across);
     const rows = this.rows.slice(down);
     if (!empty) this.#fill(rows, columns);
@@ -62,13 +62,13 @@ export class Matrix {
 
   #title(item, scope) {
     const name = item.name.split("/").pop();
-    if (!["image", "film"].includes(item.kind)) {
-      return make("th", { scope, class: "words", title: item.name }, make("span", {}, item.name));
+    if (!["image", "video"].includes(item.kind)) {
+      return make("th", { scope, class: "text", title: item.name }, make("span", {}, item.name));
     }
     const canvas = make("canvas", { "aria-hidden": "true" });
     const title = make("th", { scope, title: item.name },
-      make("span", { class: "picture" }, canvas), make("span", { class: "under" }, name));
-    this.pictures.paint(canvas, item, Math.floor(item.vectors.length / 2));
+      make("span", { class: "thumbnail" }, canvas), make("span", { class: "under" }, name));
+    this.thumbnails.paint(canvas, item, Math.floor(item.vectors.length / 2));
     return title;
   }
 }

@@ -1,16 +1,16 @@
-// What the page tells: status, progress, errors, and the question for a key.
+// Messages to the user: status, progress, errors, and the prompt for an API key.
 
 import { byId, make } from "./elements.js";
 import { count, duration, rough } from "./numbers.js";
 
-const LISTED = 5; // errors that are written out
+const MAX_LISTED = 5; // errors shown in full
 
-/** A line that screen readers speak when it changes. */
-export function note(text) {
+/** Set the status line, which screen readers announce. */
+export function setStatus(text) {
   byId("status").textContent = text;
 }
 
-/** How far a queue is; null hides the bar. */
+/** Show the progress of a queue; null hides the bar. */
 export function showProgress(queue) {
   byId("progress").hidden = queue === null;
   if (queue === null) return;
@@ -18,11 +18,11 @@ export function showProgress(queue) {
   byId("progress-bar").max = total;
   byId("progress-bar").value = done;
   const of = `${done.toLocaleString("en")} of ${total.toLocaleString("en")}`;
-  const pace = secondsLeft === null ? "" : ` · ${rough(rate)} a second · ${duration(secondsLeft)} left`;
+  const pace = secondsLeft === null ? "" : ` · ${rough(rate)} per second · ${duration(secondsLeft)} left`;
   byId("progress-text").textContent = of + pace;
 }
 
-/** What went wrong, the first few in full. */
+/** The list of errors, the first few in full. */
 export class Problems {
   #all = [];
 
@@ -30,7 +30,7 @@ export class Problems {
     this.element = element;
   }
 
-  /** `name`: what the error is about, or null. */
+  /** `name`: the item that failed, or null. */
   add(name, error) {
     const status = error.status ? ` (${error.status})` : "";
     this.#all.push(`${name ? `${name}: ` : ""}${error.message}${status}`);
@@ -43,8 +43,8 @@ export class Problems {
   }
 
   #draw() {
-    const more = this.#all.length - LISTED;
-    const lines = this.#all.slice(0, LISTED).map(text => make("li", {}, text));
+    const more = this.#all.length - MAX_LISTED;
+    const lines = this.#all.slice(0, MAX_LISTED).map(text => make("li", {}, text));
     if (more > 0) lines.push(make("li", {}, `and ${count(more, "more error")}`));
     this.element.replaceChildren(...(!lines.length ? [] : [
       make("div", { class: "problems" }, make("ul", {}, ...lines),
@@ -53,18 +53,18 @@ export class Problems {
   }
 }
 
-/** Ask for the server's key -> Promise of it. `refused`: the one before was wrong. */
-export function askKey(refused) {
+/** Prompt for the API key -> Promise of the key. `rejected`: the server rejected the previous one. */
+export function askKey(rejected) {
   const form = byId("key-form");
   form.hidden = false;
-  note(refused ? "The server refused this key." : "The server asks for an API key.");
+  setStatus(rejected ? "The server rejected this key." : "Enter an API key to use this server.");
   byId("key").value = "";
   byId("key").focus();
   return new Promise(done => {
     form.addEventListener("submit", event => {
       event.preventDefault();
       form.hidden = true;
-      note("");
+      setStatus("");
       done(byId("key").value.trim());
     }, { once: true });
   });

@@ -1,13 +1,13 @@
-// The likeness of a film to a query over time, as SVG.
+// The similarity of a video to a query over time, as SVG.
 
 import { draw } from "./elements.js";
-import { likeness, moment, share } from "./numbers.js";
+import { formatScore, moment, share } from "./numbers.js";
 
 const HEIGHT = 250;
 const EDGE = { left: 48, right: 14, top: 24, bottom: 26 };
 
 /**
- * `times` in seconds, `scores` (null without a query), `seconds` of the film, `width` in pixels.
+ * `times` in seconds, `scores` (null without a query), `seconds`: length of the video, `width` in pixels.
  * -> {svg, move(time), timeAt(x)}: `move` places the cursor, `timeAt` reads a click.
  */
 export function plot({ times, scores, seconds, width }) {
@@ -22,7 +22,7 @@ export function plot({ times, scores, seconds, width }) {
     width,
     height: HEIGHT,
     viewBox: `0 0 ${width} ${HEIGHT}`,
-    "aria-hidden": "true", // the slider around it speaks
+    "aria-hidden": "true", // the slider around it is announced instead
   });
   svg.append(...timeAxis(seconds, x, bottom, inner));
   const cursor = draw("line", { class: "cursor", y1: EDGE.top - 8, y2: bottom });
@@ -59,21 +59,21 @@ function scoreAxis(low, high, y, width) {
 }
 
 function line(times, scores, x, y, bottom) {
-  const points = times.map((time, place) => `${x(time).toFixed(1)},${y(scores[place]).toFixed(1)}`);
+  const points = times.map((time, index) => `${x(time).toFixed(1)},${y(scores[index]).toFixed(1)}`);
   const best = scores.indexOf(Math.max(...scores));
   const ends = [`${x(times[0])},${bottom}`, `${x(times.at(-1))},${bottom}`];
   const label = { x: x(times[best]), y: y(scores[best]) - 8 };
   return [
     draw("polygon", { class: "area", points: [ends[0], ...points, ends[1]].join(" ") }),
     draw("polyline", { class: "line", points: points.join(" ") }),
-    ...times.map((time, place) => draw("circle", {
-      class: place === best ? "dot best" : "dot",
+    ...times.map((time, index) => draw("circle", {
+      class: index === best ? "dot best" : "dot",
       cx: x(time),
-      cy: y(scores[place]),
-      r: place === best ? 5 : 2.5,
+      cy: y(scores[index]),
+      r: index === best ? 5 : 2.5,
     })),
     draw("text", { class: "peak", ...label, "text-anchor": anchorFor(label.x) },
-      likeness(scores[best])),
+      formatScore(scores[best])),
   ];
 }
 

@@ -1,16 +1,16 @@
-// The server's API: the key, its errors, and patience where it is busy.
+// A client of the server's API: the API key, errors, and retries while the server is busy.
 
 import { decodeVector } from "./numbers.js";
 
 const BUSY = new Set([429, 503]);
-const ATTEMPTS = 6;
-const STORED = "embedding-api-key";
-const LOST = "the server can't be reached, or it closed the connection: "
-  + "a file may be larger than it accepts in one request";
+const MAX_ATTEMPTS = 6;
+const STORAGE_KEY = "embedding-api-key";
+const CONNECTION_LOST = "the server can't be reached or closed the connection; "
+  + "a file may exceed its limit for one request";
 
 export const pause = seconds => new Promise(done => { setTimeout(done, seconds * 1000); });
 
-/** What the server refused. `index` is the item at fault, where the server names one. */
+/** An error from the server. `index` is the item that caused it, if the server names one. */
 export class ServiceError extends Error {
   constructor(status, message, index = null) {
     super(message);
@@ -20,10 +20,10 @@ export class ServiceError extends Error {
 }
 
 export class Service {
-  #key = readStored();
+  #key = loadKey();
   #asking = null;
 
-  /** `askKey(refused)` -> Promise of a key; `onbusy(seconds)` is told when the server is waited for. */
+  /** `askKey(rejected)` -> Promise of a key; `onbusy(seconds)` is called before each retry. */
   constructor({ askKey, onbusy }) {
     this.askKey = askKey;
     this.onbusy = onbusy;
@@ -37,28 +37,28 @@ export class Service {
     return (await this.#request(path, {})).json();
   }
 
-  /** Embed one input of the native API -> {vectors: [Float32Array], frames: [{index, timestamp}]}. */
+  /** Embed one input with the native API -> {vectors: [Float32Array], frames: [{index, timestamp}]}. */
   async embed(input, signal) {
-    const answer = await this.#request("embeddings", {
+    const response = await this.#request("embeddings", {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ input, encoding_format: "base64" }),
       signal,
     });
-    const { embedding, frames } = await answer.json();
+    const { embedding, frames } = await response.json();
     return { vectors: [embedding].flat().map(decodeVector), frames: frames ?? [] };
   }
 
-  /** Wait until the model is open; `onstage(text, percent)` is told how far it is. */
+  /** Wait until the model is loaded; calls `onstage(text, percent)` with the progress. */
   async ready(onstage) {
     for (;;) {
       try {
-        const answer = await fetch("ready", { cache: "no-store" });
-        if (answer.ok) return;
-        const { detail, percent } = await answer.json();
-        onstage(detail ?? `the server answered ${answer.status}`, percent ?? 0);
+        const response = await fetch("ready", { cache: "no-store" });
+        if (response.ok) return;
+        const { detail, percent } = await response.json();
+        onstage(detail ?? `the server responded with ${response.status}`, percent ?? 0);
       } catch {
-        onstage("the server can't be reached; trying again", 0);
+        onstage("the server can't be reached; retrying", 0);
       }
       await pause(1);
     }
@@ -67,26 +67,26 @@ export class Service {
   async #request(path, options) {
     for (let attempt = 1; ; attempt += 1) {
       const key = this.#key;
-      const answer = await send(path, options, key);
-      if (answer.ok) return answer;
-      if (answer.status === 401) {
+      const response = await send(path, options, key);
+      if (response.ok) return response;
+      if (response.status === 401) {
         await this.#renewKey(key);
-      } else if (BUSY.has(answer.status) && attempt < ATTEMPTS) {
-        const seconds = Math.min(Number(answer.headers.get("retry-after")) || 1, 10);
+      } else if (BUSY.has(response.status) && attempt < MAX_ATTEMPTS) {
+        const seconds = Math.min(Number(response.headers.get("retry-after")) || 1, 10);
         this.onbusy(seconds);
         await pause(seconds);
       } else {
-        throw await refusal(answer);
+        throw await readError(response);
       }
     }
   }
 
-  /** One question for all the requests that wait; none if another has brought a new key already. */
+  /** Prompt once for all waiting requests, and not at all if another request already got a new key. */
   async #renewKey(used) {
     if (used !== this.#key) return;
     this.#asking ??= this.askKey(used !== null).then(key => {
       this.#key = key;
-      store(key);
+      saveKey(key);
       this.#asking = null;
     });
     await this.#asking;
@@ -99,33 +99,33 @@ async function send(path, options, key) {
     return await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServiceError(0, LOST);
+    throw new ServiceError(0, CONNECTION_LOST);
   }
 }
 
-async function refusal(answer) {
-  const text = await answer.text();
+async function readError(response) {
+  const text = await response.text();
   try {
     const { detail, index } = JSON.parse(text);
-    return new ServiceError(answer.status, detail ?? text, index ?? null);
+    return new ServiceError(response.status, detail ?? text, index ?? null);
   } catch {
-    return new ServiceError(answer.status, text.slice(0, 300) || answer.statusText);
+    return new ServiceError(response.status, text.slice(0, 300) || response.statusText);
   }
 }
 
-// A browser may forbid storage: the key then lives as long as the page.
-function readStored() {
+// The browser may block storage; the key then lasts as long as the page.
+function loadKey() {
   try {
-    return sessionStorage.getItem(STORED);
+    return sessionStorage.getItem(STORAGE_KEY);
   } catch {
     return null;
   }
 }
 
-function store(key) {
+function saveKey(key) {
   try {
-    sessionStorage.setItem(STORED, key);
+    sessionStorage.setItem(STORAGE_KEY, key);
   } catch {
-    // kept in memory
+    // the key stays in memory
   }
 }

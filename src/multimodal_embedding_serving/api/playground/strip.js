@@ -1,54 +1,54 @@
-// The sampled frames of a film, each a button that jumps there.
+// The sampled frames of a video; each is a button that seeks to it.
 
 import { make, Pager } from "./elements.js";
-import { likeness, moment } from "./numbers.js";
+import { formatScore, moment } from "./numbers.js";
 
 const PAGE = 64;
 
 export class Strip {
-  #seen = {};
+  #drawn = {};
   #canvases = [];
 
-  /** `onjump(place)`: a frame was chosen; `onturn()`: another page is shown. */
-  constructor(pictures, onjump, onturn) {
-    Object.assign(this, { pictures, onjump });
+  /** `onjump(index)`: a frame was selected; `onturn()`: another page is shown. */
+  constructor(thumbnails, onjump, onturn) {
+    Object.assign(this, { thumbnails, onjump });
     this.list = make("ol", { class: "strip", "aria-label": "Sampled frames" });
     this.pager = new Pager("frames", PAGE, () => {
-      this.draw(this.#seen.item, this.#seen.scores);
+      this.draw(this.#drawn.item, this.#drawn.scores);
       onturn();
     });
   }
 
-  /** The page's frames; `scores` of all frames, or null. */
+  /** Draw the frames of the current page; `scores` of all frames, or null. */
   draw(item, scores) {
-    const seen = { item, scores, frames: item.frames, page: this.pager.page };
-    if (Object.keys(seen).some(key => seen[key] !== this.#seen[key])) this.#fill(seen);
-    this.#seen = seen;
-    for (const [place, canvas] of this.#canvases) this.pictures.paint(canvas, item, place);
+    const next = { item, scores, frames: item.frames, page: this.pager.page };
+    if (Object.keys(next).some(key => next[key] !== this.#drawn[key])) this.#fill(next);
+    this.#drawn = next;
+    for (const [index, canvas] of this.#canvases) this.thumbnails.paint(canvas, item, index);
   }
 
-  /** Mark the frame in a place among all sampled frames as the current one. */
-  mark(place) {
+  /** Mark a frame as the current one; `index` counts all sampled frames. */
+  mark(index) {
     this.#canvases.forEach(([each], at) => {
       const button = this.list.children[at].firstChild;
-      if (each === place) button.setAttribute("aria-current", "true");
+      if (each === index) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
     });
   }
 
   #fill({ frames, scores }) {
     const best = scores ? scores.indexOf(Math.max(...scores)) : -1;
-    const page = this.pager.slice(frames.map((frame, place) => [place, frame]));
-    this.#canvases = page.map(([place]) => [place, make("canvas", { "aria-hidden": "true" })]);
-    this.list.replaceChildren(...page.map(([place, frame], at) => {
+    const page = this.pager.slice(frames.map((frame, index) => [index, frame]));
+    this.#canvases = page.map(([index]) => [index, make("canvas", { "aria-hidden": "true" })]);
+    this.list.replaceChildren(...page.map(([index, frame], at) => {
       const time = moment(frame.timestamp);
-      const score = scores ? likeness(scores[place]) : "";
+      const score = scores ? formatScore(scores[index]) : "";
       return make("li", {}, make("button", {
         type: "button",
-        class: place === best ? "best" : null,
+        class: index === best ? "best" : null,
         "aria-label": score ? `${time}, similarity ${score}` : time,
-        onclick: () => this.onjump(place),
-      }, make("span", { class: "picture" }, this.#canvases[at][1]),
+        onclick: () => this.onjump(index),
+      }, make("span", { class: "thumbnail" }, this.#canvases[at][1]),
       make("span", {}, time), make("b", {}, score)));
     }));
   }

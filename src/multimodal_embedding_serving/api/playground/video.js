@@ -1,41 +1,41 @@
-// A film: the player, its likeness to the query over time, and its frames to jump to.
+// The video view: the player, the similarity to the query over time, and the frames to seek to.
 
 import { make } from "./elements.js";
-import { curve, likeness, moment } from "./numbers.js";
+import { curve, formatScore, moment } from "./numbers.js";
 import { plot } from "./plot.js";
 import { Strip } from "./strip.js";
 
 const CHOICES = [8, 16, 32, 64, 128, 256];
-const WITHIN = 0.002; // seconds into a frame: rounding must not show the one before it
+const INTO_FRAME = 0.002; // seconds: rounding must not show the previous frame
 
-export class Film {
+export class VideoView {
   #item = null;
-  #seen = {}; // what is drawn: {item, frames, query}
+  #drawn = {}; // {item, frames, query}
   #plot = null;
   #scores = null;
-  #at = 0; // the place of the current frame among the sampled ones
+  #at = 0; // index of the current frame among the sampled ones
 
-  /** `onsample(item)`: embed the film again, with its `sampled` frames. */
-  constructor(element, collection, pictures, onsample) {
+  /** `onsample(item)`: embed the video again with its `sampled` number of frames. */
+  constructor(element, collection, thumbnails, onsample) {
     Object.assign(this, { collection, onsample });
-    this.strip = new Strip(pictures, place => this.#jump(place), () => this.#mark());
+    this.strip = new Strip(thumbnails, index => this.#jump(index), () => this.#mark());
     this.#build(element);
     new ResizeObserver(() => this.#drawPlot()).observe(this.slider);
   }
 
   #build(element) {
     this.heading = make("p", { class: "heading" });
-    this.choice = make("select", { id: "film-choice", onchange: () => this.#choose() });
-    this.count = make("select", { id: "film-frames", onchange: () => this.#sample() },
+    this.choice = make("select", { id: "video-choice", onchange: () => this.#choose() });
+    this.count = make("select", { id: "video-frames", onchange: () => this.#sample() },
       ...CHOICES.map(each => make("option", { value: each }, String(each))));
-    this.video = make("video", {
+    this.player = make("video", {
       controls: true,
       playsinline: true,
       preload: "auto",
       ontimeupdate: () => this.#follow(),
       onloadedmetadata: () => this.#drawPlot(),
     });
-    this.video.muted = true;
+    this.player.muted = true;
     this.slider = make("div", {
       class: "slider",
       role: "slider",
@@ -46,62 +46,62 @@ export class Film {
     });
     this.body = make("div", { hidden: true },
       make("div", { class: "row wrap choices" },
-        make("label", { for: "film-choice" }, "Video"), this.choice,
-        make("label", { for: "film-frames" }, "Frames"), this.count),
-      make("div", { class: "screen" }, this.video, this.slider),
+        make("label", { for: "video-choice" }, "Video"), this.choice,
+        make("label", { for: "video-frames" }, "Frames"), this.count),
+      make("div", { class: "screen" }, this.player, this.slider),
       this.strip.list, this.strip.pager.element);
     element.append(this.heading, this.body);
   }
 
-  /** Show a film at one of its frames. */
+  /** Show a video at one of its frames. */
   show(item, frame) {
     this.#item = item;
     this.draw();
     this.#jump(frame);
   }
 
-  /** What has changed; the rest stays, and keeps the focus. */
+  /** Redraw what changed; the rest stays, to keep the focus. */
   draw() {
-    const { films, query } = this.collection;
-    if (!films.includes(this.#item)) this.#item = films[0] ?? null;
+    const { videos, query } = this.collection;
+    if (!videos.includes(this.#item)) this.#item = videos[0] ?? null;
     const item = this.#item;
     this.body.hidden = item === null;
     this.heading.textContent = headingOf(item, query);
     if (item === null) {
-      this.video.removeAttribute("src");
-      this.#seen = {};
+      this.player.removeAttribute("src");
+      this.#drawn = {};
       return;
     }
-    const seen = { item, frames: item.frames, query };
-    if (Object.keys(seen).some(key => seen[key] !== this.#seen[key])) this.#renew(seen);
-    this.#list(films);
+    const next = { item, frames: item.frames, query };
+    if (Object.keys(next).some(key => next[key] !== this.#drawn[key])) this.#reset(next);
+    this.#list(videos);
     this.strip.draw(item, this.#scores);
     if (!this.#plot) this.#drawPlot();
     this.#mark();
   }
 
-  #renew({ item, frames, query }) {
-    if (frames !== this.#seen.frames) this.#at = 0;
-    this.#seen = { item, frames, query };
-    if (this.video.src !== item.address) this.video.src = item.address;
-    this.video.setAttribute("aria-label", item.name);
+  #reset({ item, frames, query }) {
+    if (frames !== this.#drawn.frames) this.#at = 0;
+    this.#drawn = { item, frames, query };
+    if (this.player.src !== item.address) this.player.src = item.address;
+    this.player.setAttribute("aria-label", item.name);
     this.#scores = query === null || query === item ? null : curve(query, item);
     this.#drawPlot();
   }
 
-  #list(films) {
-    const names = films.map(film => film.name);
-    const listed = [...this.choice.options].map(option => option.text);
-    if (names.join("\n") !== listed.join("\n")) {
-      this.choice.replaceChildren(...names.map((name, place) => make("option", { value: place }, name)));
+  #list(videos) {
+    const names = videos.map(video => video.name);
+    const options = [...this.choice.options].map(option => option.text);
+    if (names.join("\n") !== options.join("\n")) {
+      this.choice.replaceChildren(...names.map((name, index) => make("option", { value: index }, name)));
     }
-    this.choice.value = films.indexOf(this.#item);
+    this.choice.value = videos.indexOf(this.#item);
     this.count.value = this.#item.sampled;
   }
 
   get #seconds() {
     const last = this.#item.frames.at(-1)?.timestamp ?? 0;
-    return Math.max(Number.isFinite(this.video.duration) ? this.video.duration : 0, last, 0.1);
+    return Math.max(Number.isFinite(this.player.duration) ? this.player.duration : 0, last, 0.1);
   }
 
   #drawPlot() {
@@ -111,13 +111,13 @@ export class Film {
     const times = item.frames.map(frame => frame.timestamp);
     this.#plot = plot({ times, scores: this.#scores, seconds: this.#seconds, width });
     this.slider.replaceChildren(this.#plot.svg);
-    this.slider.setAttribute("aria-label", `Moment of ${item.name}`);
+    this.slider.setAttribute("aria-label", `Position in ${item.name}`);
     this.slider.setAttribute("aria-valuemax", this.#seconds.toFixed(1));
     this.#mark();
   }
 
   #choose() {
-    this.show(this.collection.films[Number(this.choice.value)], 0);
+    this.show(this.collection.videos[Number(this.choice.value)], 0);
   }
 
   #sample() {
@@ -125,24 +125,24 @@ export class Film {
     this.onsample(this.#item);
   }
 
-  #jump(place) {
-    this.#at = place;
-    this.video.currentTime = (this.#item.frames[place]?.timestamp ?? 0) + WITHIN;
+  #jump(index) {
+    this.#at = index;
+    this.player.currentTime = (this.#item.frames[index]?.timestamp ?? 0) + INTO_FRAME;
     this.#mark();
   }
 
-  /** While it plays: the frame that is shown is the last that has begun. */
+  /** During playback, the current frame is the last one that has started. */
   #follow() {
     const frames = this.#item?.frames ?? [];
-    if (!frames.length || this.video.paused) return;
-    const time = this.video.currentTime;
-    const after = frames.findIndex(frame => frame.timestamp > time + WITHIN);
+    if (!frames.length || this.player.paused) return;
+    const time = this.player.currentTime;
+    const after = frames.findIndex(frame => frame.timestamp > time + INTO_FRAME);
     this.#at = Math.max(0, (after < 0 ? frames.length : after) - 1);
     this.#mark(time);
   }
 
   #mark(time = this.#item.frames[this.#at]?.timestamp ?? 0) {
-    const score = this.#scores ? `, similarity ${likeness(this.#scores[this.#at])}` : "";
+    const score = this.#scores ? `, similarity ${formatScore(this.#scores[this.#at])}` : "";
     this.#plot?.move(time);
     this.slider.setAttribute("aria-valuenow", time.toFixed(1));
     this.slider.setAttribute("aria-valuetext", moment(time) + score);
@@ -174,9 +174,9 @@ export class Film {
 }
 
 function headingOf(item, query) {
-  if (item === null) return "Add a video to see where in it a description fits.";
+  if (item === null) return "Add a video to see where it matches a description.";
   if (query === null || query === item) {
-    return `${item.frames.length} frames of ${item.name}. Describe something to see where it fits.`;
+    return `${item.frames.length} frames of ${item.name}. Describe something to see where it appears.`;
   }
-  return `How well “${query.name}” fits ${item.name} over time, by ${item.frames.length} frames.`;
+  return `How well “${query.name}” matches ${item.name} over time, based on ${item.frames.length} frames.`;
 }
