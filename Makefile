@@ -3,7 +3,7 @@
 #   make serve     runtime only, then the server in the foreground (PORT=…, HOST=… override)
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
-#   make check     format, lint, types
+#   make check     format, lint, types: in a small environment of its own, without torch
 #   make site      the documentation as pages, in site/
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
@@ -14,8 +14,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LINT := .venv-lint
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
+# Dependency groups need pip 25.1; `python -m venv` may bring an older one.
+NEW_PIP := "pip>=25.1"
 # One file's tests stay together: they share servers and converted models.
 PARALLEL := --numprocesses 2 --dist loadfile
 CODE := src tests scripts benchmarks
@@ -38,20 +41,20 @@ export PYTHONDONTWRITEBYTECODE :=
 serve: $(VENV)/.serve
 	@exec $(BIN)/mmes serve $(ADDRESS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.test
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: test $(VENV)/.dev-all
+test-all: test $(VENV)/.test-all
 	$(BIN)/pytest $(PARALLEL) -m "slow or hub"
 
-check: $(VENV)/.dev
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy $(CODE)
+check: $(LINT)/.made
+	$(LINT)/bin/ruff format --check $(CODE)
+	$(LINT)/bin/ruff check $(CODE)
+	$(LINT)/bin/mypy $(CODE)
 
-format: $(VENV)/.dev
-	$(BIN)/ruff format $(CODE)
-	$(BIN)/ruff check --fix $(CODE)
+format: $(LINT)/.made
+	$(LINT)/bin/ruff format $(CODE)
+	$(LINT)/bin/ruff check --fix $(CODE)
 
 look: $(VENV)/.serve
 	$(BIN)/python benchmarks/first_look.py
@@ -62,27 +65,32 @@ bench: $(BENCH)/.made
 scaling: $(BENCH)/.made
 	$(BENCH)/bin/python -m benchmarks.scaling
 
-docs: $(VENV)/.dev
+docs: $(VENV)/.serve
 	$(BIN)/python -m scripts.generate_docs
 
-soak: $(VENV)/.dev
+soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
 
-site: $(VENV)/.dev
+site: $(VENV)/.docs
 	$(BIN)/mkdocs build
 
 clean:
-	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamps: one for the environment, one for each set of dependencies.
-$(VENV)/.made:
+# The stamps: one for each environment, one for each set of dependencies.
+define make-environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	         "Name another: make PYTHON=python3.12 …" >&2; exit 1; }
-	@echo "Making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@echo "Making $(1) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python $(INSTALL) $(NEW_PIP)
+endef
+
+$(VENV)/.made:
+	$(call make-environment,$(VENV))
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml $(VENV)/.made
@@ -90,14 +98,24 @@ $(VENV)/.serve: pyproject.toml $(VENV)/.made
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.made
-	@echo "Installing the runtime and what the tests need"
-	@$(PIP) --editable ".[dev]"
-	@touch $@ $(VENV)/.serve
+$(VENV)/.docs: pyproject.toml $(VENV)/.serve
+	@echo "Installing what builds the pages"
+	@$(PIP) --group docs
+	@touch $@
 
-$(VENV)/.dev-all: pyproject.toml $(VENV)/.dev
+$(VENV)/.test: pyproject.toml $(VENV)/.made
+	@echo "Installing the runtime and what the tests need"
+	@$(PIP) --editable ".[bulk,otel,tiktoken]" --group test
+	@touch $@ $(VENV)/.serve $(VENV)/.docs
+
+$(VENV)/.test-all: pyproject.toml $(VENV)/.test
 	@echo "Installing what the slow tests need besides"
-	@$(PIP) --editable ".[dev,dev-all]"
+	@$(PIP) --editable ".[bulk,lancedb,otel,qdrant,quantize,ray,tiktoken]" --group test
+	@touch $@
+
+$(LINT)/.made: pyproject.toml
+	$(call make-environment,$(LINT))
+	@$(LINT)/bin/python $(INSTALL) --group lint
 	@touch $@
 
 # The benchmark's own tools; the systems that it measures have environments of their own.

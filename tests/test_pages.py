@@ -83,7 +83,7 @@ def test_every_test_that_the_page_on_safety_names_exists() -> None:
 
 @pytest.mark.slow
 def test_the_site_is_built_and_asks_nothing_of_other_hosts(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="mkdocs-material is not installed (extra docs)")
+    pytest.importorskip("material", reason="mkdocs-material is not installed (group docs)")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,

@@ -18,7 +18,7 @@ class Clip:
 
     def __init__(self, folder: str) -> None:
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+        self.processor = AutoProcessor.from_pretrained(folder)
 
     def texts(self, texts: Sequence[str]) -> Any:
         inputs = self.processor(

@@ -101,7 +101,8 @@ def test_empty_input_is_openais_400(client: openai.OpenAI, given: str | list[str
 def test_input_type_and_instruction_set_the_role(client: openai.OpenAI) -> None:
     def embed(**body: str) -> list[float]:
         answer = client.embeddings.create(model=MODEL, input="a", extra_body=body)
-        return answer.data[0].embedding
+        vector: list[float] = answer.data[0].embedding
+        return vector
 
     assert np.allclose(embed(input_type="query"), vector_of(text_row("a", "query")))
     assert np.allclose(embed(input_type="passage"), vector_of(text_row("a", "document")))
@@ -127,7 +128,7 @@ def test_a_list_may_mix_texts_images_and_videos_in_every_dialect(client: openai.
         {"type": "video_url", "video_url": {"url": clip}},
         clip,
     ]
-    answer = client.embeddings.create(model=MODEL, input=items)  # type: ignore[arg-type]
+    answer = client.embeddings.create(model=MODEL, input=items)
     found = [each.embedding for each in answer.data]
     image, second = image_vector(picture), image_vector(other)
     texts = [vector_of(text_row(text)) for text in ("plain", "jina", "chat")]
@@ -153,7 +154,7 @@ def test_modality_says_what_plain_strings_are(client: openai.OpenAI) -> None:
 )
 def test_an_item_of_no_dialect_is_a_400_that_names_it(client: openai.OpenAI, item: object) -> None:
     with pytest.raises(openai.BadRequestError, match="item 1") as caught:
-        client.embeddings.create(model=MODEL, input=["a", item])  # type: ignore[arg-type]
+        client.embeddings.create(model=MODEL, input=["a", item])
     assert caught.value.param == "input"
 
 
@@ -202,7 +203,7 @@ def langchain(serving: FakeServing, **options: bool) -> OpenAIEmbeddings:
         model=MODEL,
         base_url=f"{serving.url}/v1",
         api_key=SecretStr("none"),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

@@ -95,7 +95,8 @@ class Playground:
     @property
     def ranked(self) -> Sequence[str]:
         """The names on the page of results, the most similar first."""
-        return self.page.locator(".card .name").all_inner_texts()
+        names: list[str] = self.page.locator(".card .name").all_inner_texts()
+        return names
 
     @property
     def scores(self) -> list[float]:

@@ -85,7 +85,7 @@ def take(browser: Browser, url: str, shot: Shot) -> bytes:
     playground.page.evaluate("document.activeElement.blur()")
     start = "header" if shot.view in ("Ranking", "Matrix") and shot.screen is WIDE else "#search"
     playground.page.locator(start).evaluate("each => scrollTo(0, each.offsetTop - 12)")
-    screenshot = playground.page.screenshot()
+    screenshot: bytes = playground.page.screenshot()
     context.close()
     return screenshot
 

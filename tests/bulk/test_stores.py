@@ -1,4 +1,4 @@
-"""Vector stores: LanceDB in a folder, Qdrant in a folder. Both are of the extra `dev-all`."""
+"""Vector stores: LanceDB and Qdrant, each in a folder. `make test-all` installs both."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def ask() -> Any:
         assert max(int(row.max()) for row in rows) < QWEN_ENTRIES
         with torch.inference_mode():
             last = [model(row).last_hidden_state[0, -1] for row in rows]
-        return torch.stack(last).numpy()
+        return np.asarray(torch.stack(last).numpy())
 
     return answer
 

@@ -51,7 +51,7 @@ def test_openais_client_searches_photos_by_text(
 ) -> None:
     items = ["a rocket", *({"image": b64(path)} for path in list_photos())]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        answer = client.embeddings.create(model="mini", input=items)  # type: ignore[arg-type]
+        answer = client.embeddings.create(model="mini", input=items)
     vectors = np.array([each.embedding for each in answer.data], np.float32)
     assert (vectors[1:] * photos).sum(1).min() >= batch_bound(http)
     assert list_photos()[int((vectors[1:] @ vectors[0]).argmax())].stem == "rocket"

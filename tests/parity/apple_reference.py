@@ -7,7 +7,7 @@ mistakes to make on purpose: the tests show that each is seen.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tests.parity.small import Arrays
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 class Apple:
@@ -134,7 +134,7 @@ class Apple:
             x = (x - 0.5) / 0.5
         with torch.no_grad():
             see = self.see_by_transformer if self.transformer_sees else self.see_by_convolution
-            return F.normalize(see(x), dim=1).numpy()
+            return np.asarray(F.normalize(see(x), dim=1).numpy())
 
     def see_by_convolution(self, x: Tensor) -> Tensor:
         root = "image_encoder.model."
@@ -197,4 +197,4 @@ class Apple:
             matrix = self.get("text_encoder.projection_layer")
             if "projection transposed" in self.faults:
                 matrix = matrix.T
-            return F.normalize(x[torch.arange(len(x)), last] @ matrix, dim=1).numpy()
+            return np.asarray(F.normalize(x[torch.arange(len(x)), last] @ matrix, dim=1).numpy())

@@ -24,7 +24,7 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row, Vectors, ignore_progress
 from tests.hub_standin import HubStandIn
-from tests.parity.oracles import Oracle, widen
+from tests.parity.oracles import Oracle, widen, without_gradients
 from tests.parity.small import texts
 from tests.parity.test_traps import RIGHT, WRONG, distance
 from tests.parity.towers import compile_plan
@@ -52,7 +52,7 @@ def read(blueprint: Blueprint, *words: str) -> list[Row]:
 # ── CN-CLIP ──
 
 
-@torch.no_grad()
+@without_gradients
 def test_chinese_clip_pools_its_first_token_without_a_pooler(tmp_path: Path) -> None:
     arrays, config = small_checkpoint(CN_CLIP)
     assert config is not None
@@ -168,7 +168,7 @@ def padded_by_transformers() -> Callable[[list[Row], str], Vectors]:
     model: Any = transformers.Qwen3Model(transformers.Qwen3Config.from_dict(config or {}))
     model.load_state_dict({name: torch.tensor(widen(array)) for name, array in arrays.items()})
 
-    @torch.no_grad()
+    @without_gradients
     def ask(rows: list[Row], side: str) -> Vectors:
         longest = max(map(len, rows))
         ids, mask = (np.zeros((len(rows), longest), np.int64) for _ in range(2))

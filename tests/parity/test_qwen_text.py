@@ -79,7 +79,7 @@ def ask_transformers(folder: Path, rows: Sequence[Row], **config: Any) -> Vector
     model = Qwen3Model.from_pretrained(folder, dtype=torch.float32, **config)
     with torch.inference_mode():
         last = [model(torch.tensor(row[None]).long()).last_hidden_state[0, -1] for row in rows]
-    return torch.nn.functional.normalize(torch.stack(last), dim=1).numpy()
+    return np.asarray(torch.nn.functional.normalize(torch.stack(last), dim=1).numpy())
 
 
 def texts(*lengths: int) -> list[Row]:

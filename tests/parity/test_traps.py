@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.types import Row, Vectors
@@ -160,7 +159,6 @@ def test_siglips_probe_is_not_added_back(open_model: OpenModel) -> None:
     assert distance(found, expected + probe) > WRONG
 
 
-@torch.no_grad()
 def blip2_queries(oracle: Oracle, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """The 32 projected vectors of each picture, by the oracle's own parts."""
     kept: list[Any] = []

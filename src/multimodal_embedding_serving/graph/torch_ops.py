@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from multimodal_embedding_serving.checkpoints.weights import StoredTensor
 from multimodal_embedding_serving.graph.arrays import float32, sides
 from multimodal_embedding_serving.graph.ops import Array, Pair
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 Function = Callable[..., Tensor]
 
 
