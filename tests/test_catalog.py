@@ -21,7 +21,7 @@ from multimodal_embedding_serving.catalog import (
     spellings,
 )
 from multimodal_embedding_serving.errors import UnknownModel
-from multimodal_embedding_serving.families import FAMILIES
+from multimodal_embedding_serving.families.registry import FAMILIES
 from multimodal_embedding_serving.settings import PRECISIONS
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")

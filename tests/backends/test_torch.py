@@ -17,8 +17,9 @@ import torch
 from multimodal_embedding_serving.backends.torch import choose_precision, open_plan, send
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.errors import SettingsError
-from multimodal_embedding_serving.families import TowerSpec, find_family
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row
 from tests.parity.small import pictures, small_arrays, small_config, texts

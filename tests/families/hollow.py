@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
-from multimodal_embedding_serving.families import Checkpoint, find_family
+from multimodal_embedding_serving.families import Checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from tests.parity.small import Shape, read_layout
 
 

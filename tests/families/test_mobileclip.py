@@ -10,8 +10,9 @@ import pytest
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerSpec, find_family
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.graph.folding import convolve, fold_branches
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
 from tests.parity.small import read_layout

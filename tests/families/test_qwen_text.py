@@ -14,8 +14,9 @@ import pytest
 from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerSpec, find_family
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT32,
     INT8_WEIGHTS,
@@ -135,7 +136,7 @@ import json, sys, threading
 from pathlib import Path
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
-from multimodal_embedding_serving.families import find_family
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
 
 def private():

@@ -12,8 +12,8 @@ from multimodal_embedding_serving.catalog import resolve
 from multimodal_embedding_serving.checkpoints.layouts import LAYOUTS, detect, rename
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import find_family
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from tests.families.hollow import HollowOps, hollow_tensor, hollow_weights, unused_tensors
 from tests.parity.small import (
     ROWS,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.backends.openvino import compile_graph
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.families import FAMILIES
+from multimodal_embedding_serving.families.registry import FAMILIES
 from multimodal_embedding_serving.types import Row, Vectors
 from tests.parity.small import ENTRIES, model_type, pictures, small_arrays, small_config, texts
 from tests.parity.small_mobileclip import PLACES, side_of

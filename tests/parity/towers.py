@@ -16,8 +16,9 @@ from multimodal_embedding_serving.backends.torch import open_plan
 from multimodal_embedding_serving.checkpoints import open_weights
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.conversion.build import STORAGES
-from multimodal_embedding_serving.families import Checkpoint, TowerSpec, find_family
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.graph.openvino_ops import emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings

@@ -25,8 +25,9 @@ from multimodal_embedding_serving.checkpoints.tokenizers import (
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
-from multimodal_embedding_serving.families import TowerSpec, find_family
+from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.families.recognition import open_checkpoint
+from multimodal_embedding_serving.families.registry import find_family
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)

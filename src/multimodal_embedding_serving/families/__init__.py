@@ -1,19 +1,17 @@
 """The model families: how a checkpoint becomes towers. They run to make a graph, never to serve.
 
-A family is one function, `plan(checkpoint) -> [TowerPlan, …]`, in a file of its own that reads
-like the paper, over the operations of `graph/ops.py`.
+A family is one function, `plan(checkpoint) -> [TowerSpec, …]`, in a file of its own that reads
+like the paper, over the operations of `graph/ops.py`. `registry.py` lists the families.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.errors import FamilyNotBuilt
 from multimodal_embedding_serving.types import Modality
 
 
@@ -45,23 +43,4 @@ class TowerSpec:
 
 
 BuildTowers = Callable[[Checkpoint], Sequence[TowerSpec]]
-
-FAMILIES: Mapping[str, str] = {
-    "Builtin": "builtin",
-    "CLIP": "clip",
-    "CN-CLIP": "cn_clip",
-    "SigLIP": "siglip",
-    "Blip2": "blip2",
-    "MobileCLIP": "mobileclip",
-    "QwenText": "qwen_text",
-}
-"""Catalog family -> its module beside this file."""
-
-
-def find_family(name: str) -> BuildTowers:
-    """The family's `plan`. Raises FamilyNotBuilt where this version has none."""
-    if name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise FamilyNotBuilt(f"the family {name!r} is not built in this version; built: {known}")
-    plan: BuildTowers = import_module(f"{__name__}.{FAMILIES[name]}").plan
-    return plan
+"""What a family is: its `plan`."""

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.checkpoints import mobileclip_names, qwen_config
-from multimodal_embedding_serving.checkpoints.configs import (
-    complete,
-    describe,
-    translate_open_clip,
-)
-from multimodal_embedding_serving.checkpoints.layouts import (
-    LAYOUTS,
-    Layout,
-    detect,
-    rename,
-    unwrap,
-)
-from multimodal_embedding_serving.checkpoints.sizes import check_sizes
+from multimodal_embedding_serving.checkpoints.layouts import detect, unwrap
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
-from multimodal_embedding_serving.families.mobileclip import open_mobileclip
-from multimodal_embedding_serving.families.qwen_text import open_qwen
+from multimodal_embedding_serving.families.registry import FAMILIES
 
 Config = Mapping[str, Any]
-OPEN_CLIP = "model_cfg"
-"""The key that tells open_clip_config.json from config.json."""
-
-ReadCheckpoint = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
-
-
-@dataclass(frozen=True, slots=True)
-class Recognizer:
-    """How the checkpoints of one `model_type` are told from others, and opened."""
-
-    family: str
-    layouts: Sequence[Layout]
-    open: ReadCheckpoint
 
 
 def open_checkpoint(
@@ -55,7 +26,7 @@ def open_checkpoint(
     row, the configuration and the tensors, or an unknown or missing tensor.
     """
     weights = unwrap(weights)
-    layout = detect(weights, [each for r in RECOGNIZERS.values() for each in r.layouts])
+    layout = detect(weights, [layout for each in FAMILIES.values() for layout in each.layouts])
     told = (config or {}).get("model_type")
     if layout is None:
         raise CheckpointError(_describe_stranger(weights, told))
@@ -64,19 +35,20 @@ def open_checkpoint(
             f"{weights.file}: its tensors are those of {layout.model_type!r}, "
             f"but config.json says {str(told)[:40]!r}"
         )
-    recognizer = RECOGNIZERS[layout.model_type]
-    if spec is not None and spec.family != recognizer.family:
+    name = next(each for each in FAMILIES if FAMILIES[each].model_type == layout.model_type)
+    if spec is not None and spec.family != name:
         raise CheckpointError(
             f"{weights.file}: {spec.id} is of the family {spec.family}, "
-            f"but the tensors are of {recognizer.family}"
+            f"but the tensors are of {name}"
         )
-    return recognizer.family, recognizer.open(weights, layout, config, spec)
+    return name, FAMILIES[name].read(weights, layout, config, spec)
 
 
 def _describe_stranger(weights: Weights, told: object) -> str:
     known = "; ".join(
-        f"{model_type} ({', '.join(dict.fromkeys(each.name for each in recognizer.layouts))})"
-        for model_type, recognizer in RECOGNIZERS.items()
+        f"{family.model_type} ({', '.join(dict.fromkeys(each.name for each in family.layouts))})"
+        for family in FAMILIES.values()
+        if family.layouts
     )
     told = f", model_type {str(told)[:40]!r}" if told else ""
     example = quote(next(iter(weights), ""))
@@ -84,45 +56,3 @@ def _describe_stranger(weights: Weights, told: object) -> str:
         f"{weights.file}: not recognised ({len(weights)} tensors, the first {example}{told}). "
         f"Recognised are, by model_type and layout: {known}"
     )
-
-
-def open_transformer(
-    weights: Weights, layout: Layout, config: Config | None, spec: ModelSpec | None
-) -> Checkpoint:
-    """CLIP, CN-CLIP, SigLIP, BLIP-2: renamed by table, sizes held against the configuration."""
-    full = _configure(layout.model_type, config, spec)
-    if full is None:
-        raise CheckpointError(
-            f"{weights.file}: no config.json beside it, and no row of the catalog to tell the "
-            f"sizes of this {layout.model_type!r} model"
-        )
-    renamed = rename(weights, layout)
-    check_sizes(renamed, full)
-    return Checkpoint(renamed, full, spec)
-
-
-def _configure(
-    model_type: str, config: Config | None, spec: ModelSpec | None
-) -> dict[str, Any] | None:
-    if not config:
-        return describe(spec.architecture, model_type) if spec else None
-    if OPEN_CLIP in config:
-        return translate_open_clip(config, model_type)
-    return complete(config, model_type)
-
-
-def _layouts(model_type: str) -> Sequence[Layout]:
-    return tuple(each for each in LAYOUTS if each.model_type == model_type)
-
-
-RECOGNIZERS: Mapping[str, Recognizer] = MappingProxyType(
-    {
-        "clip": Recognizer("CLIP", _layouts("clip"), open_transformer),
-        "chinese_clip": Recognizer("CN-CLIP", _layouts("chinese_clip"), open_transformer),
-        "siglip": Recognizer("SigLIP", _layouts("siglip"), open_transformer),
-        "blip-2": Recognizer("Blip2", _layouts("blip-2"), open_transformer),
-        "mobileclip": Recognizer("MobileCLIP", mobileclip_names.LAYOUTS, open_mobileclip),
-        "qwen3": Recognizer("QwenText", qwen_config.LAYOUTS, open_qwen),
-    }
-)
-"""By model_type. A family with rules of its own adds its layouts and its opener here."""
