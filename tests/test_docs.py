@@ -77,9 +77,9 @@ def web(samples: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
-    """A media root with the film and a manifest of two of its frames and one that is missing."""
+    """A media root with the samples and a manifest of two frames of the video and a missing one."""
     folder = tmp_path_factory.mktemp("media")
-    shutil.copy(samples / "film.mp4", folder)
+    shutil.copytree(samples, folder, dirs_exist_ok=True)
     frames = [{"frame_number": n, "timestamp": n / 12, "type": "full_frame"} for n in (0, 12)]
     gone = {"frame_number": 30, "timestamp": 2.5, "type": "full_frame", "image_path": "gone.jpg"}
     manifest = {"video_path": str(folder / "film.mp4"), "frames": [*frames, gone]}
