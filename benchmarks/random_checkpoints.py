@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.configs import describe
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.families import find_family
 from tests.checkpoints.files import join_safetensors
 from tests.parity.small import Shape, read_layout
 from tests.small_clip import write_tokenizer
@@ -175,14 +176,12 @@ def write_shard(file: BinaryIO, shapes: Mapping[str, Shape], kind: str, numbers:
 # ── configurations ──
 
 
-KINDS = {"CLIP": "clip", "CN-CLIP": "chinese_clip", "SigLIP": "siglip", "Blip2": "blip-2"}
-
-
 def describe_row(spec: ModelSpec, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
     """config.json of a row."""
     if spec.family == "QwenText":
         return qwen_config(shapes)
-    return describe(spec.architecture, KINDS[spec.family])
+    model_type = find_family(spec.family).model_type
+    return None if model_type is None else describe(spec.architecture, model_type)
 
 
 def qwen_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The models: one row each, data only.
+"""The models: one row each, data only. A new model is a new row, and nothing else.
 
-A row holds what its checkpoint's own files may leave unsaid. Sources: the model cards of the named repositories
-and the table in docs/models.md. `resolve()` turns any accepted spelling into a row.
+A row holds what its checkpoint's own files may leave unsaid. Source: the model cards of the named repositories.
+`make docs` writes the rows to docs/models.md and setup.sh; `resolve()` turns any accepted spelling into a row.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class ModelSpec:
     """How weights are stored by default: f16 (compressed), int8-weights."""
     tokenizer_repo: str | None = None
     """Where the tokenizer is when the checkpoint's repository has none."""
+    measured: bool = True
+    """Whether docs/real_sizes.json and docs/parity.md must hold its figures. False for a new row: converting a
+    checkpoint of true size and comparing it with its upstream library takes hours, and can follow later."""
 
     @property
     def id(self) -> str:
@@ -49,34 +52,34 @@ class ModelSpec:
         return ("text",) if self.image_size is None else ("image", "text")
 
 
-def _clip(name: str, repo: str, architecture: str, dimension: int) -> ModelSpec:
-    return ModelSpec("CLIP", name, (repo,), architecture, 224, dimension, 77, "mit")
+# fmt: off
+def _clip(name: str, repo: str, architecture: str, dimension: int, *, measured: bool = True) -> ModelSpec:
+    return ModelSpec("CLIP", name, (repo,), architecture, 224, dimension, 77, "mit", measured=measured)
 
 
-def _cn_clip(name: str, repo: str, architecture: str, dimension: int) -> ModelSpec:
-    return ModelSpec("CN-CLIP", name, (repo,), architecture, 224, dimension, 52, "apache-2.0")
+def _cn_clip(name: str, repo: str, architecture: str, dimension: int, *, measured: bool = True) -> ModelSpec:
+    return ModelSpec("CN-CLIP", name, (repo,), architecture, 224, dimension, 52, "apache-2.0", measured=measured)
 
 
-def _mobileclip(name: str, repo: str, architecture: str, pixels: int) -> ModelSpec:
+def _mobileclip(name: str, repo: str, architecture: str, pixels: int, *, measured: bool = True) -> ModelSpec:
     repos = (repo,) if architecture == "MobileCLIP-S0" else (repo, f"{repo}-OpenCLIP")
     return ModelSpec(
         "MobileCLIP", name, repos, architecture, pixels, 512, 77, "apple-amlr",
-        tokenizer_repo=CLIP_TOKENIZER,
-    )  # fmt: skip
+        tokenizer_repo=CLIP_TOKENIZER, measured=measured,
+    )
 
 
-def _siglip(name: str, repo: str, architecture: str, pixels: int, dimension: int) -> ModelSpec:
-    return ModelSpec("SigLIP", name, (repo,), architecture, pixels, dimension, 64, "apache-2.0")
+def _siglip(name: str, repo: str, architecture: str, pixels: int, dimension: int, *, measured: bool = True) -> ModelSpec:
+    return ModelSpec("SigLIP", name, (repo,), architecture, pixels, dimension, 64, "apache-2.0", measured=measured)
 
 
-def _qwen(name: str, repo: str, dimension: int) -> ModelSpec:
+def _qwen(name: str, repo: str, dimension: int, *, measured: bool = True) -> ModelSpec:
     return ModelSpec(
         "QwenText", name, (repo,), repo.rpartition("/")[2], None, dimension, 32768, "apache-2.0",
-        precision="int8-weights",
-    )  # fmt: skip
+        precision="int8-weights", measured=measured,
+    )
 
 
-# fmt: off
 MODELS: tuple[ModelSpec, ...] = (
     ModelSpec("Builtin", "mini", (), "all-MiniLM-L6-v2 + EfficientNet-Lite2 (ConSE)", 260, 384, 256, "apache-2.0", precision="int8-weights"),
     _clip("clip-vit-b-32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B-32", 512),

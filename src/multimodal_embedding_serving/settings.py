@@ -26,7 +26,7 @@ CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
-_DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
+DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
 # fmt: on
 
 
@@ -80,7 +80,7 @@ def origins(raw: str) -> tuple[str, ...]:
 
 def device_string(raw: str) -> str:
     """OpenVINO's grammar (GPU.1, AUTO:-NPU,CPU, BATCH:GPU(4)) or torch's cuda:n, each in its library's case."""
-    if not _DEVICE.fullmatch(raw.upper()):
+    if not DEVICE.fullmatch(raw.upper()):
         raise ValueError(
             "CPU, GPU, GPU.1, NPU, AUTO, AUTO:…, MULTI:…, HETERO:…, BATCH:…, cuda, cuda:0"
         )

@@ -15,6 +15,8 @@ import httpx2
 import pytest
 from PIL import Image
 
+from multimodal_embedding_serving.api.dialects import DIALECTS, Dialect, find_dialect
+from multimodal_embedding_serving.errors import NotFound
 from tests.api.fakes import FakeServing, Start
 from tests.fakes import POISON
 from tests.media_files import write_image
@@ -130,6 +132,17 @@ def test_no_route_and_a_wrong_method_answer_in_the_dialect_of_their_path(
     assert refused(http.get("/nowhere"), 404)["code"] == "not_found"
     assert refused(http.get("/v1/nowhere"), 404)["error"]["type"] == "invalid_request_error"
     assert refused(http.get("/embeddings"), 405)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda each: each.prefix or "native")
+def test_each_dialect_reports_an_error_in_its_own_shape(
+    http: httpx2.Client, dialect: Dialect
+) -> None:
+    path = f"{dialect.prefix}/nowhere"
+    answer = http.get(path)
+    reply = dialect.error(NotFound(f"GET {path}: Not Found"))
+    assert (answer.status_code, answer.json()) == (reply.status, reply.body)
+    assert find_dialect(path) is dialect
 
 
 def test_too_many_items_and_a_long_text_are_too_large(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
+from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,6 +92,31 @@ def test_it_knows_the_models_of_the_catalog() -> None:
     expected = {spec.id for spec in MODELS}
     expected |= {f"{spec.family}/{alias}" for spec in MODELS for alias in spec.aliases}
     assert named == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EMBEDDING_DEVICE", "auto:-npu,cpu"),
+        ("EMBEDDING_DEVICE", "BATCH:GPU(4)"),
+        ("EMBEDDING_DEVICE", "GPU:1"),
+        ("EMBEDDING_DEVICE", "MULTI:"),
+        ("EMBEDDING_USE_OV", "Off"),
+        ("EMBEDDING_SERVER_PORT", "0"),
+        ("EMBEDDING_SERVER_PORT", "65536"),
+        ("EMBEDDING_SERVER_PORT", "1e3"),
+        ("INFER_BATCH_SIZE", "1024"),
+        ("INFER_BATCH_SIZE", "1025"),
+        ("OV_PERFORMANCE_MODE", "latency"),
+        ("EMBEDDING_PRECISION", "INT8-weights"),
+    ],
+)
+def test_it_allows_what_the_service_allows(name: str, value: str) -> None:
+    status, _, said = source(**{name: value})
+    refusal = contextlib.nullcontext() if status == 0 else pytest.raises(SettingsError)
+    with refusal as caught:
+        Settings.from_env({name: value})
+    assert caught is None or str(caught.value) in said
 
 
 def test_the_volumes_are_made_where_an_engine_answers(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_checkpoint_beside_the_catalog_has_its_librarys_vectors(
 
 
 @pytest.mark.parametrize("where", ["folder", "hub"])
-def test_what_is_not_recognised_is_told_what_is(
+def test_what_is_not_recognized_is_told_what_is(
     where: str, hub: HubStandIn, access: HubAccess, tmp_path: Path
 ) -> None:
     folder = tmp_path / "resnet"
@@ -216,7 +216,7 @@ def test_what_is_not_recognised_is_told_what_is(
         load_bundle(Settings(model=model, models_dir=tmp_path / "models"), access=access)
     told = caught.value.message
     known = "clip chinese_clip siglip blip-2 mobileclip qwen3 transformers open_clip cn_clip apple"
-    for word in ("model.safetensors", "'resnet'", "not recognised", *known.split()):
+    for word in ("model.safetensors", "'resnet'", "not recognized", *known.split()):
         assert word in told
 
 

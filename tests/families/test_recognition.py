@@ -1,4 +1,4 @@
-"""Which checkpoints are recognised, from which layouts and configurations, and which are not."""
+"""Which checkpoints are recognized, from which layouts and configurations, and which are not."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_missing_tensor_is_named_as_the_file_would_name_it(model: str) -> None
         with pytest.raises(CheckpointError) as caught:
             recognize_checkpoint(rest, config, None)
         told = caught.value.message
-        assert name in told or "not recognised" in told or "layers" in told or "layer 0" in told
+        assert name in told or "not recognized" in told or "layers" in told or "layer 0" in told
 
 
 def test_an_unknown_part_is_refused_rather_than_left_out() -> None:
@@ -186,7 +186,7 @@ def test_layers_of_unlike_shape_are_refused() -> None:
         recognize_checkpoint(Weights(weights, file="m"), small_config("clip-vit-b-16"), None)
 
 
-def test_a_stranger_is_told_what_is_recognised() -> None:
+def test_a_stranger_is_told_what_is_recognized() -> None:
     stranger = Weights({"conv1.weight": hollow_tensor("conv1.weight", (64, 3, 7, 7))}, file="r.bin")
     with pytest.raises(CheckpointError) as caught:
         recognize_checkpoint(stranger, {"model_type": "resnet"}, None)
@@ -195,7 +195,7 @@ def test_a_stranger_is_told_what_is_recognised() -> None:
 
 
 def test_an_empty_file_is_a_stranger_too() -> None:
-    with pytest.raises(CheckpointError, match="not recognised"):
+    with pytest.raises(CheckpointError, match="not recognized"):
         recognize_checkpoint(Weights({}, file="empty.bin"), None, None)
 
 

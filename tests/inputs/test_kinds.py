@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -27,6 +28,7 @@ from multimodal_embedding_serving.inputs.media_access import BelowRoots, LoopFet
 from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import Modality
 from tests.media_files import read_barcode, write_image, write_video
 
 LIMITS = InputLimits(max_items=2048, max_text_chars=20)
@@ -69,10 +71,17 @@ async def run(plan: ItemBatch) -> list[Any]:
     return [raw async for raw in items]
 
 
-def test_there_are_eight_kinds_and_each_is_in_the_union() -> None:
+def test_each_kind_is_in_the_union_under_a_tag_of_its_own() -> None:
     schema = Given.model_json_schema()["properties"]["input"]
     tags = {kind.model_json_schema()["properties"]["type"]["const"] for kind in KINDS}
-    assert len(tags) == len(schema["oneOf"]) == 8
+    assert set(schema["discriminator"]["mapping"]) == tags
+    assert len(tags) == len(schema["oneOf"]) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_names_its_modality_and_expands_to_items(kind: type[BaseModel]) -> None:
+    assert getattr(kind, "modality", None) in get_args(Modality)
+    assert inspect.iscoroutinefunction(getattr(kind, "expand", None))
 
 
 async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: MediaAccess) -> None:

@@ -1,4 +1,7 @@
-"""The table of parity is whole: each row of the catalog in each layout that it comes in."""
+"""The table of parity is complete: each row of the catalog in each layout that it comes in.
+
+A row that the catalog marks as not yet measured may be missing.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ MEASURED = {
 
 def test_every_row_is_measured_in_every_layout_that_it_has() -> None:
     rows = {spec.name for spec in MODELS if spec.id != DEFAULT_MODEL}
-    assert len(rows) == 19
-    assert {row for row, _ in MEASURED} == rows
+    unmeasured = {spec.name for spec in MODELS if not spec.measured}
+    assert rows - unmeasured <= {row for row, _ in MEASURED} <= rows
     dumped = {tuple(path.name.removesuffix(".tsv.gz").split(".", 1)) for path in LAYOUTS.iterdir()}
     known = {(name.rpartition(".")[0], name.rpartition(".")[2]) for name in map(".".join, dumped)}
     same = {("mobileclip_blt", layout) for row, layout in known if row == "mobileclip_b"}

@@ -45,8 +45,8 @@ TRAPS = {
     ),
     "what a stripped config leaves out is guessed": Trap(
         "checkpoints/configs.py",
-        '"max_position_embeddings": 77,\n                "hidden_act": "quick_gelu",',
-        '"max_position_embeddings": 77,\n                "hidden_act": "gelu",',
+        '"max_position_embeddings": 77,\n        "hidden_act": "quick_gelu",',
+        '"max_position_embeddings": 77,\n        "hidden_act": "gelu",',
         "tests/parity/test_configs.py::test_an_empty_config_is_the_class_default[clip]",
     ),
     "an old config's sections are overlooked": Trap(

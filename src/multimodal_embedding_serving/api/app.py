@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -18,18 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.cohere import cohere_routes
-from multimodal_embedding_serving.api.errors import on_embedding_error, on_http_exception
-from multimodal_embedding_serving.api.middleware import Access, Gate
-from multimodal_embedding_serving.api.multipart import FORM, SCHEMA
-from multimodal_embedding_serving.api.native import NativeRoutes
-from multimodal_embedding_serving.api.openai import openai_routes
-from multimodal_embedding_serving.api.playground import playground_routes
-from multimodal_embedding_serving.api.schemas import (
-    CohereRequest,
-    EmbeddingsRequest,
-    OpenAIRequest,
+from multimodal_embedding_serving.api.dialects import (
+    DIALECTS,
+    on_embedding_error,
+    on_http_exception,
 )
+from multimodal_embedding_serving.api.middleware import Access, Gate
+from multimodal_embedding_serving.api.playground import playground_routes
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.monitoring import tracing
@@ -39,12 +34,7 @@ log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-BODIES: dict[str, type[BaseModel]] = {
-    "/embeddings": EmbeddingsRequest,
-    "/v1/embeddings": OpenAIRequest,
-    "/v2/embed": CohereRequest,
-}
-"""Bodies that the routes read by themselves, so that FastAPI does not know their schemas."""
+REFERENCE = "#/components/schemas/{model}"
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST"),
@@ -85,9 +75,8 @@ def create_app(
         },
     )
     app.state.service = service
-    app.include_router(NativeRoutes(service).router)
-    app.include_router(openai_routes(service))
-    app.include_router(cohere_routes(service))
+    for dialect in DIALECTS:
+        app.include_router(dialect.routes(service), prefix=dialect.prefix)
     app.include_router(playground_routes())
     _add_pages(app, service)
     app.add_middleware(Gate, service=service)
@@ -136,17 +125,27 @@ def _documented(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, An
     @cache
     def openapi() -> dict[str, Any]:
         document: dict[str, Any] = make()
-        template = "#/components/schemas/{model}"
+        bodies = {
+            dialect.prefix + path: body
+            for dialect in DIALECTS
+            for path, body in dialect.bodies.items()
+        }
+        models = [
+            each for body in bodies.values() for each in body.values() if isinstance(each, type)
+        ]
         _, schemas = models_json_schema(
-            [(model, "validation") for model in BODIES.values()], ref_template=template
+            [(model, "validation") for model in models], ref_template=REFERENCE
         )
         document["components"]["schemas"] |= schemas["$defs"]
-        for path, model in BODIES.items():
-            schema = {"$ref": template.format(model=model.__name__)}
-            content = {"application/json": {"schema": schema}}
+        for path, body in bodies.items():
+            content = {media_type: {"schema": _schema(each)} for media_type, each in body.items()}
             document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-        forms = document["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]
-        forms[FORM] = {"schema": dict(SCHEMA)}
         return document
 
     return openapi
+
+
+def _schema(body: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(body, type):
+        return {"$ref": REFERENCE.format(model=body.__name__)}
+    return dict(body)

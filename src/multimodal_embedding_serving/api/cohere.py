@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
-from multimodal_embedding_serving.api.errors import json_response
+from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import read_items
 from multimodal_embedding_serving.api.request_body import read_json
@@ -31,7 +31,7 @@ from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import MAX_INLINE_NUMBERS, encode
 from multimodal_embedding_serving.engine.results import EmbeddingResult, renormalize
-from multimodal_embedding_serving.errors import InvalidInput
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
@@ -44,7 +44,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def cohere_routes(service: Service) -> APIRouter:
     """The route below /v2 over one service."""
-    routes = APIRouter(prefix="/v2", responses=ERRORS)
+    routes = APIRouter(responses=ERRORS)
 
     @routes.post("/embed", summary="Embed, as Cohere does", response_model=CohereAnswer)
     async def embed(request: Request) -> Response:
@@ -116,3 +116,8 @@ def cohere_body(
         "meta": {"api_version": {"version": "2"}, "billed_units": billed},
         "response_type": "embeddings_by_type",
     }
+
+
+def cohere_error(error: EmbeddingError) -> ErrorReply:
+    """Cohere's shape with the status of the error's class."""
+    return ErrorReply(error.status, {"message": str(error), "code": error.code})

@@ -15,7 +15,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from multimodal_embedding_serving.api.errors import Unexpected, answer_error, error_code, note_error
+from multimodal_embedding_serving.api.dialects import answer_error
+from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
-from multimodal_embedding_serving.api.errors import json_response
+from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.request_body import read_json
 from multimodal_embedding_serving.api.schemas import (
     Capabilities,
@@ -30,7 +30,7 @@ from multimodal_embedding_serving.api.vectors import (
 from multimodal_embedding_serving.catalog import by_family
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
-from multimodal_embedding_serving.errors import ModelMismatch, NotReady
+from multimodal_embedding_serving.errors import EmbeddingError, ModelMismatch, NotReady
 
 FINGERPRINT = "x-embedding-fingerprint"
 
@@ -171,3 +171,15 @@ def native_body(result: EmbeddingResult, encoding: Encoding, model: str) -> dict
             for each in result.skipped
         ]
     return body
+
+
+def native_routes(service: Service) -> APIRouter:
+    return NativeRoutes(service).router
+
+
+def native_error(error: EmbeddingError) -> ErrorReply:
+    """`{"detail": message, "code": code, "index"?: item}` with the status of the error's class."""
+    body: dict[str, Any] = {"detail": error.message, "code": error.code}
+    if error.index is not None:
+        body["index"] = error.index
+    return ErrorReply(error.status, body)

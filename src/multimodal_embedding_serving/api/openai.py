@@ -46,7 +46,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def openai_routes(service: Service) -> APIRouter:
     """The routes below /v1 over one service."""
-    routes = APIRouter(prefix="/v1", responses=ERRORS)
+    routes = APIRouter(responses=ERRORS)
 
     @routes.post("/embeddings", summary="Embed a list", response_model=OpenAIAnswer)
     async def embeddings(request: Request) -> Response:

@@ -28,6 +28,19 @@ _CLIP_VISION: Config = MappingProxyType(
         "layer_norm_eps": 1e-5,
     }
 )
+_CLIP_TEXT: Config = MappingProxyType(
+    {
+        "vocab_size": 49408,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "eos_token_id": 49407,
+    }
+)
 _BERT: Config = MappingProxyType(
     {
         "vocab_size": 30522,
@@ -43,20 +56,7 @@ _BERT: Config = MappingProxyType(
 )
 DEFAULTS: Mapping[str, Mapping[str, Config]] = MappingProxyType(
     {
-        "clip": {
-            "vision_config": _CLIP_VISION,
-            "text_config": {
-                "vocab_size": 49408,
-                "hidden_size": 512,
-                "intermediate_size": 2048,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 8,
-                "max_position_embeddings": 77,
-                "hidden_act": "quick_gelu",
-                "layer_norm_eps": 1e-5,
-                "eos_token_id": 49407,
-            },
-        },
+        "clip": {"vision_config": _CLIP_VISION, "text_config": _CLIP_TEXT},
         "chinese_clip": {"vision_config": _CLIP_VISION, "text_config": _BERT},
         "siglip": {
             "vision_config": {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.checkpoints.layouts import count_layers
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
@@ -12,44 +14,56 @@ from multimodal_embedding_serving.errors import CheckpointError
 Shape = tuple[int | None, ...]
 Config = Mapping[str, Any]
 
-BLOCKS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "clip": (
-        ("vision_config", "vision_model.encoder.layers."),
-        ("text_config", "text_model.encoder.layers."),
-    ),
-    "chinese_clip": (
-        ("vision_config", "vision_model.encoder.layers."),
-        ("text_config", "text_model.encoder.layer."),
-    ),
-    "siglip": (
-        ("vision_config", "vision_model.encoder.layers."),
-        ("text_config", "text_model.encoder.layers."),
-    ),
-    "blip-2": (
-        ("vision_config", "vision_model.encoder.layers."),
-        ("qformer_config", "qformer.encoder.layer."),
-    ),
-}
-"""Sections of the configuration and where their layers are."""
+VISION, TEXT, QFORMER = "vision_model.", "text_model.", "qformer."
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The transformer that one section of a configuration describes."""
+
+    section: str
+    layers: str
+    """Where its layers are."""
+    expected: Iterator[tuple[str, Shape]]
+    """Tensors whose shapes follow from the section."""
 
 
 def check_sizes(weights: Weights, config: Config) -> None:
     """Layers, widths, vocabulary, positions and patches of a model in the normal form.
 
-    Raises CheckpointError naming the file, the tensor, its shape and what was expected.
+    The names tell which kind of transformer a section describes, so that a family of known parts
+    needs no entry here. Raises CheckpointError naming the file, the tensor, its shape and what was
+    expected.
     """
-    for section, prefix in BLOCKS[config["model_type"]]:
-        _check_layers(weights, prefix, section, config[section])
-    for name, shape in _expected(config):
-        weights.tensor(name, shape)
-    if config["model_type"] == "blip-2":
+    sections = DEFAULTS[config["model_type"]]
+    stacks = [_find_stack(weights, section, config[section]) for section in sections]
+    for stack in stacks:
+        _check_layers(weights, stack.layers, stack.section, config[stack.section])
+    for stack in stacks:
+        for name, shape in stack.expected:
+            weights.tensor(name, shape)
+    if "qformer_config" in sections:
         _check_crossings(weights, config["qformer_config"])
+
+
+def _find_stack(weights: Weights, section: str, sizes: Config) -> Stack:
+    if section == "vision_config":
+        class_token = f"{VISION}embeddings.class_embedding" in weights
+        expected = _expected_vision(sizes, class_token=class_token)
+        return Stack(section, f"{VISION}encoder.layers.", expected)
+    if section == "qformer_config":
+        layers = f"{QFORMER}encoder.layer."
+        return Stack(section, layers, _expected_bert(sizes, "", f"{layers}0."))
+    if f"{TEXT}embeddings.word_embeddings.weight" in weights:  # BERT's names
+        layers = f"{TEXT}encoder.layer."
+        return Stack(section, layers, _expected_bert(sizes, TEXT, f"{layers}0."))
+    return Stack(section, f"{TEXT}encoder.layers.", _expected_text(sizes))
 
 
 def _check_crossings(weights: Weights, config: Config) -> None:
     every = config["cross_attention_frequency"]
     for layer in range(config["num_hidden_layers"]):
-        found = len(weights.sub(f"qformer.encoder.layer.{layer}.crossattention.")) > 0
+        found = len(weights.sub(f"{QFORMER}encoder.layer.{layer}.crossattention.")) > 0
         if found != (layer % every == 0):
             state = "has" if found else "lacks"
             raise CheckpointError(
@@ -74,30 +88,20 @@ def _check_layers(weights: Weights, prefix: str, section: str, config: Config) -
                 weights.tensor(f"{prefix}{layer}.{name}", first[name].shape)
 
 
-def _expected(config: Config) -> Iterator[tuple[str, Shape]]:
-    kind = config["model_type"]
-    yield from _expected_vision(config["vision_config"], class_token=kind != "siglip")
-    if kind == "blip-2":
-        yield from _expected_bert(config["qformer_config"], "", "qformer.encoder.layer.0.")
-    elif kind == "chinese_clip":
-        text = config["text_config"]
-        yield from _expected_bert(text, "text_model.", "text_model.encoder.layer.0.")
-    else:
-        text = config["text_config"]
-        width = text["hidden_size"]
-        start = "text_model.embeddings."
-        yield f"{start}token_embedding.weight", (text["vocab_size"], width)
-        yield f"{start}position_embedding.weight", (text["max_position_embeddings"], width)
-        yield from _expected_block(text, "text_model.encoder.layers.0.")
+def _expected_text(text: Config) -> Iterator[tuple[str, Shape]]:
+    width, start = text["hidden_size"], f"{TEXT}embeddings."
+    yield f"{start}token_embedding.weight", (text["vocab_size"], width)
+    yield f"{start}position_embedding.weight", (text["max_position_embeddings"], width)
+    yield from _expected_block(text, f"{TEXT}encoder.layers.0.")
 
 
 def _expected_vision(vision: Config, *, class_token: bool) -> Iterator[tuple[str, Shape]]:
     width, side = vision["hidden_size"], vision["patch_size"]
     places = (vision["image_size"] // side) ** 2 + class_token
-    start = "vision_model.embeddings."
+    start = f"{VISION}embeddings."
     yield f"{start}patch_embedding.weight", (width, 3, side, side)
     yield f"{start}position_embedding.weight", (places, width)
-    yield from _expected_block(vision, "vision_model.encoder.layers.0.")
+    yield from _expected_block(vision, f"{VISION}encoder.layers.0.")
 
 
 def _expected_block(section: Config, start: str) -> Iterator[tuple[str, Shape]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +21,9 @@ from multimodal_embedding_serving.cli.options import (
 )
 from multimodal_embedding_serving.cli.reports import progress
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
-from multimodal_embedding_serving.monitoring.progress import Work, show_work
+from multimodal_embedding_serving.monitoring.progress import show_work
 
 if TYPE_CHECKING:
-    from multimodal_embedding_serving.bulk.job import Tally
     from multimodal_embedding_serving.bulk.search import SearchResult
 
 Description = Annotated[str, typer.Argument(help="Text description to search for.")]
@@ -53,25 +51,17 @@ def search(
     set_up_logging(settings.log_format, settings.log_level)
     embedder = options.open_model()
 
-    async def work(show: Callable[[Work], None]) -> SearchResult:
-        def watch(tally: Tally, total: int | None) -> None:
-            show(progress(tally, total))
-
+    async def run(watch: Watch) -> SearchResult:
+        place, recipe = settings.search_dir, options.recipe
         try:
             return await find(
-                description,
-                folder,
-                embedder,
-                settings.search_dir,
-                top=top,
-                recipe=options.recipe,
-                watch=watch,
+                description, folder, embedder, place, top=top, recipe=recipe, watch=watch
             )
         finally:
             await embedder.aclose()
 
     with show_work("indexing") as show:
-        result = asyncio.run(work(show))
+        result = asyncio.run(run(lambda tally, total: show(progress(tally, total))))
     if as_json:
         facts = [match.facts() for match in result.matches]
         typer.echo(json.dumps({"matches": facts, "index": result.tally.facts()}))

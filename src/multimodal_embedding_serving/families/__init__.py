@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.layouts import Layout
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import FamilyNotBuilt
 from multimodal_embedding_serving.types import Modality
@@ -19,7 +20,7 @@ from multimodal_embedding_serving.types import Modality
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint, opened: tensors under the transformers library's names, and its config."""
+    """A checkpoint that was read: tensors under the transformers library's names, its config."""
 
     weights: Weights
     config: Mapping[str, Any]
@@ -44,11 +45,22 @@ class TowerSpec:
     """Forms of storage that this tower wants other than the asked ones, by kind of weight."""
 
 
-@dataclass(frozen=True, slots=True)
+Config = Mapping[str, Any]
+ReadCheckpoint = Callable[[Weights, Layout, Config | None, ModelSpec | None], Checkpoint]
+"""Tensors in one of the family's layouts -> the normal form. Raises CheckpointError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """What is true of every model of a family, whatever its size."""
 
     plan: Callable[[Checkpoint], Sequence[TowerSpec]]
+    model_type: str | None = None
+    """As config.json calls it; None: no checkpoint is of this family."""
+    layouts: Sequence[Layout] = ()
+    """The forms that its checkpoints come in."""
+    read: ReadCheckpoint | None = None
+    """How a checkpoint is brought into the normal form; None where there are no layouts."""
     precision: str = "f16"
     """How weights are stored where neither the settings nor a row of the catalog say."""
     min_dimension: int | None = None
@@ -73,7 +85,8 @@ FAMILIES: Mapping[str, str] = {
     "MobileCLIP": "mobileclip",
     "QwenText": "qwen_text",
 }
-"""Catalog family -> its module beside this file."""
+"""The catalog's family -> its module beside this file, which is imported when it is needed. The
+first family with a layout that fits a file is taken."""
 
 
 def find_family(name: str) -> Family:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import MEAN, STD
+from multimodal_embedding_serving.families.transformer import transformer
 from multimodal_embedding_serving.graph.layers import (
     AttentionNames,
     Encoder,
@@ -56,7 +57,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan)
+FAMILY = transformer(plan, "blip-2")
 
 
 def embed_image(ops: Ops[T], w: Weights, vit: Encoder, bert: Encoder, pixels: T) -> T:

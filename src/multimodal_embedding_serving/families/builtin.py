@@ -56,7 +56,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan, precision="int8-weights")
+FAMILY = Family(plan=plan, precision="int8-weights")
 
 
 # ── text ──

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families.transformer import transformer
 from multimodal_embedding_serving.graph.layers import Encoder, embed_patches, encode, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -32,7 +33,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan)
+FAMILY = transformer(plan, "clip")
 
 
 def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerSpec:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import plan_image
+from multimodal_embedding_serving.families.transformer import transformer
 from multimodal_embedding_serving.graph.layers import Encoder, bert_block, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -29,7 +30,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan)
+FAMILY = transformer(plan, "chinese_clip")
 
 
 def embed_text(ops: Ops[T], w: Weights, bert: Encoder, ids: T, mask: T) -> T:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints import mobileclip_names
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers, rename
 from multimodal_embedding_serving.checkpoints.mobileclip_names import ARCHITECTURES, LAST, STAGES
 from multimodal_embedding_serving.checkpoints.weights import Weights
@@ -146,7 +147,9 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan)
+FAMILY = Family(
+    plan=plan, model_type="mobileclip", layouts=mobileclip_names.LAYOUTS, read=read_mobileclip
+)
 
 
 def project(ops: Ops[T], x: T, w: Weights) -> T:

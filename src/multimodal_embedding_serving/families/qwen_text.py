@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints import qwen_config
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers, rename
 from multimodal_embedding_serving.checkpoints.qwen_config import check_qwen3, complete_qwen3
 from multimodal_embedding_serving.checkpoints.weights import Weights
@@ -74,7 +75,16 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan, "int8-weights", MIN_DIMENSION, prompts=PROMPTS, instruction=INSTRUCTION)
+FAMILY = Family(
+    plan=plan,
+    model_type="qwen3",
+    layouts=qwen_config.LAYOUTS,
+    read=read_qwen,
+    precision="int8-weights",
+    min_dimension=MIN_DIMENSION,
+    prompts=PROMPTS,
+    instruction=INSTRUCTION,
+)
 
 
 def embed(ops: Ops[T], w: Weights, qwen: Decoder, ids: T, mask: T) -> T:

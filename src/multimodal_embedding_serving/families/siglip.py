@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.weights import Weights
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, TowerSpec
+from multimodal_embedding_serving.families.transformer import transformer
 from multimodal_embedding_serving.graph.layers import (
     Encoder,
     attention,
@@ -55,7 +56,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     )
 
 
-FAMILY = Family(plan)
+FAMILY = transformer(plan, "siglip")
 
 
 def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def decode_rgb(
     bytes the picture will take, before they are taken; `copied` tells that the caller's copy of it
     counts too.
 
-    Raises UnrecognisedMedia (no known signature, or a format that is not allowed), TooLarge
+    Raises UnsupportedMedia (no known signature, or a format that is not allowed), TooLarge
     (bytes or pixels, before decoding), InvalidInput (can't be decoded), MissingExtra (HEIC without
     the extra `heif`).
     """

@@ -59,18 +59,8 @@ async def stream_batches(
     done.add_done_callback(ready.put_nowait)
     done.add_done_callback(_read_error)
     try:
-        item: T | asyncio.Future[None] | None = None
-        while item is not done:
-            batch: list[T] = []
-            while len(batch) < size and not (batch and ready.empty()):
-                item = await ready.get()
-                if item is done:
-                    break
-                room.release()
-                batch.append(item)  # type: ignore[arg-type]  # only `done` is a future
-                item = None  # its memory may be needed for the next one
-            if batch:
-                yield batch
+        while batch := await _next_batch(ready, room, done, size):
+            yield batch
         await done
     finally:
         stopped.set()
@@ -80,6 +70,25 @@ async def stream_batches(
         if not done.done():
             done.cancel()
             stop()
+
+
+async def _next_batch(
+    ready: asyncio.Queue[T | asyncio.Future[None]],
+    room: threading.Semaphore,
+    done: asyncio.Future[None],
+    size: int,
+) -> list[T]:
+    """What is ready by now: 1 to `size` items; none once the generator has ended."""
+    batch: list[T] = []
+    while len(batch) < size and not (batch and ready.empty()):
+        item = await ready.get()
+        if item is done:
+            ready.put_nowait(done)  # for the next call, if this one has items to return
+            break
+        room.release()
+        batch.append(item)  # type: ignore[arg-type]  # only `done` is a future
+        del item  # its memory may be needed for the next one
+    return batch
 
 
 class DaemonThread(Executor):

@@ -52,7 +52,7 @@ def read_frames(
     `source`: the encoded bytes, a file's path, or the descriptor of an open file. `threads` decode;
     0 lets FFmpeg choose. Nothing is decoded after the last sampled frame.
 
-    Raises, at the first step, UnrecognisedMedia (no known container), TooLarge (bytes, seconds,
+    Raises, at the first step, UnsupportedMedia (no known container), TooLarge (bytes, seconds,
     side, sampled frames), NotFound (no such file), InvalidInput (damaged, or a segment without
     frames); InvalidInput also later, where a frame can't be decoded.
     """

@@ -1,0 +1,69 @@
+"""The part of setup.sh that is generated: the models and the values that the settings allow."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import Field, fields
+from typing import Any
+
+from multimodal_embedding_serving.catalog import MODELS
+from multimodal_embedding_serving.settings import (
+    BOOLEANS,
+    DEVICE,
+    PERFORMANCE_MODES,
+    PRECISIONS,
+    Settings,
+)
+
+PATTERNS = {
+    "EMBEDDING_DEVICE": DEVICE.pattern,
+    "EMBEDDING_USE_OV": "|".join(BOOLEANS),
+    "EMBEDDING_PRECISION": "|".join(PRECISIONS),
+    "OV_PERFORMANCE_MODE": "|".join(PERFORMANCE_MODES),
+    "EMBEDDING_SERVER_PORT": None,
+    "INFER_BATCH_SIZE": None,
+}
+"""The settings that setup.sh checks -> their values in any case, or None for a whole number."""
+BOUNDS = re.compile(r"(?P<low>\d+) to (?P<high>\d+)")
+
+
+def setup_rules() -> str:
+    """The list of models and the function with a rule for each setting, as POSIX shell."""
+    known = {name: each for each in fields(Settings) for name in each.metadata["names"]}
+    cases = "".join(_case(name, pattern, known[name]) for name, pattern in PATTERNS.items())
+    return f"""_mmes_models="
+{_models()}
+"
+_mmes_rule() {{ # name -> pattern, bounds of a number, and what a message says is allowed
+  case "$1" in
+{cases}  esac
+}}
+"""
+
+
+def _models() -> str:
+    """Ids, and aliases with their family: setup.sh takes both without the family too."""
+    names = [f"{each.family}/{name}" for each in MODELS for name in (each.name, *each.aliases)]
+    return textwrap.fill(" ".join(names), 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _case(name: str, pattern: str | None, setting: Field[Any]) -> str:
+    allowed = _allowed(setting)
+    if pattern is not None:
+        facts = {"pattern": pattern.replace(r"\d", "[0-9]")}
+    elif bounds := BOUNDS.search(allowed):
+        facts = {"pattern": "[0-9]{1,18}", **bounds.groupdict()}
+    else:
+        raise SystemExit(f"setup.sh: {name} needs a pattern in scripts/setup_rules.py: {allowed}")
+    lines = [f"_mmes_{key}='{value}'" for key, value in {**facts, "allowed": allowed}.items()]
+    return f"    {name})\n" + "".join(f"      {line}\n" for line in lines) + "      ;;\n"
+
+
+def _allowed(setting: Field[Any]) -> str:
+    """What the setting's own parser says when it rejects a value."""
+    try:
+        setting.metadata["parse"]("\0")
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,95 @@
+"""The dialects of the API, one row each, and errors in the dialect of the path that raised them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from multimodal_embedding_serving.api.cohere import cohere_error, cohere_routes
+from multimodal_embedding_serving.api.errors import (
+    ErrorReply,
+    MethodNotAllowed,
+    json_response,
+    note_error,
+)
+from multimodal_embedding_serving.api.multipart import FORM, SCHEMA
+from multimodal_embedding_serving.api.native import native_error, native_routes
+from multimodal_embedding_serving.api.openai import openai_routes
+from multimodal_embedding_serving.api.openai_errors import openai_error
+from multimodal_embedding_serving.api.schemas import (
+    CohereRequest,
+    EmbeddingsRequest,
+    OpenAIRequest,
+)
+from multimodal_embedding_serving.api.service import Service
+from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotFound, QueueFull
+
+JSON = "application/json"
+RequestBody = Mapping[str, type[BaseModel] | Mapping[str, Any]]
+"""Media type -> the model, or the schema, of a body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One API: routes below a prefix, and the shape of their errors."""
+
+    prefix: str
+    routes: Callable[[Service], APIRouter]
+    error: Callable[[EmbeddingError], ErrorReply]
+    bodies: Mapping[str, RequestBody]
+    """Path below the prefix -> its body, for the OpenAPI document: the routes read bodies by
+    themselves, so that FastAPI does not know them."""
+
+
+DIALECTS = (
+    Dialect("", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest}}),
+    Dialect(
+        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
+    ),
+    Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
+)
+"""The first, native one has every path that is below no other's prefix."""
+
+
+def find_dialect(path: str) -> Dialect:
+    """The dialect with the longest prefix that `path` is below."""
+    return max(DIALECTS, key=lambda each: len(each.prefix) * path.startswith(f"{each.prefix}/"))
+
+
+def answer_error(error: EmbeddingError, path: str) -> Response:
+    """The response to an error, in the dialect of the path."""
+    reply = find_dialect(path).error(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    elif error.status == 503:
+        headers["retry-after"] = "5"
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return json_response(reply.body, reply.status, {**headers, **reply.headers})
+
+
+async def on_embedding_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EmbeddingError)  # noqa: S101  # registered for this class
+    note_error(request.scope, error)
+    return answer_error(error, request.url.path)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Routing's own: no such route, wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    known: dict[int, type[EmbeddingError]] = {404: NotFound, 405: MethodNotAllowed}
+    refusal = known.get(error.status_code, BadRequest)(message[:500])
+    note_error(request.scope, refusal)
+    response = answer_error(refusal, request.url.path)
+    response.headers.update(error.headers or {})
+    return response
