@@ -24,6 +24,7 @@ from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_work
 
 if TYPE_CHECKING:
+    from multimodal_embedding_serving.bulk.job import Watch
     from multimodal_embedding_serving.bulk.search import SearchResult
 
 Description = Annotated[str, typer.Argument(help="Text description to search for.")]
