@@ -38,7 +38,7 @@ from multimodal_embedding_serving.bulk.items import Item
 from multimodal_embedding_serving.bulk.job import Options
 from multimodal_embedding_serving.bulk.job import run as run_job
 from multimodal_embedding_serving.bulk.listing import Listing
-from multimodal_embedding_serving.bulk.models import Film, Identity
+from multimodal_embedding_serving.bulk.models import Identity, VideoResult
 from multimodal_embedding_serving.bulk.output import FileOutput
 from multimodal_embedding_serving.types import Vector, Vectors
 
@@ -104,7 +104,7 @@ class Instant:
     async def image(self, source: object) -> Vector:
         return self._row
 
-    async def video(self, source: object) -> Film:
+    async def video(self, source: object) -> VideoResult:
         raise AssertionError("no video is listed")
 
     async def aclose(self) -> None: ...

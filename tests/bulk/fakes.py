@@ -15,7 +15,7 @@ import pyarrow.parquet
 from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
 from multimodal_embedding_serving.bulk.job import Options, Tally, run
 from multimodal_embedding_serving.bulk.listing import Listing
-from multimodal_embedding_serving.bulk.models import Film, Identity
+from multimodal_embedding_serving.bulk.models import Identity, VideoResult
 from multimodal_embedding_serving.bulk.output import FileOutput, Output
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
 from multimodal_embedding_serving.inputs.items import FrameInfo
@@ -60,11 +60,11 @@ class FakeModel:
     async def image(self, source: Source) -> Vector:
         return vector(await self._read(source))
 
-    async def video(self, source: Source) -> Film:
+    async def video(self, source: Source) -> VideoResult:
         content = await self._read(source)
         frames = [FrameInfo(10 * n, 0.5 * n) for n in range(len(content) % 4 + 1)]
         rows = [vector(content + bytes([n])) for n in range(len(frames))]
-        return Film(np.stack(rows), frames)
+        return VideoResult(np.stack(rows), frames)
 
     async def _read(self, source: Source) -> bytes:
         if isinstance(source, bytes):

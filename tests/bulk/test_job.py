@@ -13,7 +13,7 @@ import pytest
 
 from multimodal_embedding_serving.bulk.items import mark_by_content
 from multimodal_embedding_serving.bulk.job import Tally, run
-from multimodal_embedding_serving.bulk.listing import Listed, Listing
+from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
 from multimodal_embedding_serving.bulk.output import FileOutput, lock
 from multimodal_embedding_serving.errors import (
     GraphFailed,
@@ -185,7 +185,7 @@ def test_other_folders_may_be_added_to_the_same_file(folder: Path, out: Path) ->
 def test_an_end_of_the_service_keeps_what_was_embedded(
     folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("multimodal_embedding_serving.bulk.stream.PAUSES", ())
+    monkeypatch.setattr("multimodal_embedding_serving.bulk.stream.RETRY_DELAYS", ())
     dying = FakeModel(raises={"f.jpg": NotReady("the model is closed")}, parallel=1)
     with pytest.raises(NotReady):
         embed(folder, out, dying)
@@ -226,7 +226,7 @@ def test_vectors_of_another_making_are_not_mixed_in(
 
 def test_a_strangers_file_is_not_overwritten(folder: Path, out: Path) -> None:
     out.write_bytes(b"somebody's")
-    with pytest.raises(InvalidInput, match="is there and is not of this job; --fresh overwrites"):
+    with pytest.raises(InvalidInput, match="exists and is not of this job; --fresh overwrites"):
         embed(folder, out)
     assert out.read_bytes() == b"somebody's"
     embed(folder, out, fresh=True)
@@ -254,7 +254,7 @@ def test_the_total_is_known_once_the_listing_has_ended(folder: Path, out: Path) 
     embedded = threading.Event()
     totals: list[int | None] = []
 
-    def listing() -> Iterator[Listed]:
+    def listing() -> Iterator[ListingEntry]:
         yield items[0]
         assert embedded.wait(PATIENCE)
         yield from items  # the first one again: it is counted once

@@ -51,7 +51,7 @@ def test_a_folder_is_its_media_in_order_without_what_is_hidden(folder: Path) -> 
 
 
 def test_a_large_folder_is_ordered_by_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(module, "MAX_SORTED", 1)
     assert sorted(told(folder)) == sorted(files("a.mp4", "b.jpg", "d.txt", "c.jpg"))
 
 

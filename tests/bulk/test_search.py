@@ -106,7 +106,7 @@ def test_an_empty_folder_has_no_matches(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_searched_is_refused(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(InvalidInput, match="is no folder"):
+    with pytest.raises(InvalidInput, match="not a folder"):
         find(tmp_path / "nothing", "a")
     pictures: tuple[Kind, ...] = ("image", "video")
     with pytest.raises(ModalityNotSupported, match="embeds no text"):

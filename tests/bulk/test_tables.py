@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.bulk.items import Failure, Item
-from multimodal_embedding_serving.bulk.listing import Listed, Listing
+from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
 from multimodal_embedding_serving.bulk.tables import Range, count_rows, table_rows
 from tests.bulk.fakes import embed, errors, rows
 
@@ -22,7 +22,7 @@ def table(path: Path, columns: dict[str, list[Any]], group: int = 1000) -> Path:
     return path
 
 
-def listed(path: Path) -> list[Listed]:
+def listed(path: Path) -> list[ListingEntry]:
     return list(Listing((str(path),)))
 
 

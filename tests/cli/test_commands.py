@@ -68,7 +68,7 @@ def test_inputs_that_fail_are_named_and_the_others_embedded(samples: Path) -> No
         ("dog.jpg", "text"),
     ]
     assert all(np.isclose(np.linalg.norm(row["vector"]), 1, atol=1e-3) for row in rows)
-    assert done.stderr.startswith("mmes: nothing.jpg: there is no file nothing.jpg")
+    assert done.stderr.startswith("mmes: nothing.jpg: nothing.jpg: no such file")
     assert mmes("embed", "nothing.jpg").returncode == 1
 
 

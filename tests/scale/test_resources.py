@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.errors import MissingExtra, SettingsError
-from multimodal_embedding_serving.scale.resources import MOST_CPUS, node_settings, usual_cpus
+from multimodal_embedding_serving.scale.resources import MAX_CPUS, node_settings, usual_cpus
 
 WHERE = "multimodal_embedding_serving.scale.ray_data"
 
@@ -39,7 +39,7 @@ def test_an_actor_fits_on_the_smallest_machine_that_computes() -> None:
         return {"Alive": alive, "Resources": {"CPU": cpus} if cpus else {"GPU": 1.0}}
 
     assert usual_cpus([node(0), node(8), node(4), node(2, alive=False)]) == 4
-    assert usual_cpus([node(64)]) == MOST_CPUS
+    assert usual_cpus([node(64)]) == MAX_CPUS
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

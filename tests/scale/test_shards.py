@@ -52,8 +52,8 @@ def paths(out: Path) -> list[str]:
 
 def test_a_listing_is_cut_into_shards_that_together_are_it(media: Path, tmp_path: Path) -> None:
     shards = plan(tmp_path / "out", media, "a text")
-    assert shards.left() == [0, 1, 2]
-    items = [item for number in shards.left() for item in shards.items(number)]
+    assert shards.pending() == [0, 1, 2]
+    items = [item for number in shards.pending() for item in shards.items(number)]
     assert [item.key for item in items] == [*(str(media / name) for name in NAMES), "a text"]
     assert isinstance(items[0], Item)
     assert (items[0].kind, items[0].source) == ("image", media / "00.jpg")
@@ -65,8 +65,8 @@ def test_a_table_is_cut_without_being_read_and_its_rows_are_the_items(tmp_path: 
     texts = [f"text {number}" for number in range(8)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "list.parquet")
     shards = plan(tmp_path / "out", tmp_path / "list.parquet")
-    assert shards.left() == [0, 1, 2]
-    items = [item for number in shards.left() for item in shards.items(number)]
+    assert shards.pending() == [0, 1, 2]
+    items = [item for number in shards.pending() for item in shards.items(number)]
     assert [item.source for item in items if isinstance(item, Item)] == texts
     assert shards.totals().items == 8
 
@@ -75,14 +75,14 @@ def test_a_shard_is_done_when_its_file_has_its_name(media: Path, tmp_path: Path)
     out = tmp_path / "out"
     shards = plan(out, media)
     do(shards, 1)
-    assert shards.left() == [0, 2]
+    assert shards.pending() == [0, 2]
     with shards.write(0, LAYOUT):
         assert paths(out) == ["03.jpg", "04.jpg", "05.jpg"]  # what is begun is not seen
-    assert shards.left() == [0, 2]
+    assert shards.pending() == [0, 2]
     do(shards, 0)
     do(shards, 2)
     do(shards, 1)  # twice, by two machines
-    assert shards.left() == []
+    assert shards.pending() == []
     assert paths(out) == NAMES
     totals = shards.totals()
     assert (totals.shards, totals.done, totals.items, totals.rows) == (3, 3, 7, 7)
@@ -101,10 +101,10 @@ def test_a_file_is_as_bulk_work_writes_it(media: Path, tmp_path: Path) -> None:
 
 def test_the_same_words_go_on_and_others_are_refused(media: Path, tmp_path: Path) -> None:
     do(plan(tmp_path / "out", media), 0)
-    assert plan(tmp_path / "out", media).left() == [1, 2]
+    assert plan(tmp_path / "out", media).pending() == [1, 2]
     with pytest.raises(InvalidInput, match="was started with arguments"):
         plan(tmp_path / "out", media, "more")
-    assert plan(tmp_path / "out", media, "more", fresh=True).left() == [0, 1, 2]
+    assert plan(tmp_path / "out", media, "more", fresh=True).pending() == [0, 1, 2]
     assert not list((tmp_path / "out").glob("part-*"))
 
 
@@ -125,7 +125,7 @@ def test_a_plan_of_the_previous_version_resumes(media: Path, tmp_path: Path) -> 
     ]
     shards = plan(out, media)
     shards.agree(LAYOUT)
-    assert shards.left() == [0, 2]
+    assert shards.pending() == [0, 2]
 
 
 def test_a_plan_of_a_newer_version_is_left_alone(media: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_plan_that_was_not_finished_is_made_anew(media: Path, tmp_path: Path) 
     plan(tmp_path / "out", media)
     (tmp_path / "out" / "_plan" / "plan.json").unlink()
     (tmp_path / "out" / "_plan" / "000007.jsonl").write_text("of a longer plan")
-    assert plan(tmp_path / "out", media).left() == [0, 1, 2]
+    assert plan(tmp_path / "out", media).pending() == [0, 1, 2]
 
 
 def test_a_folder_of_somebody_elses_files_is_left_alone(media: Path, tmp_path: Path) -> None:

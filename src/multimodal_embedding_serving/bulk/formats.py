@@ -1,7 +1,7 @@
 """Files of rows: Parquet, `.npy` with JSONL beside it, and JSONL alone.
 
 Rows are written in parts while a job runs. A part counts once the ledger names it; until then it
-may be overwritten. At the end the live rows of all parts are merged into one file.
+may be overwritten. At the end, the live rows of all parts are merged into one file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from multimodal_embedding_serving.bulk.schema import (
 )
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
 
-GROUP_BYTES = 32 << 20
-"""Of vectors in a row group of a merged Parquet file, and in memory while merging."""
-BLOCK = 8 << 20
+MAX_GROUP_BYTES = 32 << 20
+"""Of vectors, in a row group of a merged Parquet file and in memory while merging."""
+COPY_BLOCK = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +43,30 @@ class Piece:
 
 
 class Format(Protocol):
-    """How rows lie on the disk."""
+    """How rows are stored in files."""
 
     suffixes: ClassVar[tuple[str, ...]]
-    """Of the files at one stem, the one that is named first."""
+    """Of the files at one stem; the first is the one that users name."""
 
     def __init__(self, layout: Layout) -> None: ...
 
     def write(self, stem: Path, rows: Rows) -> None:
-        """Write a part, overwriting what is there. Raises OSError."""
+        """Write or overwrite a part. Raises OSError."""
         ...
 
     def merge(self, stem: Path, pieces: Iterable[Piece], total: int) -> None:
-        """Copy the pieces, whose rows are `total`, in their order. Raises OSError."""
+        """Copy the pieces, `total` rows together, in order. Raises OSError."""
         ...
 
 
 def find_format(path: Path) -> type[Format]:
-    """The format that a name asks for. Raises InvalidInput, or MissingExtra without its library."""
+    """The format of a suffix. Raises InvalidInput, or MissingExtra without its library."""
     for each in (Parquet, Npy, Jsonl):
         if path.suffix.lower() == each.suffixes[0]:
             if each is Parquet:
                 pyarrow()
             return each
-    raise InvalidInput(f"{path.name}: the name must end with .parquet, .npy or .jsonl")
+    raise InvalidInput(f"{path.name}: the output file must end with .parquet, .npy or .jsonl")
 
 
 def files_at(stem: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -74,7 +74,7 @@ def files_at(stem: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, survive the machine's sudden end."""
+    """Flush a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -91,7 +91,7 @@ class Parquet:
         self._layout = layout
         self._parquet = import_module("pyarrow.parquet")
         width = layout.dimension * np.dtype(NUMPY[layout.dtype]).itemsize
-        self._group = max(1, GROUP_BYTES // width)
+        self._group = max(1, MAX_GROUP_BYTES // width)
 
     def write(self, stem: Path, rows: Rows) -> None:
         (path,) = files_at(stem, self.suffixes)
@@ -101,34 +101,37 @@ class Parquet:
 
     def merge(self, stem: Path, pieces: Iterable[Piece], total: int) -> None:
         (path,) = files_at(stem, self.suffixes)
-        arrow, waiting, count = pyarrow(), [], 0
+        arrow, tables, count = pyarrow(), [], 0
         with self.writer(path) as writer, Groups(self._parquet) as groups:
             for piece in pieces:
                 for table in groups.read(piece):
-                    waiting.append(table)
+                    tables.append(table)
                     count += len(table)
                     if count >= self._group:
-                        writer.write_table(arrow.concat_tables(waiting), self._group)
-                        waiting, count = [], 0
-            if waiting:
-                writer.write_table(arrow.concat_tables(waiting), self._group)
+                        writer.write_table(arrow.concat_tables(tables), self._group)
+                        tables, count = [], 0
+            if tables:
+                writer.write_table(arrow.concat_tables(tables), self._group)
         flush(path)
 
     def writer(self, path: Path) -> Any:
-        """A pyarrow.parquet.ParquetWriter. Vectors do not compress and have no equal values:
-        neither is tried."""
-        words = ["path", "kind", "model", "fingerprint"]
+        """A pyarrow.parquet.ParquetWriter. Vectors get neither compression nor a dictionary: they
+        hardly compress and have no equal values."""
+        columns = ["path", "kind", "model", "fingerprint"]
         return self._parquet.ParquetWriter(
             path,
             arrow_schema(self._layout),
-            use_dictionary=words,
-            compression={**dict.fromkeys([*words, "frame", "timestamp"], "zstd"), "vector": "none"},
-            write_statistics=words,
+            use_dictionary=columns,
+            compression={
+                **dict.fromkeys([*columns, "frame", "timestamp"], "zstd"),
+                "vector": "none",
+            },
+            write_statistics=columns,
         )
 
 
 class Groups:
-    """Reads pieces of Parquet files that come in order; each row group is read once."""
+    """Reads pieces of Parquet files, in order; each row group is read once."""
 
     def __init__(self, parquet: Any) -> None:
         self._parquet = parquet
@@ -145,7 +148,7 @@ class Groups:
             self._file.close()
 
     def read(self, piece: Piece) -> Iterator[Any]:
-        """Tables that together are the piece."""
+        """The piece, as several tables."""
         (path,) = files_at(piece.stem, Parquet.suffixes)
         if path != self._path:
             self.__exit__()
@@ -160,7 +163,7 @@ class Groups:
                 yield self._table.slice(first, last - first)
             start += size
         if end > start:
-            raise BundleError(f"{path.name} has fewer rows than were written to it")
+            raise BundleError(f"{path.name} is truncated: it has fewer rows than were written")
 
 
 class Jsonl:
@@ -184,7 +187,7 @@ class Jsonl:
 
 
 class Npy:
-    """A matrix in numpy's format, and JSONL with what each of its rows is."""
+    """A matrix in NumPy's format, and JSONL that describes each of its rows."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".npy", ".rows.jsonl")
 
@@ -213,7 +216,7 @@ class Npy:
 
 
 class Durable:
-    """A new file that is on the disk when it is closed without an error."""
+    """A new file, flushed to the disk when it is closed without an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -235,7 +238,7 @@ class Durable:
 
 
 class Lines:
-    """Reads pieces of files of lines that come in order, without going back."""
+    """Reads pieces of files of lines, in order."""
 
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
@@ -279,8 +282,10 @@ def _copy(source: Path, start: int, length: int, target: IO[bytes]) -> None:
         np.lib.format.read_array_header_1_0(file)
         file.seek(start, os.SEEK_CUR)
         while length:
-            block = file.read(min(length, BLOCK))
+            block = file.read(min(length, COPY_BLOCK))
             if not block:
-                raise BundleError(f"{source.name} has fewer rows than were written to it")
+                raise BundleError(
+                    f"{source.name} is truncated: it has fewer rows than were written"
+                )
             target.write(block)
             length -= len(block)

@@ -1,7 +1,7 @@
-"""A bulk job: what is listed and not done yet is embedded, published in parts, and merged.
+"""A bulk job: embed what the listing has and the ledger lacks, publish it in parts, merge them.
 
-Killed at any moment it loses what it had embedded since its last part, and the next run goes on
-from there: an item is done exactly when the ledger says so.
+A job that is killed loses what it has embedded since its last part, and the next run resumes there:
+an item is done exactly when the ledger says so.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from typing import Literal
 
 from multimodal_embedding_serving.bulk.items import Item
 from multimodal_embedding_serving.bulk.ledger import Ledger
-from multimodal_embedding_serving.bulk.listing import Listed
+from multimodal_embedding_serving.bulk.listing import ListingEntry
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.bulk.output import LEDGER, STATE, Output, forget, lock
 from multimodal_embedding_serving.bulk.parts import FORMAT, Part, check_format, check_same_job
 from multimodal_embedding_serving.bulk.schema import DType, Layout
 from multimodal_embedding_serving.bulk.stream import Answer, Result, embed
 
-PART_ROWS = 2048
-PART_SECONDS = 30.0
-"""A part is published when it has so many rows or is so old: what a kill may cost."""
-REMOVED_AT_A_TIME = 500
+DEFAULT_PART_ROWS = 2048
+DEFAULT_PART_SECONDS = 30.0
+"""A part is published when it has so many rows or is so old: what a killed job may lose."""
+MAX_REMOVALS = 500
+"""Files whose rows are removed at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     dtype: DType = "f32"
     retry: bool = False
-    """Try again what failed, though it has not changed."""
+    """Retry items that failed, though they have not changed."""
     removed: Literal["keep", "drop"] = "keep"
-    """What becomes of the rows of files that are gone."""
-    part_rows: int = PART_ROWS
-    part_seconds: float = PART_SECONDS
+    """What to do with the rows of files that no longer exist."""
+    part_rows: int = DEFAULT_PART_ROWS
+    part_seconds: float = DEFAULT_PART_SECONDS
     recipe: str = ""
-    """What else the vectors depend on: the choice of a video's frames."""
+    """What else the vectors depend on: which frames of a video are sampled."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a job is, in items."""
+    """The progress of a job, in items."""
 
     listed: int = 0
     embedded: int = 0
@@ -52,9 +53,9 @@ class Tally:
     failed: int = 0
     removed: int = 0
     vectors: int = 0
-    """Of what was embedded in this run."""
+    """Embedded in this run."""
     rows: int = 0
-    """Of the whole output; known at the end, as is the next."""
+    """In the whole output; set at the end, as is `errors`."""
     errors: int = 0
     """Inputs that could not be embedded, in this run or before."""
 
@@ -67,20 +68,20 @@ Watch = Callable[[Tally, int | None], None]
 
 
 class PendingItems:
-    """What of a listing is still to be done. Handed out items are pending until published."""
+    """The items of a listing that are not done. Each is unpublished until its part is published."""
 
-    def __init__(self, listed: Iterable[Listed], ledger: Ledger, tally: Tally) -> None:
-        self._listed, self._ledger, self._tally = listed, ledger, tally
-        self.pending: dict[str, bool] = {}
+    def __init__(self, entries: Iterable[ListingEntry], ledger: Ledger, tally: Tally) -> None:
+        self._entries, self._ledger, self._tally = entries, ledger, tally
+        self.unpublished: dict[str, bool] = {}
         """Key -> whether the item had rows before."""
         self.total: int | None = None
         """Items, not counting repeated ones; None until the listing has ended."""
 
-    def __iter__(self) -> Iterator[Listed]:
+    def __iter__(self) -> Iterator[ListingEntry]:
         count = 0
-        for each in self._listed:
+        for each in self._entries:
             self._tally.listed += 1
-            if each.key in self.pending:
+            if each.key in self.unpublished:
                 continue
             count += 1
             if isinstance(each, Item):
@@ -88,7 +89,7 @@ class PendingItems:
                 if state:
                     self._tally.unchanged += 1
                     continue
-                self.pending[each.key] = state is not None
+                self.unpublished[each.key] = state is not None
             yield each
         self.total = count
 
@@ -102,20 +103,20 @@ class Job:
         self._part = Part(options.dtype)
         self._number = int(ledger.facts().get("part", 0))
 
-    async def run(self, listed: Iterable[Listed], model: Model) -> Tally:
-        plan = PendingItems(listed, self._ledger, self._tally)
+    async def run(self, entries: Iterable[ListingEntry], model: Model) -> Tally:
+        pending = PendingItems(entries, self._ledger, self._tally)
         self._ledger.forget_failures(every=self._options.retry)
         try:
-            async with aclosing(embed(plan, model)) as results:
+            async with aclosing(embed(pending, model)) as results:
                 async for result in results:
                     self._count(result)
                     self._part.add(result)
                     if self._part.is_due(self._options.part_rows, self._options.part_seconds):
-                        await _in_full(lambda: self._publish(plan))
-                    self._watch(self._tally, plan.total)
-        finally:  # interrupted, too: what is embedded is kept
-            self._publish(plan)
-        self._watch(self._tally, plan.total)
+                        await _in_full(lambda: self._publish(pending))
+                    self._watch(self._tally, pending.total)
+        finally:  # if interrupted, too: keep what is embedded
+            self._publish(pending)
+        self._watch(self._tally, pending.total)
         if self._options.removed == "drop":
             await _in_full(self._drop_removed)
         await _in_full(lambda: self._output.finish(self._ledger))
@@ -130,28 +131,28 @@ class Job:
         else:
             self._tally.failed += 1
 
-    def _publish(self, plan: PendingItems) -> None:
+    def _publish(self, pending: PendingItems) -> None:
         part, self._part = self._part, Part(self._options.dtype)
         if not part.done:
             return
         self._number += 1
-        known = [each.key for each in part.done if plan.pending.get(each.key)]
-        if part.rows or known:
-            self._output.write(self._number, part.rows, known)
+        replaced = [each.key for each in part.done if pending.unpublished.get(each.key)]
+        if part.rows or replaced:
+            self._output.write(self._number, part.rows, replaced)
         self._ledger.publish(self._number, part.done)
         for each in part.done:
-            plan.pending.pop(each.key, None)
+            pending.unpublished.pop(each.key, None)
 
     def _drop_removed(self) -> None:
-        gone = (key for key in self._ledger.files() if not os.path.lexists(key))
-        while keys := list(islice(gone, REMOVED_AT_A_TIME)):
+        missing = (key for key in self._ledger.files() if not os.path.lexists(key))
+        while keys := list(islice(missing, MAX_REMOVALS)):
             self._output.remove(keys)
             self._ledger.remove(keys)
             self._tally.removed += len(keys)
 
 
 async def run(
-    listed: Iterable[Listed],
+    entries: Iterable[ListingEntry],
     model: Model,
     output: Output,
     options: Options,
@@ -160,10 +161,10 @@ async def run(
     wait: bool = False,
     watch: Watch = lambda tally, total: None,
 ) -> Tally:
-    """Do what is left to do of a listing; `wait` for another job on the same output.
+    """Embed what of a listing is not done; `wait` for another job on the same output.
 
-    Raises InvalidInput where the output holds vectors of another model or form, or another job
-    writes to it; what ends a job (see `stream`); OSError.
+    Raises InvalidInput if the output was started with another model, dtype or recipe, or another
+    job writes to it; what ends a job (see `stream.embed`); OSError.
     """
     layout = Layout.of(model.identity, options.dtype)
     with ExitStack() as open_:
@@ -174,7 +175,7 @@ async def run(
         ledger = open_.enter_context(Ledger(output.state / LEDGER))
         _check(ledger, layout, options.recipe, output.state.name.removesuffix(STATE))
         output.open(ledger, layout, fresh=fresh)
-        return await Job(ledger, output, options, watch).run(listed, model)
+        return await Job(ledger, output, options, watch).run(entries, model)
 
 
 def _check(ledger: Ledger, layout: Layout, recipe: str, name: str) -> None:
@@ -189,10 +190,10 @@ def _check(ledger: Ledger, layout: Layout, recipe: str, name: str) -> None:
 
 
 async def _in_full(work: Callable[[], None]) -> None:
-    """Do it on a thread, and to its end even if this is cancelled."""
-    doing = asyncio.create_task(asyncio.to_thread(work))
+    """Run `work` on a thread, to its end even if this is cancelled."""
+    task = asyncio.create_task(asyncio.to_thread(work))
     try:
-        await asyncio.shield(doing)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
-        await doing
+        await task
         raise

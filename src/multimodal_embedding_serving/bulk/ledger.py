@@ -1,7 +1,7 @@
-"""What a bulk job has done: a small database beside its output, and the only truth about it.
+"""What a bulk job has done: a small database beside its output, and the only authority on it.
 
-Rows lie in numbered parts; part 0 is the output itself. An item's rows are those that the ledger
-names, `rows` of them from `first` on, and no others: what a killed job wrote besides is not read.
+Rows are in numbered parts; part 0 is the output itself. An item's rows are the `rows` ones from
+`first` on that the ledger names. What a killed job wrote beyond them is not read.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ RENUMBER = (
     "UPDATE done SET part = 0, first = moved.first FROM moved WHERE moved.key = done.key",
     "DROP TABLE moved",
 )
-"""What remains keeps its order: its new place is the number of rows before it."""
-PAGE = 1000
+"""Live rows keep their order: the new index is the number of live rows before."""
+PAGE_ROWS = 1000
 
 ErrorRecord = tuple[str, str, str]
 """(key, code, message) of an item that could not be embedded."""
@@ -40,11 +40,11 @@ ErrorRecord = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One item's end: so many rows of the part that is published with it, or an error."""
+    """How an item ended: with `rows` rows in the part published with it, or with an error."""
 
     key: str
     mark: str | None
-    """None where it is to be tried again in any case."""
+    """None: the next run retries the item."""
     is_file: bool
     rows: int = 0
     error: EmbeddingError | None = None
@@ -55,18 +55,18 @@ class Done:
 
     @classmethod
     def failed(cls, item: Item, error: EmbeddingError) -> Done:
-        """A failure of the service or of a remote host says nothing of the item: no mark."""
+        """Without a mark, to be retried, if the service or a remote host failed."""
         mark = None if error.status >= RemoteFailed.status else item.mark
         return cls(item.key, mark, item.is_file, error=error)
 
     @property
     def record(self) -> ErrorRecord | None:
-        """None where it did not fail."""
+        """None if it did not fail."""
         return (self.key, self.error.code, self.error.message) if self.error else None
 
 
 class Ledger:
-    """May be used from several threads. Opens, or makes, the database at `path`."""
+    """Thread-safe. Opens the database at `path`, or creates it."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Ledger:
             return dict(self._db.execute("SELECT name, value FROM facts"))
 
     def note(self, facts: Mapping[str, str | None]) -> None:
-        """Remember facts; None forgets one."""
+        """Record facts; None deletes one."""
         with self._transaction():
             self._note(facts)
 
@@ -105,22 +105,22 @@ class Ledger:
     # ── items ──
 
     def state(self, item: Item) -> bool | None:
-        """Whether an item is done as it is now; None: nothing is known of it."""
+        """Whether an item is done with its present mark; None: it is not in the ledger."""
         with self._lock:
-            found = self._db.execute(
+            row = self._db.execute(
                 "SELECT mark FROM done WHERE key = ?", (_bytes(item.key),)
             ).fetchone()
-        return None if found is None else found[0] == item.mark
+        return None if row is None else row[0] == item.mark
 
     def publish(self, part: int, done: Iterable[Done]) -> None:
-        """At once: these items are done, their rows lie in order in `part`."""
+        """In one transaction: these items are done, their rows are in order in `part`."""
         first = 0
         with self._transaction():
             for each in done:
                 error = each.error
-                told = (None, None) if error is None else (error.code, error.message)
+                failure = (None, None) if error is None else (error.code, error.message)
                 place = (part, first, each.rows)
-                values = (_bytes(each.key), each.mark, each.is_file, *place, *told)
+                values = (_bytes(each.key), each.mark, each.is_file, *place, *failure)
                 self._db.execute(
                     "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
                 )
@@ -128,7 +128,7 @@ class Ledger:
             self._note({"part": str(part)})
 
     def forget_failures(self, *, every: bool = False) -> None:
-        """So that they are tried again: those that say nothing of their item, or all."""
+        """Have the next run retry them: those without a mark, or `every` one."""
         which = "code IS NOT NULL" if every else "mark IS NULL"
         with self._transaction():
             self._db.execute(f"DELETE FROM done WHERE {which}")  # noqa: S608
@@ -138,11 +138,11 @@ class Ledger:
             self._db.executemany("DELETE FROM done WHERE key = ?", ((_bytes(key),) for key in keys))
 
     def files(self) -> Iterator[str]:
-        """The keys of all files that are done."""
+        """The keys of all files in the ledger."""
         return (_text(key) for (key,) in self._pages("key", "file"))
 
     def errors(self) -> Iterator[ErrorRecord]:
-        """Of all that failed, by key."""
+        """Of all failed items, by key."""
         for key, code, message in self._pages("key, code, message", "code IS NOT NULL"):
             yield _text(key), code, message
 
@@ -152,48 +152,50 @@ class Ledger:
             return int(self._db.execute(query).fetchone()[0])
 
     def _pages(self, columns: str, which: str) -> Iterator[tuple[Any, ...]]:
-        """Rows by key; meanwhile the ledger may be changed."""
+        """Rows by key, a page at a time: the ledger may change meanwhile."""
         last = b""
-        query = f"SELECT {columns} FROM done WHERE {which} AND key > ? ORDER BY key LIMIT {PAGE}"  # noqa: S608
+        query = (
+            f"SELECT {columns} FROM done WHERE {which} AND key > ? ORDER BY key LIMIT {PAGE_ROWS}"  # noqa: S608
+        )
         while True:
             with self._lock:
                 page = self._db.execute(query, (last,)).fetchall()
             yield from page
-            if len(page) < PAGE:
+            if len(page) < PAGE_ROWS:
                 return
             last = page[-1][0]
 
     # ── rows ──
 
     def count(self) -> tuple[int, bool]:
-        """Live rows, and whether some lie outside the output."""
+        """Live rows, and whether some are outside the output."""
         with self._lock:
             query = "SELECT COALESCE(SUM(rows), 0), COALESCE(MAX(part), 0) FROM done WHERE rows > 0"
             rows, part = self._db.execute(query).fetchone()
         return rows, part > 0
 
     def live(self) -> Iterator[tuple[int, int, int]]:
-        """(part, first, rows) of what is live, in order; what adjoins is one."""
+        """(part, first, rows) of the live rows, in order; adjacent ranges are joined."""
         part = first = rows = 0
-        for one, start, length in self._db.execute(LIVE):
-            if rows and (one, start) == (part, first + rows):
+        for next_part, start, length in self._db.execute(LIVE):
+            if rows and (next_part, start) == (part, first + rows):
                 rows += length
                 continue
             if rows:
                 yield part, first, rows
-            part, first, rows = one, start, length
+            part, first, rows = next_part, start, length
         if rows:
             yield part, first, rows
 
     def merged(self, facts: Mapping[str, str | None]) -> None:
-        """At once: all live rows lie in order in the output."""
+        """In one transaction: all live rows are in order in the output."""
         with self._transaction():
             for statement in RENUMBER:
                 self._db.execute(statement)
             self._note(facts)
 
     def lose_output(self, *, every: bool = False) -> None:
-        """The output, or `every` part, is gone: what lay in it is to be done again."""
+        """Forget the items of the output, or of `every` part, because it is missing."""
         which = "rows > 0" if every else "rows > 0 AND part = 0"
         with self._transaction():
             self._db.execute(f"DELETE FROM done WHERE {which}")  # noqa: S608
@@ -211,7 +213,7 @@ class Ledger:
 
 
 def _bytes(key: str) -> bytes:
-    """A key may be a file name that is no UTF-8, or a text with half a character."""
+    """A key may be a file name that is not UTF-8, or a text with a lone surrogate."""
     return key.encode("utf-8", "surrogatepass")
 
 

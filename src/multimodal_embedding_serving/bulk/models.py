@@ -1,4 +1,4 @@
-"""Who embeds: a model in this process, or a server."""
+"""What embeds the items: a model in this process, or a server."""
 
 from __future__ import annotations
 
@@ -18,50 +18,52 @@ from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vector, Vectors
 
-PATIENCE = 24 * 3600.0
-"""Seconds for one item in this process: nobody waits for it."""
-PER_CORE, LEAST, MOST = 32, 64, 512
-"""Pictures on their way: enough for full batches while others are decoded."""
-PARALLEL = 32
-"""Requests to a server at a time."""
+MAX_ITEM_SECONDS = 24 * 3600.0
+"""For one item in this process, which no client waits for."""
+ITEMS_PER_CORE, MIN_PARALLEL, MAX_PARALLEL = 32, 64, 512
+"""Images in flight: enough to fill batches while others are decoded."""
+MAX_REQUESTS = 32
+"""To a server, at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the vectors are of."""
+    """The model that the vectors come from."""
 
     model: str
     fingerprint: str
-    """Empty where a server tells none."""
+    """Empty if the server does not report one."""
     dimension: int
     kinds: tuple[Kind, ...]
 
 
-class Film(NamedTuple):
+class VideoResult(NamedTuple):
+    """One vector for each sampled frame."""
+
     vectors: Vectors
     frames: Sequence[FrameInfo]
 
 
 class Model(Protocol):
-    """Embeds single items; many calls at once are the point. All raise EmbeddingError."""
+    """Embeds single items, many at a time. All methods raise EmbeddingError."""
 
     @property
     def identity(self) -> Identity: ...
 
     @property
     def parallel(self) -> int:
-        """Items that keep it busy."""
+        """Items in flight that keep the model busy."""
         ...
 
     async def texts(self, texts: Sequence[str]) -> Vectors: ...
 
     async def query(self, text: str) -> Vector:
-        """A description that is searched for."""
+        """The vector of a search query."""
         ...
 
     async def image(self, source: Source) -> Vector: ...
 
-    async def video(self, source: Source) -> Film: ...
+    async def video(self, source: Source) -> VideoResult: ...
 
     async def aclose(self) -> None: ...
 
@@ -73,7 +75,7 @@ def kinds_of(modalities: Sequence[str]) -> tuple[Kind, ...]:
 
 
 class LocalModel:
-    """An engine of this process; it is closed with this."""
+    """An engine in this process, which `aclose` closes."""
 
     def __init__(
         self, engine: Engine, settings: Settings, segment: Mapping[str, Any] | None = None
@@ -89,7 +91,7 @@ class LocalModel:
         info = engine.info
         kinds = kinds_of(info.modalities)
         self.identity = Identity(info.id, info.fingerprint, info.dimension, kinds)
-        self.parallel = min(MOST, max(LEAST, PER_CORE * settings.worker_count))
+        self.parallel = min(MAX_PARALLEL, max(MIN_PARALLEL, ITEMS_PER_CORE * settings.worker_count))
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
         return (await self._embed(Texts(list(texts), "document"))).vectors
@@ -102,12 +104,12 @@ class LocalModel:
         vector: Vector = (await self._embed(Images([source]))).vectors[0]
         return vector
 
-    async def video(self, source: Source) -> Film:
-        answer = await self._embed(Video.of(source, self._segment))
-        return Film(answer.vectors, answer.frames or ())
+    async def video(self, source: Source) -> VideoResult:
+        result = await self._embed(Video.of(source, self._segment))
+        return VideoResult(result.vectors, result.frames or ())
 
     async def _embed(self, source: Embeddable) -> EmbeddingResult:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_ITEM_SECONDS
         return (await self._engine.aembed([source], priority=Priority.BULK, deadline=deadline))[0]
 
     async def aclose(self) -> None:
@@ -115,13 +117,13 @@ class LocalModel:
 
 
 class RemoteModel:
-    """A server, ours or one that speaks as ours does. Made by `connect`."""
+    """A server, ours or one with the same API. Made by `connect`."""
 
     def __init__(
         self, client: AsyncClient, identity: Identity, segment: Mapping[str, Any] | None
     ) -> None:
         self._client, self.identity, self._segment = client, identity, segment
-        self.parallel = PARALLEL
+        self.parallel = MAX_REQUESTS
 
     @classmethod
     def connect(
@@ -152,11 +154,10 @@ class RemoteModel:
         vector: Vector = (await self._client.embed_images(source))[0]
         return vector
 
-    async def video(self, source: Source) -> Film:
-        answer = await self._client.embed_video(source, segment=self._segment)
-        return Film(
-            answer.vectors, [FrameInfo(each.index, each.timestamp) for each in answer.frames]
-        )
+    async def video(self, source: Source) -> VideoResult:
+        result = await self._client.embed_video(source, segment=self._segment)
+        frames = [FrameInfo(each.index, each.timestamp) for each in result.frames]
+        return VideoResult(result.vectors, frames)
 
     async def aclose(self) -> None:
         await self._client.close()

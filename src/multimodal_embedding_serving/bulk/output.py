@@ -1,7 +1,7 @@
-"""A job's file: parts beside it while the job runs, merged into it at the end.
+"""A job's output file: parts beside it while the job runs, merged into it at the end.
 
-Beside `vectors.parquet` lies the folder `vectors.parquet.state`: the ledger, and the parts of a
-job that has not come to its end. It is kept, so that a second run knows what is done.
+Beside `vectors.parquet` is the folder `vectors.parquet.state`: the ledger, and the parts of a job
+that has not finished. The folder stays, so that a second run knows what is done.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ LOCK = "lock"
 
 
 class Output(Protocol):
-    """Where rows go. What `write` wrote counts once the ledger has published it."""
+    """Where rows go. What `write` has written counts once the ledger publishes it."""
 
     state: Path
     """The folder of the ledger."""
 
     def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
-        """Finish what a killed job left, or `fresh`: replace what there is.
+        """Finish the merge of a killed job, or `fresh`: replace the output.
 
-        Raises InvalidInput where it was altered.
+        Raises InvalidInput if the output was changed by something else.
         """
         ...
 
     def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
-        """All rows of these items, instead of those they had. Durable on return."""
+        """Write a part; `keys` are its items that had rows before. Durable on return."""
         ...
 
     def remove(self, keys: Sequence[str]) -> None: ...
@@ -55,7 +55,7 @@ class FileOutput:
     """Rows in one file, or a `.npy` and its JSONL."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InvalidInput for a name that no format has, MissingExtra."""
+        """Raises InvalidInput for a suffix that no format has, MissingExtra."""
         self._format_class: type[Format] = find_format(path)
         self.path = path
         self.state = path.with_name(path.name + STATE)
@@ -69,15 +69,15 @@ class FileOutput:
         if "pending" in facts:
             self._replace(ledger)
             return
-        stamp, found = facts.get("stamp"), self._stamp()
-        if found == stamp:
+        stamp, current = facts.get("stamp"), self._stamp()
+        if current == stamp:
             return
-        if found is None:
-            log.warning("%s is gone: what was in it is embedded again", self.path.name)
+        if current is None:
+            log.warning("%s is missing: its inputs are embedded again", self.path.name)
             ledger.lose_output()
             ledger.note({"stamp": None, "rows": None})
         else:
-            why = "was changed since" if stamp else "is there and is not of this job"
+            why = "was changed since" if stamp else "exists and is not of this job"
             raise InvalidInput(f"{self.path.name} {why}; --fresh overwrites it")
 
     def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
@@ -85,10 +85,10 @@ class FileOutput:
         flush(self.state)
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Nothing: rows that the ledger no longer names are left out of the next merge."""
+        """Do nothing: the next merge skips rows that the ledger no longer names."""
 
     def finish(self, ledger: Ledger) -> None:
-        """One file of all live rows, if it is not that already; then the file of errors."""
+        """Merge all live rows into one file, if they are not there; then write the errors."""
         rows, outside = ledger.count()
         if outside or ledger.facts().get("rows") != str(rows):
             self._format.merge(self.state / "merged", self._pieces(ledger), rows)
@@ -99,7 +99,7 @@ class FileOutput:
         write_errors(self.path.with_suffix(".errors.jsonl"), ledger.errors())
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no file is open between calls."""
 
     def _files(self) -> list[Path]:
         return files_at(self.path.with_suffix(""), self._format_class.suffixes)
@@ -111,7 +111,7 @@ class FileOutput:
         return (Piece(self._part(part), first, rows) for part, first, rows in ledger.live())
 
     def _replace(self, ledger: Ledger) -> None:
-        """Give the merged files their names; a job that was killed at this goes on with it."""
+        """Rename the merged files; a run after a kill in here completes it."""
         merged = files_at(self.state / "merged", self._format_class.suffixes)
         for source, target in zip(merged, self._files(), strict=True):
             if source.exists():
@@ -122,7 +122,7 @@ class FileOutput:
             part.unlink()
 
     def _stamp(self) -> str | None:
-        """Sizes and times of the output's files; None where one is missing."""
+        """Sizes and times of the output's files; None if one is missing."""
         try:
             stats = [path.stat() for path in self._files()]
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class FileOutput:
 
 
 def write_errors(path: Path, errors: Iterable[ErrorRecord]) -> None:
-    """A line for each item that could not be embedded; no file where there is none."""
+    """Write a line for each item that could not be embedded; no file if there is none."""
     new, count = path.with_name(path.name + ".new"), 0
     with new.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for count, (key, code, message) in enumerate(errors, 1):  # noqa: B007
@@ -145,18 +145,18 @@ def write_errors(path: Path, errors: Iterable[ErrorRecord]) -> None:
 
 
 def forget(state: Path) -> None:
-    """Remove the ledger and all parts, but not the lock that is held."""
+    """Remove the ledger and all parts, but not the lock, which this job holds."""
     for path in state.iterdir():
         if path.name != LOCK:
             path.unlink()
 
 
 def lock(state: Path, *, wait: bool = False) -> FileLock:
-    """Held by the one job that may work on an output. Raises InvalidInput if another does."""
+    """Acquire the lock of an output. Raises InvalidInput if another job holds it."""
     state.mkdir(parents=True, exist_ok=True)
-    held = FileLock(state / LOCK)
+    file_lock = FileLock(state / LOCK)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        file_lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InvalidInput(f"another job writes to {state.name.removesuffix(STATE)}") from None
-    return held
+    return file_lock

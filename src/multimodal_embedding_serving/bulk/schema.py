@@ -23,16 +23,16 @@ from multimodal_embedding_serving.inputs.items import FrameInfo
 DType = Literal["f32", "f16"]
 NUMPY: dict[DType, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}
 NAMESPACE = uuid.UUID("6c9a3d2e-6f0b-5d0e-9c53-7f2f7d6a8b10")
-"""Of the ids of rows: ours, made once."""
+"""Of row ids; generated once for this project."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What all rows of an output have in common."""
+    """What all rows of an output share."""
 
     model: str
     fingerprint: str
-    """Empty where a server tells none."""
+    """Empty if the server does not report one."""
     dimension: int
     dtype: DType = "f32"
 
@@ -43,7 +43,7 @@ class Layout:
 
 @dataclass(slots=True)
 class Rows:
-    """Some rows, by column. Vectors are float32, or float16 where the output's are."""
+    """Rows by column. Vectors are float32 or float16, as in the output."""
 
     path: list[str] = field(default_factory=list)
     kind: list[Kind] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Rows:
         frames: Sequence[FrameInfo] | None,
         dtype: DType = "f32",
     ) -> int:
-        """The vectors of one item -> how many they are. `frames` name them, if one each."""
+        """Add an item's vectors and return their number. `frames` describe them, if one each."""
         added = [np.asarray(vector, NUMPY[dtype]) for vector in vectors]
         places = frames if frames is not None and len(frames) == len(added) else None
         path = printable(key)
@@ -94,8 +94,8 @@ class Rows:
 
     def ids(self) -> list[str]:
         """A UUID for each row that is the same in every run: of its path and frame."""
-        named = zip(self.path, self.frame, strict=True)
-        return [str(uuid.uuid5(NAMESPACE, f"{path}\0{frame}")) for path, frame in named]
+        frames = zip(self.path, self.frame, strict=True)
+        return [str(uuid.uuid5(NAMESPACE, f"{path}\0{frame}")) for path, frame in frames]
 
 
 def pyarrow() -> Any:

@@ -1,7 +1,7 @@
-"""Finding files of a folder by a description: an index of vectors, kept up to date, and a look-up.
+"""Search a folder's files by text: an index of vectors, updated first, and an exact scan.
 
 The index of a folder, a model and a choice of frames is the output of a bulk job in the search
-folder. A second search embeds only what is new or has changed, and the description.
+folder. A second search embeds only new and changed files, and the description.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from multimodal_embedding_serving.bulk.output import FileOutput
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
 from multimodal_embedding_serving.types import Vector
 
-BLOCK = 1 << 16
-"""Rows that are compared at a time: at 512 numbers, 128 MB."""
+MAX_BLOCK_ROWS = 1 << 16
+"""Compared at a time: 128 MB at 512 dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A file, and for a video its best frame."""
+    """A file, and for a video its most similar frame."""
 
     path: str
     kind: Kind
@@ -47,32 +47,32 @@ class Match:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     matches: Sequence[Match]
-    """The best first, each file once."""
+    """Most similar first, each file once."""
     tally: Tally
-    """What became of the index."""
+    """What the update of the index did."""
 
 
 class Index:
     """The vectors of one folder."""
 
     def __init__(self, folder: Path, search_dir: Path, model: Model, recipe: str) -> None:
-        """Raises InvalidInput for no folder, ModalityNotSupported for a model of no text."""
+        """Raises InvalidInput for no folder, ModalityNotSupported for a model without text."""
         if not folder.is_dir():
-            raise InvalidInput(f"{folder} is no folder")
+            raise InvalidInput(f"{folder}: not a folder")
         identity = model.identity
         if "text" not in identity.kinds:
-            raise ModalityNotSupported(f"{identity.model} embeds no text, so no description")
-        pictures: tuple[Kind, ...] = ("image", "video")
+            raise ModalityNotSupported(f"{identity.model} embeds no text: can't search by it")
+        visual: tuple[Kind, ...] = ("image", "video")
         self._kinds: Collection[Kind] = (
-            pictures if "image" in identity.kinds else ("text",)
-        )  # texts are nearer to a text than any picture is
+            visual if "image" in identity.kinds else ("text",)
+        )  # any text is more similar to a text than images are
         self._folder, self._model, self._recipe = folder, model, recipe
         what = [absolute(folder), identity.model, identity.fingerprint, recipe]
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
 
     async def renew(self, watch: Watch = lambda tally, total: None) -> Tally:
-        """Embed what is new or has changed, forget what is gone. Raises as `bulk.job.run`."""
+        """Embed new and changed files, drop removed ones. Raises as `bulk.job.run`."""
         listing = Listing((str(self._folder),), kinds=self._kinds)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         options = Options(dtype="f16", removed="drop", recipe=self._recipe)
@@ -81,13 +81,13 @@ class Index:
         )
 
     def best(self, query: Vector, top: int) -> list[Match]:
-        """The nearest files, at most `top`."""
+        """The most similar files, at most `top`."""
         matrix = np.load(self._file, mmap_mode="r")
         cosines = np.concatenate(
             [np.empty(0, np.float32)]
             + [
-                matrix[start : start + BLOCK].astype(np.float32) @ query
-                for start in range(0, len(matrix), BLOCK)
+                matrix[start : start + MAX_BLOCK_ROWS].astype(np.float32) @ query
+                for start in range(0, len(matrix), MAX_BLOCK_ROWS)
             ]
         )
         order = np.argsort(-cosines, kind="stable")
@@ -96,18 +96,18 @@ class Index:
             matches = self._matches(order[:count], cosines)
             if len(matches) >= top or count >= len(order):
                 return matches[:top]
-            count *= 8  # they are frames of few videos
+            count *= 8  # the rows are frames of few videos
 
     def _matches(self, rows: NDArray[np.intp], cosines: NDArray[np.float32]) -> list[Match]:
         """The files of these rows, in order, each with its first row."""
         facts = dict(self._facts(rows))
-        found: dict[str, Match] = {}
+        matches: dict[str, Match] = {}
         for row in rows.tolist():
-            told = facts[row]
-            place = (told["frame"], told["timestamp"])
-            match = Match(told["path"], told["kind"], float(cosines[row]), *place)
-            found.setdefault(match.path, match)
-        return list(found.values())
+            fact = facts[row]
+            place = (fact["frame"], fact["timestamp"])
+            match = Match(fact["path"], fact["kind"], float(cosines[row]), *place)
+            matches.setdefault(match.path, match)
+        return list(matches.values())
 
     def _facts(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Row -> what it is, from the lines beside the matrix."""
@@ -129,7 +129,7 @@ async def search(
     recipe: str = "",
     watch: Watch = lambda tally, total: None,
 ) -> SearchResult:
-    """The files of a folder that are most like a description; what is not embedded yet, is.
+    """The files of a folder that are most similar to a description, after updating the index.
 
     Raises as `Index` and `bulk.job.run`.
     """

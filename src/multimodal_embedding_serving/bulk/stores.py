@@ -1,7 +1,7 @@
 """Vector stores as outputs: LanceDB in a folder, Qdrant in a folder or on a server.
 
-Every row has an id that follows from its path and frame, so a part that is written twice, because
-the job was killed in between, replaces itself.
+Every row's id follows from its path and frame, so a part that is written twice, because the job was
+killed in between, replaces itself.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from multimodal_embedding_serving.bulk.schema import (
 from multimodal_embedding_serving.client.protocol import WEB
 from multimodal_embedding_serving.errors import InvalidInput, MissingExtra, RemoteFailed
 
-POINTS = 256
-"""Of one request to Qdrant."""
+MAX_POINTS = 256
+"""In one request to Qdrant."""
 
 
 class Store(Protocol):
-    """A table of rows in somebody else's database. Raises RemoteFailed."""
+    """A table of rows in an external database. All methods raise RemoteFailed."""
 
     def open(self, layout: Layout, *, fresh: bool) -> None:
-        """Make the table if there is none; `fresh`: instead of the one there is.
+        """Create the table if it does not exist; `fresh`: replace it.
 
-        Raises InvalidInput for a table of other vectors.
+        Raises InvalidInput if the table has other vectors.
         """
         ...
 
@@ -50,7 +50,7 @@ class Store(Protocol):
 
 
 class StoreOutput:
-    """Rows in a store; the ledger lies beside its folder, or in this one for a server."""
+    """Rows in a store; the ledger is beside its folder, or in the working folder for a server."""
 
     def __init__(self, store: Store, place: str, table: str) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class LanceTable:
 
     def __init__(self, place: str, name: str) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise InvalidInput("a table's name has letters, digits, _, - and . only")
+            raise InvalidInput("--table may contain only letters, digits, _, - and .")
         with _installed("LanceDB", "lancedb"):
             self._database = import_module("lancedb").connect(place)
         self._name = name
@@ -97,17 +97,19 @@ class LanceTable:
     def open(self, layout: Layout, *, fresh: bool) -> None:
         arrow, self._layout = pyarrow(), layout
         schema = arrow_schema(layout).insert(0, arrow.field("id", arrow.string(), nullable=False))
-        found = None if fresh else self._find()
-        if found is not None and list(found.schema) != list(schema):
-            raise InvalidInput(f"the table {self._name} has other columns; --fresh replaces it")
-        if found is None:
+        table = None if fresh else self._find()
+        if table is not None and list(table.schema) != list(schema):
+            raise InvalidInput(
+                f"the table {self._name} has other columns; use --fresh to replace it"
+            )
+        if table is None:
             mode = "overwrite" if fresh else "create"
-            with _told("LanceDB", RuntimeError, ValueError):
-                found = self._database.create_table(self._name, schema=schema, mode=mode)
-        self._table = found
+            with _failures_of("LanceDB", RuntimeError, ValueError):
+                table = self._database.create_table(self._name, schema=schema, mode=mode)
+        self._table = table
 
     def _find(self) -> Any:
-        """The table, or None: the library has no other way to ask for one of many."""
+        """The table, or None. The library can't check for one of many tables in another way."""
         try:
             return self._database.open_table(self._name)
         except (RuntimeError, ValueError, FileNotFoundError):
@@ -115,22 +117,22 @@ class LanceTable:
 
     def upsert(self, rows: Rows) -> None:
         arrow, table = pyarrow(), arrow_table(rows, self._layout)
-        named = table.add_column(0, "id", arrow.array(rows.ids(), arrow.string()))
-        with _told("LanceDB", RuntimeError, ValueError):
+        with_ids = table.add_column(0, "id", arrow.array(rows.ids(), arrow.string()))
+        with _failures_of("LanceDB", RuntimeError, ValueError):
             merge = self._table.merge_insert("id").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(named)
+            merge.when_not_matched_insert_all().execute(with_ids)
 
     def delete(self, paths: Sequence[str]) -> None:
-        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-        with _told("LanceDB", RuntimeError, ValueError):
-            self._table.delete(f"path IN ({quoted})")
+        names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+        with _failures_of("LanceDB", RuntimeError, ValueError):
+            self._table.delete(f"path IN ({names})")
 
     def count(self) -> int:
-        with _told("LanceDB", RuntimeError, ValueError):
+        with _failures_of("LanceDB", RuntimeError, ValueError):
             return int(self._table.count_rows())
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no file is open between calls."""
 
 
 class Collection:
@@ -142,7 +144,7 @@ class Collection:
             self._models: Any = library.models
             failures = import_module("qdrant_client.http.exceptions")
         self._failures = (failures.ApiException, RuntimeError, ValueError)
-        with _told("Qdrant", *self._failures):
+        with _failures_of("Qdrant", *self._failures):
             where = {"url": place} if place.startswith(WEB) else {"path": place}
             self._client = library.QdrantClient(**where)
         self._name = name
@@ -150,7 +152,7 @@ class Collection:
     def open(self, layout: Layout, *, fresh: bool) -> None:
         models, self._layout = self._models, layout
         kinds = {"f32": models.Datatype.FLOAT32, "f16": models.Datatype.FLOAT16}
-        with _told("Qdrant", *self._failures):
+        with _failures_of("Qdrant", *self._failures):
             if fresh:
                 self._client.delete_collection(self._name)
             if not self._client.collection_exists(self._name):
@@ -160,16 +162,19 @@ class Collection:
                     datatype=kinds[layout.dtype],
                 )
                 self._client.create_collection(self._name, vectors_config=vectors)
-            found = self._client.get_collection(self._name).config.params.vectors
-        if getattr(found, "size", None) != layout.dimension:
-            raise InvalidInput(f"the collection {self._name} is of other vectors; see --fresh")
+            vectors = self._client.get_collection(self._name).config.params.vectors
+        if getattr(vectors, "size", None) != layout.dimension:
+            raise InvalidInput(
+                f"the collection {self._name} has vectors of another dimension; "
+                "use --fresh to replace it"
+            )
 
     def upsert(self, rows: Rows) -> None:
         ids, facts = rows.ids(), list(rows.facts(self._layout))
         matrix = rows.matrix(self._layout).astype("float32")
-        with _told("Qdrant", *self._failures):
-            for start in range(0, len(ids), POINTS):
-                part = slice(start, start + POINTS)
+        with _failures_of("Qdrant", *self._failures):
+            for start in range(0, len(ids), MAX_POINTS):
+                part = slice(start, start + MAX_POINTS)
                 points = self._models.Batch(
                     ids=ids[part], vectors=matrix[part].tolist(), payloads=facts[part]
                 )
@@ -179,11 +184,11 @@ class Collection:
         models = self._models
         match = models.FieldCondition(key="path", match=models.MatchAny(any=list(paths)))
         which = models.FilterSelector(filter=models.Filter(must=[match]))
-        with _told("Qdrant", *self._failures):
+        with _failures_of("Qdrant", *self._failures):
             self._client.delete(self._name, points_selector=which, wait=True)
 
     def count(self) -> int:
-        with _told("Qdrant", *self._failures):
+        with _failures_of("Qdrant", *self._failures):
             return int(self._client.count(self._name).count)
 
     def close(self) -> None:
@@ -199,10 +204,10 @@ def _installed(name: str, extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def _told(name: str, *kinds: type[Exception]) -> Iterator[None]:
-    """A library's own errors as one of ours."""
+def _failures_of(name: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise a library's own errors as RemoteFailed."""
     try:
         yield
     except kinds as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RemoteFailed(f"{name}: {first}") from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RemoteFailed(f"{name}: {line}") from error

@@ -1,4 +1,4 @@
-"""Items in, vectors out, in order: many on their way at once, few of them in memory."""
+"""Items in, vectors out, in order: many in flight at a time, few in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multimodal_embedding_serving.bulk.items import Failure, Item, unreadable
-from multimodal_embedding_serving.bulk.listing import Listed
+from multimodal_embedding_serving.bulk.listing import ListingEntry
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.client.protocol import LOST
 from multimodal_embedding_serving.errors import (
@@ -34,24 +34,24 @@ from multimodal_embedding_serving.types import Vectors
 
 T = TypeVar("T")
 
-AHEAD = 256
-"""Items that are listed before they are asked for."""
+MAX_LISTED = 256
+"""Items that are listed ahead of their requests."""
 CLOSE_TIMEOUT = 1.0
-"""Seconds that an interrupted listing has to end, so that nobody closes a ledger that it reads."""
-TEXTS, CHARACTERS = 64, 1 << 18
-"""Texts of one request, and how long they may be together."""
-TYPICAL = 4096
-"""Characters that a file is thought to have before it is read."""
-FILMS = 2
+"""Seconds to wait for an interrupted listing, which reads the ledger that is closed next."""
+MAX_TEXTS, MAX_CHARACTERS = 64, 1 << 18
+"""In one request."""
+DEFAULT_FILE_CHARACTERS = 4096
+"""The assumed length of a text file before it is read."""
+MAX_VIDEOS = 2
 """Videos at a time: each has a process and threads of its own."""
-READY = 1024
-"""Requests that may wait for an earlier one, a long video, before no more are started."""
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between tries while the model is opened again, or others fill its queue."""
-LONGEST = 1 << 20
-"""Characters that are read of a file; no model's limit is near."""
-HOPELESS = (NotReady, QueueFull, Unauthorized, ModelMismatch)
-"""They end the job."""
+MAX_READY = 1024
+"""Requests started before the first one of them is answered, such as one with a long video."""
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each retry while the model reloads or its queue is full."""
+MAX_FILE_CHARACTERS = 1 << 20
+"""Read from a text file, in characters; every model's limit is far below."""
+FATAL_ERRORS = (NotReady, QueueFull, Unauthorized, ModelMismatch)
+"""Errors that end the job, for the next item would meet them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ Result = Answer | Refusal | Failure
 
 
 async def embed(
-    listed: Iterable[Listed], model: Model, *, ready: int = READY
+    entries: Iterable[ListingEntry], model: Model, *, ready: int = MAX_READY
 ) -> AsyncGenerator[Result, None]:
-    """One result for each item or failure listed, in the same order.
+    """Yield a result for each entry, in the same order.
 
-    `listed` is read on a thread, no further ahead than is needed. Raises what ends the whole job:
-    the model or the server is gone.
+    `entries` is read on a thread, at most MAX_LISTED ahead. Raises what ends the whole job: the
+    model failed for good, or the server can't be reached.
     """
-    stream = Stream(listed, model, ready)
+    stream = Stream(entries, model, ready)
     try:
         async with aclosing(stream.results()) as results:
             async for result in results:
@@ -92,13 +92,13 @@ async def embed(
 
 
 class Stream:
-    """Requests in order of their items: started as slots are free, awaited by whoever reads."""
+    """Requests in the order of their items, started as slots become free."""
 
-    def __init__(self, listed: Iterable[Listed], model: Model, ready: int) -> None:
+    def __init__(self, entries: Iterable[ListingEntry], model: Model, ready: int) -> None:
         self._model = model
-        self._listed = listed
+        self._entries = entries
         self._slots = asyncio.Semaphore(model.parallel)
-        self._films = asyncio.Semaphore(FILMS)
+        self._videos = asyncio.Semaphore(MAX_VIDEOS)
         self._room = asyncio.Semaphore(ready)
         self._requests: asyncio.Queue[asyncio.Task[list[Result]] | None] = asyncio.Queue()
         self._feeder = asyncio.create_task(self._feed())
@@ -111,114 +111,118 @@ class Stream:
         await self._feeder
 
     async def stop(self) -> None:
-        """Drop what is on its way."""
-        left: list[asyncio.Task[Any]] = [self._feeder]
+        """Cancel the requests in flight."""
+        tasks: list[asyncio.Task[Any]] = [self._feeder]
         self._feeder.cancel()
         while not self._requests.empty():
             if (request := self._requests.get_nowait()) is not None:
                 request.cancel()
-                left.append(request)
-        await asyncio.gather(*left, return_exceptions=True)
+                tasks.append(request)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _feed(self) -> None:
         try:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
-                    for listed in _requests(chunk):
+                    for entries in _requests(chunk):
                         await self._room.acquire()
                         await self._slots.acquire()
-                        request = asyncio.create_task(self._results(listed))
+                        request = asyncio.create_task(self._results(entries))
                         request.add_done_callback(lambda _: self._slots.release())
                         self._requests.put_nowait(request)
         finally:
             self._requests.put_nowait(None)
 
-    def _chunks(self) -> AsyncGenerator[list[Listed], None]:
-        """Whatever has been listed since the last chunk, at least one item.
+    def _chunks(self) -> AsyncGenerator[list[ListingEntry], None]:
+        """What has been listed since the last chunk, at least one entry.
 
-        The thread is a daemon: one that reads a terminal may never come back.
+        The thread is a daemon: one that reads from a terminal may block for ever.
         """
 
-        def read() -> Generator[Listed, None, None]:
-            yield from self._listed
+        def read() -> Generator[ListingEntry, None, None]:
+            yield from self._entries
 
         return stream_batches(
-            read, DaemonThread("listing"), ahead=AHEAD, size=AHEAD, close_timeout=CLOSE_TIMEOUT
+            read,
+            DaemonThread("listing"),
+            ahead=MAX_LISTED,
+            size=MAX_LISTED,
+            close_timeout=CLOSE_TIMEOUT,
         )
 
-    async def _results(self, listed: Sequence[Listed]) -> list[Result]:
-        """Of texts, or of one picture, one video or one failure."""
-        items = [each for each in listed if isinstance(each, Item)]
+    async def _results(self, entries: Sequence[ListingEntry]) -> list[Result]:
+        """Of several texts, or of one image, one video or one failure."""
+        items = [each for each in entries if isinstance(each, Item)]
         try:
             if items:
-                return await self._embedded(items)
+                return await self._embed(items)
         except OSError as error:
-            refusal = unreadable(error)
+            failure: EmbeddingError = unreadable(error)
         except EmbeddingError as error:
-            if _is_hopeless(error):
+            if _is_fatal(error):
                 raise
-            refusal = error
+            failure = error
         else:
-            return [each for each in listed if isinstance(each, Failure)]
+            return [each for each in entries if isinstance(each, Failure)]
         if len(items) == 1:
-            refusal.index = None
-            return [Refusal(items[0], refusal)]
+            failure.index = None
+            return [Refusal(items[0], failure)]
         return [result for item in items for result in await self._results([item])]
 
-    async def _embedded(self, items: list[Item]) -> list[Result]:
+    async def _embed(self, items: list[Item]) -> list[Result]:
         first, model = items[0], self._model
         if first.kind not in model.identity.kinds:
             raise ModalityNotSupported(f"{model.identity.model} embeds no {first.kind}")
         if first.kind == "text":
             texts = await asyncio.to_thread(lambda: [_text(item) for item in items])
-            vectors = await _patiently(lambda: model.texts(texts))
+            vectors = await _with_retries(lambda: model.texts(texts))
             return [Answer(item, row[None]) for item, row in zip(items, vectors, strict=True)]
         if first.kind == "image":
-            return [Answer(first, (await _patiently(lambda: model.image(first.source)))[None])]
-        async with self._films:
-            film = await _patiently(lambda: model.video(first.source))
-        return [Answer(first, film.vectors, film.frames)]
+            return [Answer(first, (await _with_retries(lambda: model.image(first.source)))[None])]
+        async with self._videos:
+            video = await _with_retries(lambda: model.video(first.source))
+        return [Answer(first, video.vectors, video.frames)]
 
 
-def _requests(chunk: Sequence[Listed]) -> Iterator[list[Listed]]:
-    """Texts that follow each other go together, all else goes alone."""
-    texts: list[Listed] = []
+def _requests(chunk: Sequence[ListingEntry]) -> Iterator[list[ListingEntry]]:
+    """Consecutive texts share a request; everything else has its own."""
+    texts: list[ListingEntry] = []
     size = 0
     for each in chunk:
         text = each if isinstance(each, Item) and each.kind == "text" else None
-        if texts and (text is None or len(texts) == TEXTS or size >= CHARACTERS):
+        if texts and (text is None or len(texts) == MAX_TEXTS or size >= MAX_CHARACTERS):
             yield texts
             texts, size = [], 0
         if text is None:
             yield [each]
         else:
             texts.append(text)
-            size += len(text.source) if isinstance(text.source, str) else TYPICAL
+            size += len(text.source) if isinstance(text.source, str) else DEFAULT_FILE_CHARACTERS
     if texts:
         yield texts
 
 
 def _text(item: Item) -> str:
-    """What is to be embedded. Raises OSError."""
+    """The text itself. Raises OSError."""
     source = item.source
     if isinstance(source, bytes):
         return source.decode("utf-8", "replace")
     if isinstance(source, str):
         return source
     with source.open(encoding="utf-8", errors="replace") as file:
-        return file.read(LONGEST)
+        return file.read(MAX_FILE_CHARACTERS)
 
 
-def _is_hopeless(error: EmbeddingError) -> bool:
-    """Whether the next item would meet the same error: the model, or the server, is gone."""
-    return isinstance(error, HOPELESS) or isinstance(error.__cause__, LOST)
+def _is_fatal(error: EmbeddingError) -> bool:
+    """Whether every other item would fail the same way."""
+    return isinstance(error, FATAL_ERRORS) or isinstance(error.__cause__, LOST)
 
 
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Try again, after a pause, what can't be done just now."""
-    for pause in PAUSES:
+async def _with_retries(call: Callable[[], Awaitable[T]]) -> T:
+    """Retry while the model reloads or its queue is full."""
+    for delay in RETRY_DELAYS:
         try:
             return await call()
         except (NotReady, QueueFull):
-            await asyncio.sleep(pause)
+            await asyncio.sleep(delay)
     return await call()

@@ -14,9 +14,9 @@ from multimodal_embedding_serving.bulk.schema import pyarrow
 from multimodal_embedding_serving.errors import InvalidInput
 
 COLUMNS = (*KINDS, "path", "id")
-"""What is read: at most one of the first four says what an item is."""
-ROWS = 64
-"""Read at a time: encoded pictures may lie in them."""
+"""Columns that are read; at most one of the first four has a value in each row."""
+BATCH_ROWS = 64
+"""Read at a time: they may contain encoded images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +29,25 @@ class Range:
 
 
 def count_rows(path: Path) -> int:
-    """From the file's footer. Raises InvalidInput for what is no Parquet, OSError, MissingExtra."""
-    with _opened(path) as file:
+    """From the footer. Raises InvalidInput if the file is not Parquet, OSError, MissingExtra."""
+    with _open(path) as file:
         return int(file.metadata.num_rows)
 
 
-def table_rows(wanted: Range) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, columns) of each row; pictures and videos may be bytes, or a path.
+def table_rows(part: Range) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, columns) of each row; images and videos may be bytes, or a path.
 
-    Raises InvalidInput for what is no Parquet, OSError, MissingExtra.
+    Raises InvalidInput for a file that is not Parquet, OSError, MissingExtra.
     """
-    with _opened(wanted.path) as file:
+    with _open(part.path) as file:
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         total = file.metadata.num_rows
-        end = total if wanted.rows is None else min(total, wanted.first + wanted.rows)
-        groups, number = _groups(file, wanted.first, end)
-        for batch in file.iter_batches(ROWS, row_groups=groups, columns=names):
-            if number + len(batch) > wanted.first and number < end:
+        end = total if part.rows is None else min(total, part.first + part.rows)
+        groups, number = _groups(file, part.first, end)
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names):
+            if number + len(batch) > part.first and number < end:
                 for row in batch.to_pylist():
-                    if wanted.first <= number < end:
+                    if part.first <= number < end:
                         yield number, {name: _plain(value) for name, value in row.items()}
                     number += 1
             else:
@@ -57,25 +57,25 @@ def table_rows(wanted: Range) -> Iterator[tuple[int, dict[str, Any]]]:
 def _groups(file: Any, first: int, end: int) -> tuple[list[int], int]:
     """The row groups that hold these rows, and the number of the first row in them."""
     groups: list[int] = []
-    begun = start = 0
+    first_row = start = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if start < end and start + rows > first:
-            begun = begun if groups else start
+            first_row = first_row if groups else start
             groups.append(group)
         start += rows
-    return groups, begun
+    return groups, first_row
 
 
 def _plain(value: Any) -> Any:
-    """A picture as Hugging Face's datasets keep it, {"bytes": …, "path": …}, as one of the two."""
+    """An image as Hugging Face's datasets store it, {"bytes": …, "path": …}, as one of the two."""
     if isinstance(value, Mapping):
         return value.get("bytes") or value.get("path")
     return value
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     arrow = pyarrow()
     try:
         with import_module("pyarrow.parquet").ParquetFile(path) as file:

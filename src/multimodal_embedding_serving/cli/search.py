@@ -16,6 +16,7 @@ from multimodal_embedding_serving.cli.options import (
     FramesPerSecond,
     Json,
     Model,
+    ModelOptions,
     Server,
     model_options,
 )
@@ -24,7 +25,8 @@ from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_work
 
 if TYPE_CHECKING:
-    from multimodal_embedding_serving.bulk.job import Watch
+    from multimodal_embedding_serving.bulk import models
+    from multimodal_embedding_serving.bulk.job import Tally
     from multimodal_embedding_serving.bulk.search import SearchResult
 
 Description = Annotated[str, typer.Argument(help="Text description to search for.")]
@@ -45,29 +47,39 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search images and videos by text description (indexes new files only)."""
-    from multimodal_embedding_serving.bulk.search import search as find
-
     options = model_options(model, device, server, api_key, frames, fps)
-    settings = options.settings
-    set_up_logging(settings.log_format, settings.log_level)
+    set_up_logging(options.settings.log_format, options.settings.log_level)
     embedder = options.open_model()
-
-    async def run(watch: Watch) -> SearchResult:
-        place, recipe = settings.search_dir, options.recipe
-        try:
-            return await find(
-                description, folder, embedder, place, top=top, recipe=recipe, watch=watch
-            )
-        finally:
-            await embedder.aclose()
-
     with show_work("indexing") as show:
-        result = asyncio.run(run(lambda tally, total: show(progress(tally, total))))
+        result = asyncio.run(_search(description, folder, top, options, embedder, show))
     if as_json:
         facts = [match.facts() for match in result.matches]
         typer.echo(json.dumps({"matches": facts, "index": result.tally.facts()}))
     else:
         _print(result)
+
+
+async def _search(
+    description: str,
+    folder: Path,
+    top: int,
+    options: ModelOptions,
+    model: models.Model,
+    show: Callable[[Work], None],
+) -> SearchResult:
+    """Search, and close the model."""
+    from multimodal_embedding_serving.bulk.search import search as search_folder
+
+    def watch(tally: Tally, total: int | None) -> None:
+        show(progress(tally, total))
+
+    place, recipe = options.settings.search_dir, options.recipe
+    try:
+        return await search_folder(
+            description, folder, model, place, top=top, recipe=recipe, watch=watch
+        )
+    finally:
+        await model.aclose()
 
 
 def _print(result: SearchResult) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, Future
 from contextlib import aclosing
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,28 +43,19 @@ async def stream_batches(
     here, to end a step that may take long, and `close_timeout` seconds are allowed for it. An
     exception of the generator is raised here, after what it yielded before.
     """
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Queue[T | asyncio.Future[None]] = asyncio.Queue()
-    room = threading.Semaphore(ahead)
-    stopped = threading.Event()
-
-    def enter(item: T) -> bool:
-        room.acquire()
-        if stopped.is_set():
-            return False
-        loop.call_soon_threadsafe(ready.put_nowait, item)
-        return True
-
-    done = loop.run_in_executor(pool, _work, make, enter)
-    done.add_done_callback(ready.put_nowait)
+    feed: _Feed[T] = _Feed(ahead)
+    done = asyncio.get_running_loop().run_in_executor(pool, feed.run, make)
+    done.add_done_callback(feed.ready.put_nowait)
     done.add_done_callback(_read_error)
     try:
-        while batch := await _next_batch(ready, room, done, size):
-            yield batch
+        ended = False
+        while not ended:
+            batch, ended = await feed.take(size, done)
+            if batch:
+                yield batch
         await done
     finally:
-        stopped.set()
-        room.release()
+        feed.stop()
         if close_timeout:
             await asyncio.wait([done], timeout=close_timeout)
         if not done.done():
@@ -72,23 +63,39 @@ async def stream_batches(
             stop()
 
 
-async def _next_batch(
-    ready: asyncio.Queue[T | asyncio.Future[None]],
-    room: threading.Semaphore,
-    done: asyncio.Future[None],
-    size: int,
-) -> list[T]:
-    """What is ready by now: 1 to `size` items; none once the generator has ended."""
-    batch: list[T] = []
-    while len(batch) < size and not (batch and ready.empty()):
-        item = await ready.get()
-        if item is done:
-            ready.put_nowait(done)  # for the next call, if this one has items to return
-            break
-        room.release()
-        batch.append(item)  # type: ignore[arg-type]  # only `done` is a future
-        del item  # its memory may be needed for the next one
-    return batch
+class _Feed(Generic[T]):
+    """What lies between the generator's thread and the event loop."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ready: asyncio.Queue[T | asyncio.Future[None]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._room = threading.Semaphore(ahead)
+        self._stopped = threading.Event()
+
+    def run(self, make: Callable[[], Generator[T, None, None]]) -> None:
+        """On the thread: run the generator, and close it once `stop` is called."""
+        with contextlib.closing(make()) as items:
+            for item in items:
+                self._room.acquire()
+                if self._stopped.is_set():
+                    return
+                self._loop.call_soon_threadsafe(self.ready.put_nowait, item)
+                del item  # its memory may be needed for the next one
+
+    async def take(self, size: int, done: asyncio.Future[None]) -> tuple[list[T], bool]:
+        """Wait for an item and take the others that are ready; True once `done` comes."""
+        batch: list[T] = []
+        while len(batch) < size and not (batch and self.ready.empty()):
+            item = await self.ready.get()
+            if item is done:
+                return batch, True
+            self._room.release()
+            batch.append(item)  # type: ignore[arg-type]  # only `done` is a future
+        return batch, False
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._room.release()
 
 
 class DaemonThread(Executor):
@@ -113,14 +120,6 @@ class DaemonThread(Executor):
 
         threading.Thread(target=run, name=self._name, daemon=True).start()
         return future
-
-
-def _work(make: Callable[[], Generator[T, None, None]], enter: Callable[[T], bool]) -> None:
-    with contextlib.closing(make()) as items:
-        for item in items:
-            if not enter(item):
-                return
-            del item  # its memory may be needed for the next one
 
 
 def _read_error(done: asyncio.Future[Any]) -> None:

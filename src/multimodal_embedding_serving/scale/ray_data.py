@@ -6,7 +6,7 @@
 
 Ray Data moves the numbers of shards, not media: an actor on some machine reads a shard's items
 from the plan, embeds them as `mmes embed` does, and publishes one file (see `shards`). Where a
-machine is lost, Ray gives its shards to another; where the driver is lost, the next run goes on.
+machine is lost, Ray gives its shards to another; after a loss of the driver, the next run resumes.
 Every machine must see the inputs and the folder under the same paths.
 """
 
@@ -45,14 +45,14 @@ Report = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the work is spread."""
+    """How the work is distributed."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Settings, as variables, that win over those of each machine."""
+    """Settings, as variables, that override those of each machine."""
     cpus: float = 0
     """Of one actor; 0: all of the smallest machine's, at most 16."""
     gpus: float = 0
-    most_actors: int | None = None
+    max_actors: int | None = None
     """None: as many as the cluster, which may grow, has room for."""
     dtype: DType = "f32"
     segment: Mapping[str, Any] | None = None
@@ -60,7 +60,7 @@ class Options:
 
 
 class Embedder:
-    """A model on some machine. Ray makes it, and makes it anew where its machine is lost."""
+    """A model on some machine. If the machine is lost, Ray creates another elsewhere."""
 
     def __init__(self, folder: str, options: Options) -> None:
         settings = node_settings(options.environment, options.cpus)
@@ -96,14 +96,14 @@ class Embedder:
 
 @contextmanager
 def connect(address: str) -> Iterator[None]:
-    """Be connected to a cluster: at an address, `auto` (one at hand) or `local` (made for this).
+    """Connect to a cluster: at an address, `auto` (a running one) or `local` (start one).
 
-    Raises InvalidInput where there is none.
+    Raises InvalidInput if there is none.
     """
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
-        raise InvalidInput(f"there is no Ray cluster at {address}: {error}") from None
+        raise InvalidInput(f"no Ray cluster at {address}: {error}") from None
     try:
         yield
     finally:
@@ -118,29 +118,29 @@ def embed(
     fresh: bool = False,
     watch: Watch = lambda tally, total: None,
 ) -> Tally:
-    """Do what is left to do, on the cluster that Ray is or can be connected to.
+    """Embed what is not done, on the cluster that Ray is or can be connected to.
 
     `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
-    with the tally so far and the number of items. Raises InvalidInput where `out` holds another
+    with the tally so far and the number of items. Raises InvalidInput if `out` holds another
     job, OSError, MissingExtra, and Ray's own errors for what ends the whole job.
     """
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)
     if not arguments:
-        raise InvalidInput("name something to embed")
+        raise InvalidInput("no input: give at least one folder, file, URL or text")
     shards = Shards(Path(out).absolute())
     segment = dict(options.segment) if options.segment else None
     shards.plan(
         Request(arguments, options.dtype, segment, options.shard_items),
         fresh=fresh,
     )
-    left, total = shards.left(), shards.item_count()
+    pending, total = shards.pending(), shards.item_count()
     tally = Tally(listed=total)
     tally.unchanged = sum(shards.count(number) for number in shards.done())
-    if left:
+    if pending:
         if not ray.is_initialized():
             ray.init()
-        for report in _reports(left, Path(out).absolute(), options):
+        for report in _reports(pending, Path(out).absolute(), options):
             tally.embedded += int(report["embedded"])
             tally.failed += int(report["failed"])
             tally.vectors += int(report["vectors"])
@@ -151,16 +151,16 @@ def embed(
     return tally
 
 
-def _reports(left: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
+def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
     """One for each shard, as they come. A block is one shard, and so is a task of Ray's."""
     cpus = options.cpus or usual_cpus(ray.nodes())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller has one
-    shards = ray.data.from_items([{"shard": n} for n in left], override_num_blocks=len(left))
+    shards = ray.data.from_items([{"shard": n} for n in pending], override_num_blocks=len(pending))
     reports = shards.map_batches(
         Embedder,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.most_actors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.max_actors),
         num_cpus=cpus,
         num_gpus=options.gpus or None,
         fn_constructor_kwargs={

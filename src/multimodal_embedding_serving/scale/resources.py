@@ -8,14 +8,14 @@ from typing import Any
 
 from multimodal_embedding_serving.settings import Settings
 
-MOST_CPUS = 16
-"""More cores than this do more as two engines than as one."""
+MAX_CPUS = 16
+"""With more cores, two engines have a higher throughput than one."""
 
 
 def node_settings(environment: Mapping[str, str], cpus: float) -> Settings:
-    """This machine's settings: its own environment, then `environment`, which wins.
+    """This machine's settings: its own environment, overridden by `environment`.
 
-    Ray counts CPUs and does not enforce them: an engine left alone would take the whole machine.
+    Ray counts CPUs and does not enforce them: without a limit, an engine would use all of them.
     Raises SettingsError.
     """
     threads = str(max(1, math.floor(cpus)))
@@ -25,5 +25,5 @@ def node_settings(environment: Mapping[str, str], cpus: float) -> Settings:
 
 def usual_cpus(nodes: Iterable[Mapping[str, Any]]) -> float:
     """The CPUs of the smallest machine that has any, so that an actor fits on each."""
-    found = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
-    return float(min([*(cpus for cpus in found if cpus >= 1), MOST_CPUS]))
+    counts = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    return float(min([*(cpus for cpus in counts if cpus >= 1), MAX_CPUS]))

@@ -1,12 +1,12 @@
-"""A folder that many machines see: a plan, cut into shards, and one Parquet file for each done.
+"""A folder that many machines share: a plan, cut into shards, and a Parquet file for each done.
 
     out/_plan/000000.jsonl          the items of shard 0, or the rows of a table that they are
-    out/_plan/plan.json             written last: the plan is whole
-    out/_plan/model.json            whose vectors these are, by the first who opened the model
+    out/_plan/plan.json             written last: the plan is complete
+    out/_plan/model.json            the model, by the first machine that opened it
     out/part-000000.parquet         shard 0 is done
-    out/_errors/000000.jsonl        what of it could not be embedded
+    out/_errors/000000.jsonl        its items that could not be embedded
 
-A shard is done exactly when its file has its name, which it gets once it is whole and on the disk.
+A shard is done exactly when its file has its name, which it gets once it is complete and flushed.
 So any number of machines may start the same shard and any of them may finish it; nothing is lost
 and nothing is there twice. Readers of Parquet folders skip names that begin with `_`. `bulk.parts`
 has what is the same in a local job, and why there is no ledger here.
@@ -26,7 +26,7 @@ from typing import Any, Self
 from multimodal_embedding_serving.bulk.formats import Durable, Parquet, files_at, flush
 from multimodal_embedding_serving.bulk.items import TABLE_SUFFIX, Failure, Item, absolute
 from multimodal_embedding_serving.bulk.ledger import ErrorRecord
-from multimodal_embedding_serving.bulk.listing import Listed, Listing
+from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
 from multimodal_embedding_serving.bulk.output import write_errors
 from multimodal_embedding_serving.bulk.parts import (
     FORMAT,
@@ -42,14 +42,14 @@ from multimodal_embedding_serving.bulk.tables import Range, count_rows
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 
 DEFAULT_SHARD_ITEMS = 2048
-"""Items of a shard: what a lost machine may have to repeat."""
+"""Of a shard: what is repeated if a machine is lost."""
 DEFAULT_GROUP_ROWS = 2048
-"""Of a row group: what a shard of long videos keeps in memory."""
+"""Of a row group: what a shard of long videos has in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a job was asked for: the same words go on with it, others do not."""
+    """The arguments of a job; a run with the same ones resumes it."""
 
     arguments: tuple[str, ...]
     dtype: str = "f32"
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What lies in the folder, in shards and rows."""
+    """Counts of what is in the folder."""
 
     shards: int
     done: int
@@ -73,7 +73,7 @@ class Totals:
 
 
 class Shards:
-    """The folder. Any machine may read it; one at a time makes the plan."""
+    """The folder. Any machine may read it; only one may plan."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -82,9 +82,9 @@ class Shards:
     # ── the plan ──
 
     def plan(self, request: Request, *, fresh: bool = False) -> None:
-        """List what is asked for, unless that has been done; `fresh` starts over.
+        """List the request's items, unless that is done; `fresh` starts over.
 
-        Raises InvalidInput where the folder holds something else, OSError, MissingExtra.
+        Raises InvalidInput if the folder holds another job, OSError, MissingExtra.
         """
         if fresh:
             self._forget()
@@ -98,15 +98,15 @@ class Shards:
 
     def _list(self, request: Request) -> None:
         for folder in (self._plan, self._errors):
-            shutil.rmtree(folder, ignore_errors=True)  # of a plan that was not finished
+            shutil.rmtree(folder, ignore_errors=True)  # of a plan that was interrupted
             folder.mkdir(parents=True)
         number = items = 0
-        unlisted: list[ErrorRecord] = []
-        for lines, count in _cut(request, unlisted):
+        failures: list[ErrorRecord] = []
+        for lines, count in _cut(request, failures):
             with Durable(self._plan / f"{number:06}.jsonl") as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
             number, items = number + 1, items + count
-        write_errors(self._errors / "plan.jsonl", unlisted)
+        write_errors(self._errors / "plan.jsonl", failures)
         facts = {**request.facts(), "shards": number, "items": items}
         self._replace(json.dumps(facts).encode(), self._plan / "plan.json")
 
@@ -123,7 +123,7 @@ class Shards:
             return None
         return facts
 
-    def left(self) -> list[int]:
+    def pending(self) -> list[int]:
         """The shards that are not done."""
         facts = self._facts() or {"shards": 0}
         return sorted(set(range(facts["shards"])) - set(self.done()))
@@ -132,27 +132,26 @@ class Shards:
         """Of the whole plan."""
         return int((self._facts() or {"items": 0})["items"])
 
-    def items(self, number: int) -> Iterator[Listed]:
-        """What a shard's items are; tables are read as they are asked for."""
+    def items(self, number: int) -> Iterator[ListingEntry]:
+        """A shard's items; tables are read lazily."""
         with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
             for line in lines:
-                yield from _listed(json.loads(line))
+                yield from _read_line(json.loads(line))
 
     def count(self, number: int) -> int:
-        """How many items a shard has."""
+        """The number of a shard's items."""
         with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
             return sum(json.loads(line).get("rows", 1) for line in lines)
 
     # ── the work ──
 
     def agree(self, layout: Layout) -> None:
-        """Hold everyone to the model of the first. Raises ModelMismatch."""
+        """Check this machine's model against that of the first. Raises ModelMismatch."""
         path = self._plan / "model.json"
-        mine = json.dumps(asdict(layout)).encode()
         own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        own.write_bytes(mine)
+        own.write_bytes(json.dumps(asdict(layout)).encode())
         try:
-            os.link(own, path)  # fails where it is there, on shared folders, too
+            os.link(own, path)  # atomic on network file systems, too
         except FileExistsError:
             pass
         finally:
@@ -166,7 +165,7 @@ class Shards:
     def write(
         self, number: int, layout: Layout, *, group_rows: int = DEFAULT_GROUP_ROWS
     ) -> ShardFile:
-        """A shard's file, which is to be entered, filled and published."""
+        """A shard's file: enter it, add results, publish it."""
         temporary = self._folder / f"_{number:06}.{uuid.uuid4().hex}.parquet"
         return ShardFile(temporary, layout, group_rows, lambda file: self._publish(number, file))
 
@@ -180,7 +179,7 @@ class Shards:
     # ── the end ──
 
     def tidy(self) -> None:
-        """Remove what machines that were lost have left. Nobody may be at work."""
+        """Remove the temporary files of lost machines. No machine may be at work."""
         for path in self._folder.glob("_*.parquet"):
             path.unlink(missing_ok=True)
 
@@ -250,20 +249,20 @@ class ShardFile:
 
 
 def _cut(
-    request: Request, unlisted: list[ErrorRecord]
+    request: Request, failures: list[ErrorRecord]
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """The lines of each shard, and how many items they are."""
+    """The lines of each shard, and the number of its items."""
     lines: list[dict[str, Any]] = []
-    for listed in _words(request.arguments):
-        if isinstance(listed, Range):
-            total = count_rows(listed.path)
+    for entry in _entries(request.arguments):
+        if isinstance(entry, Range):
+            total = count_rows(entry.path)
             for first in range(0, total, request.shard_items):
                 rows = min(request.shard_items, total - first)
-                yield [{"table": absolute(listed.path), "first": first, "rows": rows}], rows
-        elif isinstance(listed, Failure):
-            unlisted.append((listed.key, listed.error.code, listed.error.message))
+                yield [{"table": absolute(entry.path), "first": first, "rows": rows}], rows
+        elif isinstance(entry, Failure):
+            failures.append((entry.key, entry.error.code, entry.error.message))
         else:
-            lines.append(_line(listed))
+            lines.append(_line(entry))
             if len(lines) == request.shard_items:
                 yield lines, len(lines)
                 lines = []
@@ -271,8 +270,8 @@ def _cut(
         yield lines, len(lines)
 
 
-def _words(arguments: Iterable[str]) -> Iterator[Listed | Range]:
-    """What is listed, but tables, which are cut without being read."""
+def _entries(arguments: Iterable[str]) -> Iterator[ListingEntry | Range]:
+    """The entries of a listing, but a table as its range of rows: it is cut without being read."""
     for argument in dict.fromkeys(arguments):
         if Path(argument).suffix.lower() == TABLE_SUFFIX and Path(argument).is_file():
             yield Range(Path(argument))
@@ -283,13 +282,13 @@ def _words(arguments: Iterable[str]) -> Iterator[Listed | Range]:
 def _line(item: Item) -> dict[str, Any]:
     source = item.source
     if isinstance(source, Path):
-        told: dict[str, Any] = {"path": absolute(source)}
+        place: dict[str, Any] = {"path": absolute(source)}
     else:
-        told = {"url" if item.kind != "text" else "text": source}
-    return {"key": item.key, "kind": item.kind, "mark": item.mark, **told}
+        place = {"url" if item.kind != "text" else "text": source}
+    return {"key": item.key, "kind": item.kind, "mark": item.mark, **place}
 
 
-def _listed(line: Mapping[str, Any]) -> Iterator[Listed]:
+def _read_line(line: Mapping[str, Any]) -> Iterator[ListingEntry]:
     if "table" in line:
         yield from Listing(()).table(Range(Path(line["table"]), line["first"], line["rows"]))
         return
