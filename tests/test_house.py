@@ -42,6 +42,14 @@ CATCH_ALL = {
     "api/middleware.py",
 }
 
+SLOW_IMPORTS = {
+    *("cohere", "haystack", "kubernetes_validate", "langchain_openai", "litellm", "llama_index"),
+    *("nncf", "openai", "playwright", "ray", "schemathesis", "tiktoken", "torch", "transformers"),
+    *("benchmarks.random_checkpoints", "multimodal_embedding_serving.backends.torch"),
+    *("multimodal_embedding_serving.graph.torch_ops", "safetensors.torch"),
+}
+"""Libraries, and our modules that load them, which take up to seconds to import."""
+
 
 def files(*folders: str) -> Iterator[Path]:
     """Hidden folders hold other people's files: the benchmark's environments are such."""
@@ -165,3 +173,24 @@ def test_a_library_has_one_range_of_versions() -> None:
         f"{name}: {', '.join(sorted(each))}" for name, each in ranges.items() if len(each) > 1
     ]
     assert not several, report("give a library the same range everywhere", several)
+
+
+def test_collecting_the_tests_loads_no_slow_library() -> None:
+    """Each worker of pytest collects them all: `tests/lazy.py` puts an import off."""
+    eager = [
+        f"{place(path, node.lineno)} imports {name}"
+        for path in files("tests")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in imported_names(node)
+        if any(f"{name}.".startswith(f"{slow}.") for slow in SLOW_IMPORTS)
+        if "golden" not in path.parts  # scripts beside what they wrote
+    ]
+    assert not eager, report("import these lazily, or inside a function", eager)
+
+
+def imported_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []

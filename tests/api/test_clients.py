@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openai
 import pytest
-import tiktoken
-from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
 from tests.api.fakes import FakeServing, Start, text_row
 from tests.api.test_native import image_vector
 from tests.fakes import vector_of
+from tests.lazy import lazy
 from tests.media_files import photo, write_image, write_video
+
+if TYPE_CHECKING:
+    import langchain_openai
+    import openai
+    import tiktoken
+else:
+    langchain_openai, openai, tiktoken = map(lazy, ("langchain_openai", "openai", "tiktoken"))
 
 MODEL = "clip-vit-b-32"
 
@@ -198,8 +204,8 @@ def test_openais_token_ids_are_decoded_by_setting(start: Start) -> None:
             client.embeddings.create(model=MODEL, input=[[97], [300]])
 
 
-def langchain(serving: FakeServing, **options: bool) -> OpenAIEmbeddings:
-    return OpenAIEmbeddings(
+def langchain(serving: FakeServing, **options: bool) -> langchain_openai.OpenAIEmbeddings:
+    return langchain_openai.OpenAIEmbeddings(
         model=MODEL,
         base_url=f"{serving.url}/v1",
         api_key=SecretStr("none"),

@@ -10,7 +10,7 @@ from threading import Event
 import httpx2
 import pytest
 
-from multimodal_embedding_serving.api.connection import MOST_HEAD
+from multimodal_embedding_serving.api.connection import MAX_HEADER_BYTES
 from tests.api.fakes import FakeServing, Start
 from tests.fakes import PATIENCE
 from tests.media.processes import eventually
@@ -101,10 +101,10 @@ def test_a_head_without_an_end_is_a_431(start: Start, connect: Connect, line: by
     connection = connect(serving, b"GET /live HTTP/1.1\r\nx: ")
     sent = 0
     with suppress(BrokenPipeError, ConnectionResetError):
-        while sent < 100 * MOST_HEAD:
+        while sent < 100 * MAX_HEADER_BYTES:
             connection.sendall(line)
             sent += len(line)
-    assert sent < 100 * MOST_HEAD, "it was read to the end"
+    assert sent < 100 * MAX_HEADER_BYTES, "it was read to the end"
     assert works(serving)
 
 
@@ -185,7 +185,7 @@ def test_answers_that_nobody_reads_are_given_up(start: Start) -> None:
 def test_a_body_that_goes_on_after_its_refusal_is_cut_off(
     start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("multimodal_embedding_serving.api.connection.LINGER", SOON)
+    monkeypatch.setattr("multimodal_embedding_serving.api.connection.MAX_LINGER", SOON)
     serving = start(max_body_mb=1)
     connection = connect(serving, HEAD % (2 * 10**9))
     assert answer_head(connection).startswith(b"HTTP/1.1 413 ")

@@ -12,15 +12,17 @@ import subprocess
 import sys
 from typing import Any
 
-import cohere
 import numpy as np
 import pytest
-from llama_index.embeddings.openai import OpenAIEmbedding
 
 from tests.api.fakes import FakeServing, Start, text_row
 from tests.api.test_native import image_vector
 from tests.fakes import vector_of
+from tests.lazy import lazy
 from tests.media_files import write_image
+
+cohere = lazy("cohere")
+llama_index = lazy("llama_index.embeddings.openai")
 
 MODEL = "clip-vit-b-32"
 PICTURE = write_image("png")
@@ -73,8 +75,8 @@ async def test_coheres_async_client_embeds_mixed_inputs(serving: FakeServing) ->
 # ── LlamaIndex ──
 
 
-def llama(serving: FakeServing) -> OpenAIEmbedding:
-    return OpenAIEmbedding(
+def llama(serving: FakeServing) -> Any:
+    return llama_index.OpenAIEmbedding(
         model_name=MODEL, api_base=f"{serving.url}/v1", api_key="none", embed_batch_size=3
     )
 

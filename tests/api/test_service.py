@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 
 from multimodal_embedding_serving.engine import Engine
@@ -20,7 +19,10 @@ from multimodal_embedding_serving.types import Progress
 from tests.api.fakes import DIMENSION, FakeServing, Running, Start, fake_engine
 from tests.conftest import Figure
 from tests.fakes import PATIENCE, FakeGraph
+from tests.lazy import lazy
 from tests.media_files import write_video
+
+openai = lazy("openai")
 
 TEXT = {"input": {"type": "text", "text": "a"}}
 

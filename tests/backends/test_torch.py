@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
-from multimodal_embedding_serving.backends.torch import build_torch_graph, choose_precision, send
 from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row
+from tests.lazy import has_cuda, lazy
 from tests.parity.small import pictures, small_arrays, small_config, texts
 from tests.parity.small_mobileclip import (
     side_of,
@@ -31,7 +30,13 @@ from tests.parity.small_mobileclip import (
 from tests.parity.towers import alone_and_together, compile_plan, cosine, strip, write_checkpoint
 from tests.small_model import SIDE, small_plans
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.backends import torch as backend
+else:
+    backend = lazy("multimodal_embedding_serving.backends.torch")
+torch = lazy("torch")
+
+DEVICES = ["cpu", *(["cuda"] if has_cuda() else [])]
 BOUNDS = {"f32": 0.99999, "f16": 0.9999, "bf16": 0.999}
 QWEN = "qwen3-embedding-0.6b"
 MODELS = (
@@ -95,13 +100,13 @@ def test_vectors_are_those_of_openvino(model: str, device: str, tmp_path: Path) 
     for plan, rows in open_small(model, tmp_path):
         expected = compile_plan(plan, tmp_path / f"{plan.modality}-f32.xml")(rows)
         for precision, bound in BOUNDS.items():
-            graph = build_torch_graph(plan, settings(device=device, precision=precision))
+            graph = backend.build_torch_graph(plan, settings(device=device, precision=precision))
             found = graph(rows)
             assert found.dtype == np.float32
             assert graph.precision == precision
             assert graph.dimension == found.shape[1]
             assert cosine(found, expected) >= bound, (plan.modality, precision)
-        exact = build_torch_graph(plan, settings(device=device))
+        exact = backend.build_torch_graph(plan, settings(device=device))
         backwards = range(len(rows) - 1, -1, -1)
         assert alone_and_together(exact, rows, backwards) >= 0.999999
 
@@ -117,7 +122,7 @@ def draw_pictures(count: int) -> list[Row]:
 
 
 def test_calls_from_many_threads_each_get_their_own_answer(image: TowerSpec) -> None:
-    graph = build_torch_graph(image, settings())
+    graph = backend.build_torch_graph(image, settings())
     rows = draw_pictures(24)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: graph([row])[0], rows))
@@ -125,7 +130,7 @@ def test_calls_from_many_threads_each_get_their_own_answer(image: TowerSpec) -> 
 
 
 def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerSpec) -> None:
-    graph = build_torch_graph(image, settings())
+    graph = backend.build_torch_graph(image, settings())
     first, second = draw_pictures(2)
     kept = graph([first])
     copy = kept.copy()
@@ -135,7 +140,7 @@ def test_an_answer_is_not_overwritten_by_the_next_call(image: TowerSpec) -> None
 
 
 def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerSpec) -> None:
-    graph = build_torch_graph(image, settings())
+    graph = backend.build_torch_graph(image, settings())
     graph.close()
     graph.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -145,17 +150,20 @@ def test_a_closed_graph_holds_no_weights_and_says_so(image: TowerSpec) -> None:
 @pytest.mark.parametrize("device", ["GPU", "NPU", "AUTO:GPU,CPU", "cuda:99"])
 def test_a_device_that_torch_has_not_is_refused(image: TowerSpec, device: str) -> None:
     with pytest.raises(SettingsError, match=rf"EMBEDDING_DEVICE='{device}'.*devices: cpu"):
-        build_torch_graph(image, settings(device=device))
+        backend.build_torch_graph(image, settings(device=device))
 
 
 @pytest.mark.parametrize("precision", ["int8-weights", "int4-weights", "int8"])
 def test_integer_weights_are_openvino_s(image: TowerSpec, precision: str) -> None:
     with pytest.raises(SettingsError, match=r"needs OpenVINO .*auto, f32, bf16, f16"):
-        build_torch_graph(image, settings(precision=precision))
+        backend.build_torch_graph(image, settings(precision=precision))
 
 
 def test_cpu_computes_in_float32_unless_told(image: TowerSpec) -> None:
-    assert build_torch_graph(image, settings(precision="auto", device="CPU")).precision == "f32"
+    assert (
+        backend.build_torch_graph(image, settings(precision="auto", device="CPU")).precision
+        == "f32"
+    )
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "f16")])
@@ -166,8 +174,8 @@ def test_cuda_computes_in_sixteen_bits_unless_told(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device in ("cuda", "cuda:0"):
-        assert choose_precision(settings(device=device, precision="auto")) == precision
-        assert choose_precision(settings(device=device, precision="f32")) == "f32"
+        assert backend.choose_precision(settings(device=device, precision="auto")) == precision
+        assert backend.choose_precision(settings(device=device, precision="f32")) == "f32"
 
 
 @dataclass
@@ -180,7 +188,7 @@ class Sent:
         self.how.append("pinned")
         return self
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Sent:
+    def to(self, device: object, *, non_blocking: bool = False) -> Sent:
         self.how.append(f"{device}, {'beside' if non_blocking else 'and waited'}")
         return self
 
@@ -192,7 +200,7 @@ def test_inputs_go_to_cuda_from_pinned_memory_beside_what_computes(
     device: str, how: list[str]
 ) -> None:
     tensor = Sent()
-    send(cast("torch.Tensor", tensor), torch.device(device))
+    backend.send(tensor, torch.device(device))
     assert tensor.how == how
 
 
@@ -201,7 +209,7 @@ def test_float32_is_not_rounded_to_tf32(image: TowerSpec) -> None:
     for library in libraries:
         library.allow_tf32 = True
     try:
-        build_torch_graph(image, settings(precision="f32"))
+        backend.build_torch_graph(image, settings(precision="f32"))
         assert not any(library.allow_tf32 for library in libraries)
     finally:
         for library in libraries:
@@ -210,7 +218,7 @@ def test_float32_is_not_rounded_to_tf32(image: TowerSpec) -> None:
 
 def test_the_number_of_threads_is_the_setting_s(image: TowerSpec) -> None:
     for count in (2, 1):
-        build_torch_graph(image, settings(num_threads=count))
+        backend.build_torch_graph(image, settings(num_threads=count))
         assert torch.get_num_threads() == count
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import compose_spec
 import pytest
 import yaml
 
 from multimodal_embedding_serving.settings import Settings
+from tests.lazy import lazy
+
+compose_spec = lazy("compose_spec")
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text("utf-8")

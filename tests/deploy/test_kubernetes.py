@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
+from tests.lazy import lazy
+
+kubernetes_validate = lazy("kubernetes_validate")
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())

@@ -12,18 +12,20 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.types import Vectors
 from tests.hub_standin import HubStandIn
+from tests.lazy import lazy
 from tests.media_files import photo, write_image
 from tests.parity.oracles import Oracle, widen
 from tests.parity.towers import cosine
 from tests.repositories import QWEN_ENTRIES, qwen_tokenizer, small_checkpoint, write_repository
 from tests.serving import Running, serving
 from tests.small_clip import repository
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 CN_CLIP, QWEN = "cn-clip-vit-b-16", "qwen3-embedding-0.6b"
 LEAST = 0.99999

@@ -9,12 +9,14 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import openai
 import pytest
 
 from multimodal_embedding_serving.types import Vectors
+from tests.lazy import lazy
 from tests.retrieval import list_photos
 from tests.serving import PATIENCE, Running
+
+openai = lazy("openai")
 
 
 @pytest.fixture(scope="module")

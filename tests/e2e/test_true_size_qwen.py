@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.random_checkpoints import write_repository
 from multimodal_embedding_serving.catalog import resolve
 from tests.e2e.conversion import CONVERTED, MMES
+from tests.lazy import lazy
+
+random_checkpoints = lazy("benchmarks.random_checkpoints")
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_decoder_of_true_size_is_streamed(tmp_path: Path, figure: Callable[[str], None]) -> None:
     spec = resolve("qwen3-embedding-0.6b")
-    write_repository(spec, tmp_path / "hub")
+    random_checkpoints.write_repository(spec, tmp_path / "hub")
     environ = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     environ |= {"EMBEDDING_OV_MODELS_DIR": str(tmp_path / "models")}
     command = [*MMES, "convert", spec.id]

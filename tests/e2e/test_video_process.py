@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are L
 
 COMMAND = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
 CLIP = write_video("mp4", 40)
-LONG = write_video("mp4", 60, size=(1280, 720))
+
+
+@cache
+def long_video() -> bytes:
+    return write_video("mp4", 60, size=(1280, 720))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def test_the_processes_are_gone_after_the_servers_kill(running: Running, scratch
     vectors(ask(running, CLIP))
     (pid,) = decoders(running)
     with ThreadPoolExecutor(1) as client:
-        asked = client.submit(ask, running, LONG)
+        asked = client.submit(ask, running, long_video())
         running.process.kill()
         assert eventually(lambda: not runs(pid))
         assert isinstance(asked.exception(), httpx2.TransportError) or asked.result().is_success
@@ -110,7 +115,7 @@ def test_a_process_that_hangs_ends_in_a_504(bundle: Path) -> None:
 def test_kills_under_load_leave_right_answers_or_clean_errors(
     running: Running, scratch: Path
 ) -> None:
-    clips = (CLIP, LONG)
+    clips = (CLIP, long_video())
     wanted = [vectors(ask(running, clip, num_frames=16)) for clip in clips]
     before, chance, enough = open_files(running.process.pid), random.Random(6), threading.Event()
 

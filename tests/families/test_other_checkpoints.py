@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from safetensors.numpy import load_file, save_file
 
 from multimodal_embedding_serving.checkpoints import read_weights
@@ -29,12 +27,16 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row
 from tests.hub_standin import HubStandIn
+from tests.lazy import lazy
 from tests.parity.oracles import Oracle
 from tests.parity.small import GRID, Arrays, draw, small_arrays, small_config
 from tests.parity.test_golden import open_clip_config
 from tests.parity.towers import compile_plan, cosine, write_checkpoint
 from tests.repositories import GEMMA_ENTRIES, QWEN_ENTRIES, write_vocabulary
 from tests.small_clip import repository
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 LEAST = 0.99999
 WORDS = ("a photo of a cat", "一只猫睡在沙发上", "x")

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor
-from multimodal_embedding_serving.graph.torch_ops import Program, note_program
 from tests.graph.emitters import Build, Values
 from tests.graph.operations import Operation, heads, weight
 from tests.graph.test_ops import OPERATIONS, SIZES
+from tests.lazy import has_cuda, lazy
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.graph import torch_ops
+else:
+    torch_ops = lazy("multimodal_embedding_serving.graph.torch_ops")
+torch = lazy("torch")
+
+DEVICES = ["cpu", *(["cuda"] if has_cuda() else [])]
 
 
-def note(build: Build, names: Sequence[str], device: str = "cpu", **kind: Any) -> Program:
-    return note_program(names, build, torch.device(device), kind.get("dtype", torch.float32))
+def note(build: Build, names: Sequence[str], device: str = "cpu", **kind: Any) -> torch_ops.Program:
+    return torch_ops.note_program(
+        names, build, torch.device(device), kind.get("dtype", torch.float32)
+    )
 
 
-def run(program: Program, trial: Values, device: str = "cpu") -> NDArray[Any]:
+def run(program: torch_ops.Program, trial: Values, device: str = "cpu") -> NDArray[Any]:
     answer = program({name: torch.tensor(array, device=device) for name, array in trial.items()})
     return np.asarray(answer.cpu())
 
@@ -102,8 +109,9 @@ def test_the_family_runs_once_and_the_program_often() -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_programs_answer_in_float32(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_programs_answer_in_float32(precision: str) -> None:
+    dtype = getattr(torch, precision)
     program = note(lambda o, v: o.l2_normalize(o.linear(v["x"], W)), ["x"], dtype=dtype)
     x = torch.tensor(weight(3, 6)).to(dtype)
     found = program({"x": x})

@@ -39,7 +39,9 @@ def memory_files(pid: int | str = "self") -> list[str]:
     """Files without a name, and what is shared, that the process maps or holds open."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     held = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-    return [name for name in (*lines, *held) if "memfd:" in name or "/dev/shm" in name]
+    shared = [name for name in (*lines, *held) if "memfd:" in name or "/dev/shm" in name]
+    # tqdm makes a POSIX semaphore when transformers first shows a progress bar.
+    return [name for name in shared if "/dev/shm/sem." not in name]
 
 
 def peak_memory(pid: int | str = "self") -> int:

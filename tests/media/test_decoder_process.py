@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are L
 LIMITS = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
 ALL = Segment(num_frames=0)
 CLIP = write_video("mp4", 30)
-WIDE = write_video("mp4", 6, size=(3840, 2160))
 
 Source = bytes | Path
+
+
+@cache
+def wide_video() -> bytes:
+    """Frames of 4K, larger than what the processes share at once."""
+    return write_video("mp4", 6, size=(3840, 2160))
 
 
 @pytest.fixture
@@ -177,7 +183,7 @@ def test_memory_does_not_grow_with_the_videos_length(decoders: DecoderPool) -> N
 
 
 def killed_in_the_middle(decoders: DecoderPool, number: int) -> Iterator[Frame]:
-    frames = decoding(decoders, WIDE).frames()
+    frames = decoding(decoders, wide_video()).frames()
     yield next(frames)
     os.kill(decoders.pids[0], number)
     yield from frames
@@ -202,7 +208,7 @@ def test_a_process_that_is_lost_while_idle_costs_nothing(decoders: DecoderPool) 
 def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: DecoderPool) -> None:
     assert numbers(decoders) == list(range(30))
     (hung,) = decoders.pids
-    video = decoding(decoders, WIDE)
+    video = decoding(decoders, wide_video())
     frames = video.frames()
     if begun:
         next(frames)
@@ -215,7 +221,7 @@ def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: DecoderPool) 
 
 
 def test_stopping_ends_a_video_whatever_its_process_does(decoders: DecoderPool) -> None:
-    video = decoding(decoders, WIDE)
+    video = decoding(decoders, wide_video())
     frames = video.frames()
     next(frames)
     os.kill(decoders.pids[0], signal.SIGSTOP)
@@ -238,7 +244,7 @@ def test_stopping_ends_a_video_that_waits_for_room(decoders: DecoderPool) -> Non
 
 
 def test_closing_refuses_what_comes_and_ends_what_runs(decoders: DecoderPool) -> None:
-    frames = decoding(decoders, WIDE).frames()
+    frames = decoding(decoders, wide_video()).frames()
     next(frames)
     decoders.close()
     with pytest.raises(NotReady):
@@ -250,7 +256,8 @@ def test_closing_refuses_what_comes_and_ends_what_runs(decoders: DecoderPool) ->
 def test_a_video_that_takes_too_much_memory_is_a_422_and_starves_nobody() -> None:
     tight = DecoderPool(2, 6, DecoderLimits(memory=72 << 20))
     jobs = [
-        tight.threads.submit(numbers, tight, WIDE if place % 2 else CLIP) for place in range(12)
+        tight.threads.submit(numbers, tight, wide_video() if place % 2 else CLIP)
+        for place in range(12)
     ]
     for place, job in enumerate(jobs):
         if place % 2:
@@ -306,7 +313,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("state", ["working", "hung"])
 def test_the_process_dies_with_its_service(state: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OWNER, state], input=WIDE, capture_output=True, check=False
+        [sys.executable, "-c", OWNER, state], input=wide_video(), capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)

@@ -7,16 +7,21 @@ mistakes to make on purpose: the tests show that each is seen.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
+from tests.lazy import lazy
 from tests.parity.small import Arrays
 
-Tensor: TypeAlias = torch.Tensor
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    Tensor: TypeAlias = torch.Tensor
+else:
+    torch, F = lazy("torch"), lazy("torch.nn.functional")
 
 
 class Apple:

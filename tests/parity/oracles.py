@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.types import Row
+from tests.lazy import lazy
 from tests.parity.small import Arrays
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 CLASSES = {
     "clip": ("CLIPConfig", "CLIPModel"),
@@ -29,8 +32,13 @@ R = TypeVar("R")
 
 
 def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """torch.no_grad() with types: `make check` runs without torch, which is `Any` to mypy."""
-    decorated: Callable[P, R] = torch.no_grad()(function)
+    """torch.no_grad(), typed and lazy."""
+
+    @wraps(function)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
     return decorated
 
 

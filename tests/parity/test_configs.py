@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 
 from multimodal_embedding_serving.checkpoints.configs import (
     DEFAULTS,
@@ -17,7 +16,10 @@ from multimodal_embedding_serving.checkpoints.configs import (
     translate_open_clip,
 )
 from multimodal_embedding_serving.errors import CheckpointError
+from tests.lazy import lazy
 from tests.parity.oracles import CLASSES
+
+transformers = lazy("transformers")
 
 
 def upstream(config: Mapping[str, Any]) -> Any:

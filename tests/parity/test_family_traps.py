@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, fetch, read_blueprint
@@ -24,12 +22,16 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row, Vectors, ignore_progress
 from tests.hub_standin import HubStandIn
+from tests.lazy import lazy
 from tests.parity.oracles import Oracle, widen, without_gradients
 from tests.parity.small import texts
 from tests.parity.test_traps import RIGHT, WRONG, distance
 from tests.parity.towers import compile_plan
 from tests.repositories import small_checkpoint, write_repository
 from tests.small_clip import repository
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 CN_CLIP, SIGLIP, QWEN = "cn-clip-vit-b-16", "siglip2-vit-b-16", "qwen3-embedding-0.6b"
 

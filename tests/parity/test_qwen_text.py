@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config, Qwen3Model
 
 from multimodal_embedding_serving.backends.openvino import compile_graph
 from multimodal_embedding_serving.backends.static import StaticShape
@@ -25,10 +22,15 @@ from multimodal_embedding_serving.families.qwen_text import plan, read_qwen
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.types import Graph, Row, Vectors
+from tests.lazy import lazy
 from tests.parity.conftest import Note
 from tests.parity.oracles import oracle_name
 from tests.parity.small import Arrays, small_arrays
 from tests.parity.towers import EXACT, alone_and_together, compile_plan, cosine, write_checkpoint
+
+torch = lazy("torch")
+transformers = lazy("transformers")
+safetensors = lazy("safetensors.torch")
 
 BOUNDS = {"f32": 0.99999, "f16": 0.9999, "int8-weights": 0.99}
 ROWS_OF_THE_CATALOG = ("qwen3-embedding-0.6b", "qwen3-embedding-4b", "qwen3-embedding-8b")
@@ -47,7 +49,9 @@ SIZES: dict[str, Any] = {
 def write_random(folder: Path, **changes: Any) -> Path:
     """Random bfloat16 weights in shards with their index; norms that matter."""
     torch.manual_seed(3)
-    model = Qwen3Model(Qwen3Config(**{**SIZES, "rope_theta": 1e6, **changes}))
+    model = transformers.Qwen3Model(
+        transformers.Qwen3Config(**{**SIZES, "rope_theta": 1e6, **changes})
+    )
     with torch.no_grad():
         for weight in model.parameters():
             spread = 0.3 if weight.ndim == 1 else 1.5 * weight.shape[1] ** -0.5
@@ -76,7 +80,7 @@ def compile_model(folder: Path, config: Mapping[str, Any] | None = None) -> Grap
 def ask_transformers(folder: Path, rows: Sequence[Row], **config: Any) -> Vectors:
     """Each row alone, so that no padding is in play; the last token, L2."""
     torch.set_num_threads(1)  # matrices this small only lose by more
-    model = Qwen3Model.from_pretrained(folder, dtype=torch.float32, **config)
+    model = transformers.Qwen3Model.from_pretrained(folder, dtype=torch.float32, **config)
     with torch.inference_mode():
         last = [model(torch.tensor(row[None]).long()).last_hidden_state[0, -1] for row in rows]
     return np.asarray(torch.nn.functional.normalize(torch.stack(last), dim=1).numpy())
@@ -192,7 +196,7 @@ def test_a_stripped_config_means_the_library_s_defaults(tmp_path: Path) -> None:
 
 
 def test_our_defaults_are_those_of_transformers() -> None:
-    theirs = Qwen3Config().to_dict()
+    theirs = transformers.Qwen3Config().to_dict()
     theirs["rope_theta"] = theirs["rope_parameters"]["rope_theta"]
     assert {name: theirs[name] for name in QWEN3} == dict(QWEN3)
 
@@ -200,11 +204,11 @@ def test_our_defaults_are_those_of_transformers() -> None:
 def test_the_language_model_s_names_are_accepted_and_its_head_ignored(
     folder: Path, tmp_path: Path, expected: Vectors
 ) -> None:
-    whole: dict[str, torch.Tensor] = {}
+    whole: dict[str, Any] = {}
     for shard in folder.glob("*.safetensors"):
-        whole |= {f"model.{name}": tensor for name, tensor in load_file(shard).items()}
+        whole |= {f"model.{name}": tensor for name, tensor in safetensors.load_file(shard).items()}
     whole["lm_head.weight"] = whole["model.embed_tokens.weight"].clone()
-    save_file(whole, tmp_path / "model.safetensors")
+    safetensors.save_file(whole, tmp_path / "model.safetensors")
     index = {"weight_map": dict.fromkeys(whole, "model.safetensors")}
     (tmp_path / INDEX).write_text(json.dumps(index))
     graph = compile_model(tmp_path, read_config(folder))

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.backends.openvino import compile_graph
-from multimodal_embedding_serving.backends.torch import build_torch_graph
 from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.conversion.build import STORAGES
@@ -54,6 +53,8 @@ def compile_plan(plan: TowerSpec, path: Path) -> Graph:
     """`path` ends in -<precision>.xml."""
     precision = path.stem.partition("-")[2]
     if precision == "bf16":
+        from multimodal_embedding_serving.backends.torch import build_torch_graph
+
         return build_torch_graph(plan, ROUNDED)
     model = emit_model(plan.inputs, plan.build, STORAGES[precision])
     ov.save_model(model, path, compress_to_fp16=False)

@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import openai
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -31,7 +30,10 @@ from numpy.typing import NDArray
 from benchmarks.processes import free_port
 from multimodal_embedding_serving import Engine
 from multimodal_embedding_serving.bulk.job import Tally
+from tests.lazy import lazy
 from tests.media_files import photo, write_image, write_video
+
+openai = lazy("openai")
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 

@@ -1,8 +1,14 @@
-"""One client's connection, bounded: how long a head may take and how large it may be, how long an
-answer may lie unread, and how many connections there are.
+"""Limits on one client's connection: how long request headers may take and how large they may be,
+how long a response may stay unread, and how many connections there are.
 
-uvicorn bounds none of these: a client that sends a header a minute, or reads nothing, would hold
-its place for ever, and a head without an end would fill the memory.
+uvicorn limits none of these: a client that sends a header a minute, or never reads its response,
+would hold its connection forever, and headers without an end would fill the memory.
+
+These limits need the parser's callbacks and the transport's buffer, which no public interface of
+uvicorn offers: an ASGI application is called when the headers are complete, and never learns that
+a response is not read. `Connection` therefore overrides parts of `HttpToolsProtocol`, which
+uvicorn may change in any minor version. pyproject.toml allows only the minor versions that were
+tested, and tests/api/test_uvicorn_interface.py fails when the overridden parts have changed.
 """
 
 from __future__ import annotations
@@ -18,58 +24,58 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from multimodal_embedding_serving.settings import Settings
 
-MOST_HEAD = 64 << 10
-"""Bytes of a request's line and headers."""
-LEAST_READ = 16 << 10
-"""Bytes of an answer that its reader must have taken whenever somebody looks."""
-LINGER = 5.0
-"""Seconds in which a client may still send the body of a request that has been answered."""
+MAX_HEADER_BYTES = 64 << 10
+"""The request line and all headers together."""
+MIN_BYTES_READ = 16 << 10
+"""What a client must have read of its response between two checks."""
+MAX_LINGER = 5.0
+"""Seconds in which a client may still send the body of a request that was already answered."""
 
 
 class Connection(HttpToolsProtocol):
-    """Use `bounded` to make one that knows its limits."""
+    """Base of the class that `limit_connections` returns, which holds the limits."""
 
-    seconds: ClassVar[float] = 20.0
-    """For a head, and between two looks at an answer that is read slowly."""
-    most: ClassVar[int] = 1024
+    header_timeout: ClassVar[float] = 20.0
+    """Seconds for the request headers, and between two checks of a response that is read slowly."""
+    max_connections: ClassVar[int] = 1024
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._head_bytes = 0
-        self._head_due: asyncio.TimerHandle | None = None
-        self._look_due: asyncio.TimerHandle | None = None
-        self._linger_due: asyncio.TimerHandle | None = None
-        self._unread = 0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
         self._running: RequestResponseCycle | None = None
-        """With pipelined requests uvicorn knows the last one only."""
+        """With pipelined requests, `self.cycle` is the last one received, not the running one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
-            self._refuse(503, "too many connections")
+        if len(self.connections) > self.max_connections:
+            self._reject(503, "too many connections")
         else:
-            self._await_head()
+            self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
-        for timer in (self._head_due, self._look_due, self._linger_due):
+        for timer in (self._header_timer, self._unread_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_due is None and (self.cycle is None or self.cycle.response_complete):
-            self._await_head()  # of the next request, or of what never becomes one
+        if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_headers()  # of the next request, or of bytes that never become one
         super().data_received(data)
-        if self._head_due is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD:
-                self._refuse(431, "the request's head is too large")
+        if self._header_timer is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._reject(431, f"the request headers exceed {MAX_HEADER_BYTES} bytes")
 
     def on_headers_complete(self) -> None:
-        self._end_head()
+        self._cancel_header_timer()
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -78,61 +84,61 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._watch_unread()
         if self.cycle.more_body and not self.transport.is_closing():
-            self._linger_due = self.loop.call_later(LINGER, self.transport.abort)
+            self._linger_timer = self.loop.call_later(MAX_LINGER, self.transport.abort)
 
     def on_message_complete(self) -> None:
-        if self._linger_due is not None:
-            self._linger_due.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch()
+        self._watch_unread()
 
-    def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._head_due = self.loop.call_later(self.seconds, self._late)
+    def _await_headers(self) -> None:
+        self._header_bytes = 0
+        self._header_timer = self.loop.call_later(self.header_timeout, self._time_out_headers)
 
-    def _end_head(self) -> None:
-        if self._head_due is not None:
-            self._head_due.cancel()
-            self._head_due = None
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _late(self) -> None:
-        self._refuse(408, "the request's head did not arrive in time")
+    def _time_out_headers(self) -> None:
+        self._reject(408, f"the request headers took longer than {self.header_timeout:g} s")
 
-    def _refuse(self, status: int, reason: str) -> None:
-        self._end_head()
+    def _reject(self, status: int, reason: str) -> None:
+        self._cancel_header_timer()
         if self.transport.is_closing():
             return
         body = reason.encode()
-        head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        headers = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + headers % len(body) + body)
         self.transport.close()
-        self._watch()
+        self._watch_unread()
 
-    def _watch(self) -> None:
-        """Look from time to time whether what has been written is read."""
-        self._unread = self.transport.get_write_buffer_size()
-        if self._unread and self._look_due is None:
-            self._look_due = self.loop.call_later(self.seconds, self._look)
+    def _watch_unread(self) -> None:
+        """Check at intervals that the client reads what was written."""
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        if self._unread_bytes and self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self.header_timeout, self._check_unread)
 
-    def _look(self) -> None:
-        self._look_due = None
-        before = self._unread
-        if before and self.transport.get_write_buffer_size() > max(0, before - LEAST_READ):
+    def _check_unread(self) -> None:
+        self._unread_timer = None
+        before = self._unread_bytes
+        if before and self.transport.get_write_buffer_size() > max(0, before - MIN_BYTES_READ):
             self.transport.abort()
         else:
-            self._watch()
+            self._watch_unread()
 
 
-def bounded(settings: Settings) -> type[Connection]:
-    """The protocol that keeps to the settings."""
+def limit_connections(settings: Settings) -> type[Connection]:
+    """The protocol class for uvicorn that enforces the limits of the settings."""
 
-    class Bounded(Connection):
-        seconds = settings.header_timeout
-        most = settings.max_connections
+    class LimitedConnection(Connection):
+        header_timeout = settings.header_timeout
+        max_connections = settings.max_connections
 
-    return Bounded
+    return LimitedConnection

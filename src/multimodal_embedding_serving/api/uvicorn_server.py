@@ -8,7 +8,7 @@ from types import FrameType
 import uvicorn
 
 from multimodal_embedding_serving.api.app import create_app
-from multimodal_embedding_serving.api.connection import bounded
+from multimodal_embedding_serving.api.connection import limit_connections
 from multimodal_embedding_serving.api.service import EngineFactory, Listening, Service, open_engine
 
 
@@ -52,7 +52,7 @@ def make_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=bounded(settings),
+        http=limit_connections(settings),
         ws="none",
         lifespan="on",
         access_log=False,

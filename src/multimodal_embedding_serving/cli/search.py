@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ from multimodal_embedding_serving.cli.options import (
 )
 from multimodal_embedding_serving.cli.reports import progress
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
-from multimodal_embedding_serving.monitoring.progress import show_work
+from multimodal_embedding_serving.monitoring.progress import Work, show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk import models
