@@ -197,7 +197,7 @@ def test_a_body_that_does_not_arrive_in_time_is_late(start: Start) -> None:
 
 
 def test_a_request_past_its_deadline_is_a_504_that_is_not_to_be_retried(start: Start) -> None:
-    serving = start(request_timeout=0.05)
+    serving = start(request_timeout=2)  # the body arrives within it on a busy machine, too
     serving.graphs["text"].hold()
     given = {"input": {"type": "text", "text": "a"}}
     refused(httpx2.post(f"{serving.url}/embeddings", json=given), 504)

@@ -176,10 +176,12 @@ def test_metrics_count_requests_by_route_items_and_errors(start: Start) -> None:
         http.post("/embeddings", json={"input": {"type": "text", "text": ["a", "b"]}})
         http.post("/embeddings", json={"input": {"type": "text", "text": 5}})
         http.get("/some/path/of/a/scanner")
+        http.get("/v1/models/mini")
         page = http.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
     assert 'mmes_requests_total{route="/embeddings",status="200"} 1.0' in page.text
     assert 'mmes_requests_total{route="unknown",status="404"} 1.0' in page.text
+    assert 'mmes_requests_total{route="/v1/models/{model:path}",status=' in page.text
     assert 'mmes_items_total{tower="text"} 2.0' in page.text
     assert 'mmes_errors_total{code="invalid_input"} 1.0' in page.text
     assert "scanner" not in page.text

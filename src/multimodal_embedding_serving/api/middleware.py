@@ -15,7 +15,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from multimodal_embedding_serving.api.dialects import answer_error
+from multimodal_embedding_serving.api.dialects import answer_error, find_dialect
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
@@ -132,4 +132,8 @@ class Gate:
 def _route(scope: Scope) -> str:
     """The route's template: paths would make as many labels as there are requests."""
     route: Any = scope.get("route")
-    return getattr(route, "path", "unknown")
+    if route is None:
+        return "unknown"
+    # FastAPI's scope holds the route as its router knows it: without the dialect's prefix.
+    prefix = find_dialect(scope["path"].removeprefix(scope.get("root_path", ""))).prefix
+    return f"{prefix}{route.path}"
