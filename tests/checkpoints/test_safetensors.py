@@ -85,16 +85,16 @@ def test_a_missing_file_is_named_without_its_folder(tmp_path: Path) -> None:
         (join_safetensors({}, length=100), "truncated inside its header"),
         (join_safetensors({}, length=(1 << 64) - 1), "allowed"),
         (join_safetensors({}, length=(16 << 20) + 1), "a header of 16777217 bytes"),
-        (join_safetensors(b"{'a'"), "it is no JSON"),
-        (join_safetensors(b"\xff\xfe{}"), "it is no JSON"),
-        (join_safetensors(b"[" * 100_000), "it is no JSON"),
-        (join_safetensors(b"[]"), "it is no JSON object"),
-        (join_safetensors(b'{"a": NaN}'), "NaN is no number"),
-        (join_safetensors(b'{"a": 1, "a": 1}'), "'a' is there twice"),
-        (join_safetensors(b'{"a": {"shape": [], "shape": []}}'), "'shape' is there twice"),
-        (join_safetensors({"__metadata__": {"a": 1}}), "__metadata__ is no table of texts"),
-        (join_safetensors({"__metadata__": []}), "__metadata__ is no table of texts"),
-        (join_safetensors({}, b"1234"), "4 bytes behind the last tensor"),
+        (join_safetensors(b"{'a'"), "not valid JSON"),
+        (join_safetensors(b"\xff\xfe{}"), "not valid JSON"),
+        (join_safetensors(b"[" * 100_000), "not valid JSON"),
+        (join_safetensors(b"[]"), "not a JSON object"),
+        (join_safetensors(b'{"a": NaN}'), "NaN is not a number"),
+        (join_safetensors(b'{"a": 1, "a": 1}'), "'a' appears twice"),
+        (join_safetensors(b'{"a": {"shape": [], "shape": []}}'), "'shape' appears twice"),
+        (join_safetensors({"__metadata__": {"a": 1}}), "__metadata__ must map strings to strings"),
+        (join_safetensors({"__metadata__": []}), "__metadata__ must map strings to strings"),
+        (join_safetensors({}, b"1234"), "4 bytes after the last tensor"),
     ],
 )
 def test_a_file_with_a_bad_header_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -110,17 +110,17 @@ def test_a_file_with_a_bad_header_is_refused(tmp_path: Path, content: bytes, rea
         (entry(0, 8, [2], "F8_E4M3"), "unknown dtype 'F8_E4M3'"),
         (entry(0, 8, [3]), "has 8 bytes, its shape needs 12"),
         (entry(0, 12, [3]), "lies outside the file"),
-        (entry(-8, 0, [2]), "impossible offsets"),
-        (entry(8, 0, [2]), "impossible offsets"),
-        (entry(0, 8, [-2]), "no list of sizes"),
-        (entry(0, 8, [True, 2]), "no list of sizes"),
-        ({"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}, "no list of sizes"),
-        ({"dtype": "F32", "shape": [2], "data_offsets": [0.0, 8.0]}, "impossible offsets"),
-        ({"dtype": "F32", "shape": [2], "data_offsets": [False, 8]}, "impossible offsets"),
-        (entry(0, 0, [0, 1 << 62]), "impossible shape"),
-        (entry(0, 8, [1 << 40, 1 << 40]), "impossible shape"),
+        (entry(-8, 0, [2]), "invalid offsets"),
+        (entry(8, 0, [2]), "invalid offsets"),
+        (entry(0, 8, [-2]), "not a list of sizes"),
+        (entry(0, 8, [True, 2]), "not a list of sizes"),
+        ({"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}, "not a list of sizes"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0.0, 8.0]}, "invalid offsets"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [False, 8]}, "invalid offsets"),
+        (entry(0, 0, [0, 1 << 62]), "invalid shape"),
+        (entry(0, 8, [1 << 40, 1 << 40]), "invalid shape"),
         (entry(0, 8, [1] * 40), "has 40 dimensions"),
-        (entry(0, 8, [10**4000]), "impossible shape"),
+        (entry(0, 8, [10**4000]), "invalid shape"),
     ],
 )
 def test_a_bad_entry_is_refused_by_the_name_of_its_tensor(
@@ -139,7 +139,7 @@ def test_tensors_that_overlap_are_refused(tmp_path: Path) -> None:
 def test_bytes_that_belong_to_no_tensor_are_refused(tmp_path: Path) -> None:
     header = {"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}
     message = refusal(tmp_path, join_safetensors(header, b"x" * 12))
-    assert "tensor 'b' follows bytes of no tensor" in message
+    assert "tensor 'b' follows bytes that belong to no tensor" in message
 
 
 def test_a_name_of_a_megabyte_is_cut_and_escaped_in_the_message(tmp_path: Path) -> None:

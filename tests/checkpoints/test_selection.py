@@ -81,7 +81,7 @@ def test_when_nothing_fits_the_error_lists_what_was_found(names: list[str]) -> N
     with pytest.raises(CheckpointError) as caught:
         select_weights(names, "org/name")
     message = str(caught.value)
-    assert message.startswith("org/name holds no checkpoint that can be read; looked for model.saf")
+    assert message.startswith("org/name has no readable checkpoint; expected one of model.saf")
     for name in names:
         assert name in message or "in folders" in message
 

@@ -84,7 +84,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, shards: list[Path]) -
 
 @pytest.mark.parametrize("shard", ["../x", "/etc/passwd", "a/b.safetensors", "..", "", "x\0"])
 def test_an_index_can_not_leave_its_folder(tmp_path: Path, shard: str) -> None:
-    with pytest.raises(CheckpointError, match="which is no file name"):
+    with pytest.raises(CheckpointError, match="which is not a file name"):
         read_weights([write_index(tmp_path, {"a": shard})])
 
 
@@ -97,7 +97,7 @@ def test_a_broken_index_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_no_files_or_two_indexes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no files"):
+    with pytest.raises(CheckpointError, match="no checkpoint files"):
         read_weights([])
     with pytest.raises(CheckpointError, match="more than one index"):
         read_weights([tmp_path / "a.index.json", tmp_path / "b.index.json"])

@@ -62,11 +62,11 @@ def test_a_vocab_txt_without_a_special_token_is_refused_by_its_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("vocab", "merges", "message"),
     [
-        ("{", "", r"vocab\.json is no JSON"),
-        ("[1, 2]", "", r"vocab\.json is no mapping of tokens to ids"),
-        ('{"a": "b"}', "", r"vocab\.json is no mapping of tokens to ids"),
+        ("{", "", r"vocab\.json is not valid JSON"),
+        ("[1, 2]", "", r"vocab\.json must map tokens to ids"),
+        ('{"a": "b"}', "", r"vocab\.json must map tokens to ids"),
         ('{"a": 0}', "", r"vocab\.json lacks the token '<\|startoftext\|>'"),
-        (None, "a b c\n", r"merges\.txt: 'a b c' is no pair of tokens"),
+        (None, "a b c\n", r"merges\.txt: 'a b c' is not a pair of tokens"),
         (None, "a zzz\n", r"vocab\.json lacks the token 'zzz'"),
     ],
 )
@@ -82,5 +82,5 @@ def test_broken_clip_vocabularies_are_refused_by_file_and_token(
 
 def test_a_vocabulary_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe\x00[PAD]")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt is no UTF-8 text"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt is not UTF-8 text"):
         wordpiece_from_vocab(tmp_path / "vocab.txt")

@@ -99,7 +99,7 @@ def test_the_licence_is_told_before_the_download(
     caplog.set_level(logging.INFO, "multimodal_embedding_serving")
     with pytest.raises(RemoteFailed):
         load_bundle(settings(ROW, tmp_path), access=access)
-    first = next(record for record in caplog.records if "licence" in record.getMessage())
+    first = next(record for record in caplog.records if "licensed" in record.getMessage())
     assert "mit" in first.getMessage()
     assert LAION in first.getMessage()
     failed = next(record for record in caplog.records if record.levelno == logging.WARNING)
@@ -132,7 +132,7 @@ def test_the_mean_of_the_pixels_is_read_from_the_preprocessor(tmp_path: Path) ->
     assert config["image_mean"] == [0, 0.5, 0.5]
     assert "do_resize" not in config
     told.write_text('{"image_std": [1, 2]}')
-    with pytest.raises(CheckpointError, match="image_std is no list of three numbers"):
+    with pytest.raises(CheckpointError, match="image_std must be a list of three numbers"):
         fetch(wanted, ignore_progress)
 
 
@@ -151,7 +151,7 @@ def test_the_next_repository_is_tried_and_all_refusals_are_told(
 ) -> None:
     wanted = ResolvedModel(None, ("org/first", "org/second"), "x", tmp_path)
     hub.add("org/first", {"README.md": b"nothing yet"})
-    with pytest.raises(RemoteFailed, match=r"org/first holds no checkpoint.*; org/second"):
+    with pytest.raises(RemoteFailed, match=r"org/first has no readable checkpoint.*; org/second"):
         fetch(wanted, ignore_progress, access)
     hub.add("org/second", repository(checkpoint))
     assert fetch(wanted, ignore_progress, access).repo == "org/second"
@@ -171,7 +171,7 @@ def test_a_row_without_a_tokenizer_takes_the_one_of_another_repository(
     text = read_tokenizer(bare, wanted, access=access)
     assert json.loads(text)["model"]["type"] == "BPE"
     assert not hub.seen("GET", "cdn/" + hub.repos[CLIP_TOKENIZER].digests["model.safetensors"])
-    with pytest.raises(CheckpointError, match="no tokenizer beside the weights"):
+    with pytest.raises(CheckpointError, match="no tokenizer next to the weights"):
         read_tokenizer(bare, ResolvedModel(None, (), "x", tmp_path), access=access)
 
 

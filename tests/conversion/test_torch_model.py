@@ -150,7 +150,7 @@ def test_a_row_is_downloaded_and_its_licence_told_first(
         "downloading the checkpoint", "verifying the download", "reading the checkpoint",
         "hashing the weights",
     ]  # fmt: skip
-    assert "comes under the licence mit" in caplog.records[0].getMessage()
+    assert "is licensed under mit" in caplog.records[0].getMessage()
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_b_s_causal_text_is_known_without_a_config() -> None:
 
 def test_another_picture_size_than_the_positions_is_refused() -> None:
     config = {"model_cfg": {"vision_cfg": {"image_size": 256}}}
-    with pytest.raises(CheckpointError, match="pictures of 224 pixels, not of 256"):
+    with pytest.raises(CheckpointError, match="images of 224 pixels, not of 256"):
         recognize_checkpoint(true_size("mobileclip_b", "open_clip"), config, None)
 
 

@@ -105,11 +105,11 @@ FOREIGN = [
     ({"vision_cfg": {"attentional_pool": True}}, "vision_cfg.attentional_pool"),
     ({"vision_cfg": {"pool_type": "avg"}}, "vision_cfg.pool_type"),
     ({"vision_cfg": {"timm_model_name": "convnext_base"}}, "vision_cfg.timm_model_name"),
-    ({"vision_cfg": {"width": "768"}}, "width = '768' can't be"),
-    ({"vision_cfg": {"head_width": 0}}, "head_width = '0' can't be"),
-    ({"vision_cfg": {"mlp_ratio": None}}, "mlp_ratio = 'None' can't be"),
-    ({"vision_cfg": [12]}, "vision_cfg is no table"),
-    ({"text_cfg": {"layers": -1}}, "layers = '-1' can't be"),
+    ({"vision_cfg": {"width": "768"}}, "width = '768' is not valid"),
+    ({"vision_cfg": {"head_width": 0}}, "head_width = '0' is not valid"),
+    ({"vision_cfg": {"mlp_ratio": None}}, "mlp_ratio = 'None' is not valid"),
+    ({"vision_cfg": [12]}, "vision_cfg must be an object"),
+    ({"text_cfg": {"layers": -1}}, "layers = '-1' is not valid"),
     ({"text_cfg": {"hf_model_name": "roberta-base"}}, "text_cfg.hf_model_name"),
     ({"text_cfg": {"embed_cls": True}}, "text_cfg.embed_cls"),
     ({"text_cfg": {"no_causal_mask": True}}, "text_cfg.no_causal_mask"),
@@ -124,7 +124,9 @@ def test_a_part_that_clip_does_not_have_is_refused(part: dict[str, Any], named: 
 
 def test_a_siglip_of_another_tower_is_refused_by_its_name() -> None:
     vision = {"timm_model_name": "vit_base_patch16_clip_224", "timm_pool": "map"}
-    with pytest.raises(CheckpointError, match="'vit_base_patch16_clip_224' is no SigLIP tower"):
+    with pytest.raises(
+        CheckpointError, match="'vit_base_patch16_clip_224' is not a supported SigLIP tower"
+    ):
         translate_open_clip({"vision_cfg": vision, "text_cfg": {}}, "siglip")
 
 

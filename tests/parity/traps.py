@@ -123,8 +123,8 @@ FAMILY_TRAPS = {
     ),
     "Apple's licence is not told": Trap(
         "conversion/blueprint.py",
-        'log.info("%s comes under the licence',
-        'log.debug("%s comes under the licence',
+        'log.info("%s is licensed under',
+        'log.debug("%s is licensed under',
         f"{AROUND}::test_apples_licence_is_told_before_the_download",
     ),
     "a space stands behind Qwen's Query": Trap(

@@ -207,7 +207,7 @@ def test_a_tokenizer_that_appends_nothing_can_keep_nothing(tmp_path: Path) -> No
 
 
 def test_a_length_without_room_for_a_word_is_refused(files: dict[str, Path]) -> None:
-    with pytest.raises(BundleError, match="leave no room"):
+    with pytest.raises(BundleError, match="leaves no room"):
         TextTransform(files["clip"], {"max_length": 2, "pad_id": 0})
 
 
@@ -221,7 +221,7 @@ def test_token_ids_are_read_back_as_text(transforms: dict[str, TextTransform]) -
 def test_an_id_outside_the_vocabulary_is_refused(
     wrong: int, transforms: dict[str, TextTransform]
 ) -> None:
-    with pytest.raises(InvalidInput, match=f"{wrong} is no token id"):
+    with pytest.raises(InvalidInput, match=f"{wrong} is not a token id"):
         transforms["clip"].decode([320, wrong])
 
 

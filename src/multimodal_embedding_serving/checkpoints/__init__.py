@@ -1,4 +1,4 @@
-"""Checkpoints on disk and on the hub: found, memory-mapped, named, never executed."""
+"""Checkpoints on disk and on the hub: located, memory-mapped, renamed, never executed."""
 
 from multimodal_embedding_serving.checkpoints.safetensors import read_safetensors
 from multimodal_embedding_serving.checkpoints.shards import read_weights

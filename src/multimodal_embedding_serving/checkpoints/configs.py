@@ -98,28 +98,28 @@ def complete(config: Config, model_type: str) -> dict[str, Any]:
     """transformers' config.json with the defaults written out.
 
     `vision_config_dict` and `text_config_dict`, which old files hold, win over their sections, as
-    they do upstream. Raises CheckpointError where a section is no table of settings.
+    they do upstream. Raises CheckpointError where a section is not an object.
     """
     full: dict[str, Any] = {**config, "model_type": model_type}
     for section, defaults in DEFAULTS[model_type].items():
-        given = config.get(f"{section}_dict") or config.get(section) or {}
-        if not isinstance(given, Mapping):
-            raise CheckpointError(f"config.json: {section} is no table of settings")
-        told = {key: value for key, value in given.items() if value is not None}
-        full[section] = {**defaults, **told}
+        values = config.get(f"{section}_dict") or config.get(section) or {}
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"config.json: {section} must be an object")
+        present = {key: value for key, value in values.items() if value is not None}
+        full[section] = {**defaults, **present}
         for key, default in defaults.items():
             full[section][key] = _read(full[section][key], default, f"{section}.{key}")
     return full
 
 
 def _read(value: Any, default: Any, name: str) -> Any:
-    """A setting of its default's kind; equal sides given as a pair are one number."""
+    """A setting of its default's type; a pair of equal sides becomes one number."""
     if isinstance(value, list) and value and value.count(value[0]) == len(value):
         value = value[0]
     kinds = (int, float) if isinstance(default, float) else type(default)
     least = 0 if name.endswith("_token_id") else 1 if isinstance(default, int) else 0.0
     if not isinstance(value, kinds) or (kinds is not str and not value >= least):
-        raise CheckpointError(f"config.json: {name} = {str(value)[:60]!r} can't be")
+        raise CheckpointError(f"config.json: {name} = {str(value)[:60]!r} is not valid")
     return value
 
 
@@ -206,7 +206,7 @@ TIMM_SIZES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 
 TIMM_EXACT_GELU = re.compile(r"base_patch16_|large_patch16_siglip_(256|384)|so400m_patch14_")
 """timm 1.0.31 gives these the erf gelu and the others the tanh one that all were trained with.
-OpenCLIP is the reference for files in its layout, so its choice is kept."""
+OpenCLIP is the reference for files in its layout, so its choice holds."""
 
 
 def _timm_vision(cfg: Config) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _timm_vision(cfg: Config) -> dict[str, Any]:
     match = re.fullmatch(r"vit_(\w+?)_patch(\d+)_siglip_(\d+)", name)
     if match is None or match[1] not in TIMM_SIZES:
         raise CheckpointError(
-            f"open_clip_config.json: timm_model_name {name!r} is no SigLIP tower that we know"
+            f"open_clip_config.json: timm_model_name {name!r} is not a supported SigLIP tower"
         )
     width, inner, layers, heads = TIMM_SIZES[match[1]]
     return {
@@ -233,7 +233,7 @@ def _timm_vision(cfg: Config) -> dict[str, Any]:
 def _table(cfg: Config, key: str, default: Config = MappingProxyType({})) -> Config:
     value = cfg.get(key) or default
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"open_clip_config.json: {key} is no table of settings")
+        raise CheckpointError(f"open_clip_config.json: {key} must be an object")
     return value
 
 
@@ -249,7 +249,7 @@ def _refuse_others(cfg: Config, section: str, known: str, **fixed: object) -> No
 def _size(cfg: Config, key: str, default: int) -> int:
     value = cfg.get(key, default)
     if type(value) is not int or value < 1:
-        raise CheckpointError(f"open_clip_config.json: {key} = {str(value)[:60]!r} can't be")
+        raise CheckpointError(f"open_clip_config.json: {key} = {str(value)[:60]!r} is not valid")
     return value
 
 
@@ -257,7 +257,9 @@ def _inner(cfg: Config, width: int) -> int:
     """The width between an MLP's two layers."""
     ratio = cfg.get("mlp_ratio", 4.0)
     if not isinstance(ratio, int | float) or not 0 < ratio < 100:
-        raise CheckpointError(f"open_clip_config.json: mlp_ratio = {str(ratio)[:60]!r} can't be")
+        raise CheckpointError(
+            f"open_clip_config.json: mlp_ratio = {str(ratio)[:60]!r} is not valid"
+        )
     return int(width * ratio)
 
 

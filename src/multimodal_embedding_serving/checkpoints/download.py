@@ -42,7 +42,7 @@ class RemoteFile:
     """Of all others: git's hash of the file."""
 
     def matches(self, path: Path, advance: Callable[[int], None]) -> bool:
-        """Whether the file on this disk has the hash; `advance` is told of the bytes read."""
+        """Whether the file on this disk has the hash; `advance` receives the bytes read."""
         expected = self.sha256 or self.git_sha1
         if expected is None:
             return True
@@ -63,17 +63,17 @@ def find_repository(repo: str, revision: str | None, access: HubAccess) -> Sourc
     Raises RemoteFailed or CheckpointError naming the repository.
     """
     # The client reports its environment with each request, and asks for what to look for, unless
-    # told not to. This package tells nobody anything.
+    # disabled. This package reports nothing to anybody.
     constants.HF_HUB_DISABLE_TELEMETRY = True
-    wanted = revision or constants.DEFAULT_REVISION
+    commit = revision or constants.DEFAULT_REVISION
     try:
-        return _list(repo, wanted, access)
+        return _list(repo, commit, access)
     except HUB_ERRORS as error:
         what = repo if revision is None else f"{repo} at {revision}"
         refusal = explain(error, what)
         if isinstance(error, hub.RevisionNotFoundError):
             raise refusal from None
-    cached = _find_cached(repo, wanted, access, refusal)
+    cached = _find_cached(repo, commit, access, refusal)
     if cached is None:
         raise refusal
     return cached
@@ -209,8 +209,8 @@ class Repository:
                 path.resolve().unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 raise CheckpointError(
-                    f"{self.repo}: {name} has not the hash that the hub lists: it was damaged on "
-                    "its way and is removed; try again"
+                    f"{self.repo}: {name} does not match the hash that the hub lists: the file was "
+                    "damaged in transit and has been removed; try again"
                 )
 
     def _remember(self) -> None:

@@ -63,7 +63,7 @@ def find_checkpoint(
 
     `source` is a folder, or a repository of the hub: `org/name`, `hf:org/name`, either with
     `@revision`. Without a network, files that are cached already are taken. Raises CheckpointError
-    (nothing fits: lists what was found; a wrong hash) or RemoteFailed (the hub said no or nothing).
+    (nothing fits: lists the files; a wrong hash) or RemoteFailed (the hub refused, or no response).
     """
     opened = find_source(source, revision=revision, access=access)
     choice = choose_files(opened)
@@ -111,7 +111,7 @@ def choose_files(opened: Source) -> Choice:
     absent = [name for name in choice.names if name not in names]
     if absent:
         raise CheckpointError(
-            f"{opened.label} lacks {describe_names(absent)}, which its index lists; "
+            f"{opened.label} is missing {describe_names(absent)}, which its index lists; "
             f"found {describe_names(names)}"
         )
     return choice
@@ -132,16 +132,16 @@ def find_tokenizer(
 ) -> Mapping[str, Path]:
     """The tokenizer's files alone, by base name, for a model whose own repository has none.
 
-    Raises CheckpointError listing what was found, or RemoteFailed.
+    Raises CheckpointError listing the files, or RemoteFailed.
     """
     opened = find_source(source, revision=revision, access=access)
-    wanted = select_tokenizer(opened.names)
-    if not wanted:
+    names = select_tokenizer(opened.names)
+    if not names:
         raise CheckpointError(
-            f"{opened.label} holds no tokenizer; looked for tokenizer.json, vocab.txt, vocab.json "
+            f"{opened.label} has no tokenizer; expected tokenizer.json, vocab.txt, or vocab.json "
             f"with merges.txt; found {describe_names(opened.names)}"
         )
-    return MappingProxyType(opened.fetch(wanted, progress))
+    return MappingProxyType(opened.fetch(names, progress))
 
 
 def find_source(
@@ -154,14 +154,14 @@ def find_source(
         if text and path.is_dir():
             return Folder(path, f"the folder {quote(path.name)}")
     if isinstance(source, Path):
-        raise CheckpointError(f"{quote(source.name)} is no folder")
-    repo, told = split_repository(text)
+        raise CheckpointError(f"{quote(source.name)} is not a folder")
+    repo, commit = split_repository(text)
     if revision is not None:
-        repo, told = split_repository(f"{repo}@{revision}")
+        repo, commit = split_repository(f"{repo}@{revision}")
     # The client is heavy to import, and a folder needs none of it.
     from multimodal_embedding_serving.checkpoints.download import find_repository
 
-    return find_repository(repo, told, access or HubAccess())
+    return find_repository(repo, commit, access or HubAccess())
 
 
 def split_repository(source: str) -> tuple[str, str | None]:
@@ -175,7 +175,7 @@ def split_repository(source: str) -> tuple[str, str | None]:
         raise CheckpointError(f"{shown} is neither a folder nor a repository (org/name) of the hub")
     revision: str | None = match["revision"]
     if revision is not None and not _REVISION.fullmatch(revision):
-        raise CheckpointError(f"{match['repo']}: {quote(revision)} is no valid revision")
+        raise CheckpointError(f"{match['repo']}: {quote(revision)} is not a valid revision")
     return match["repo"], revision
 
 
@@ -187,7 +187,7 @@ def _describe(paths: Mapping[str, Path], config: str, pixels: Sequence[str]) -> 
                 if not (
                     isinstance(value, list) and len(value) == 3 and {*map(type, value)} <= NUMBER
                 ):
-                    raise CheckpointError(f"{name}: {key} is no list of three numbers")
+                    raise CheckpointError(f"{name}: {key} must be a list of three numbers")
                 told.setdefault(key, value)
     if TOKENIZER_CONFIG in paths:
         side = read_config(paths[TOKENIZER_CONFIG]).get("padding_side")
@@ -204,7 +204,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path.name}: can't be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path.name}: it is no JSON") from None
+        raise CheckpointError(f"{path.name}: not valid JSON") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name}: it is no JSON object")
+        raise CheckpointError(f"{path.name}: not a JSON object")
     return content

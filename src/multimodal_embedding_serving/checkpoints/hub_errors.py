@@ -32,15 +32,17 @@ def explain(error: BaseException, what: str) -> EmbeddingError:
         case hub.HfHubHTTPError():
             return RemoteFailed(f"{what}: {_explain_status(error)}")
         case httpx2.TimeoutException():
-            return RemoteFailed(f"{what}: the hub did not answer in time")
+            return RemoteFailed(f"{what}: the hub did not respond in time")
         case httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol():
             return RemoteFailed(f"{what}: the hub can't be reached")
         case httpx2.TransportError():
             return RemoteFailed(f"{what}: the connection to the hub was cut")
         case hub.FileMetadataError():
-            return RemoteFailed(f"{what}: what answers is no hub, or a proxy alters its answers")
+            return RemoteFailed(
+                f"{what}: the endpoint is not a hub, or a proxy alters its responses"
+            )
         case hub.HFValidationError():
-            return CheckpointError(f"{what}: no valid name of a repository or revision")
+            return CheckpointError(f"{what}: not a valid repository or revision name")
         case OSError(errno=errno.ENOSPC):
             return CheckpointError(f"{what}: no space is left on the disk of the hub's cache")
         case OSError(strerror=str(reason)):
@@ -48,27 +50,27 @@ def explain(error: BaseException, what: str) -> EmbeddingError:
         case OSError():
             return RemoteFailed(f"{what}: its size is not what the hub announced")
         case _:
-            return RemoteFailed(f"{what}: the hub's answer makes no sense")
+            return RemoteFailed(f"{what}: the hub sent an unexpected response")
 
 
 def _explain_status(error: hub.HfHubHTTPError) -> str:
     response = error.response
-    answered = f"(the hub answered {response.status_code})"
+    answered = f"(the hub responded with {response.status_code})"
     match error:
         case hub.GatedRepoError():
-            return f"its conditions must be accepted on its page, and HF_TOKEN be set {answered}"
+            return f"accept its conditions on its page and set HF_TOKEN {answered}"
         case hub.RevisionNotFoundError():
             return f"it has no such revision {answered}"
         case hub.RemoteEntryNotFoundError():
             return f"no such file {answered}"
     match response.status_code:
         case 401 | 404:
-            return f"no such repository, or a private one that HF_TOKEN does not open {answered}"
+            return f"no such repository, or a private one that HF_TOKEN can't access {answered}"
         case 403:
-            return f"HF_TOKEN does not open it {answered}"
+            return f"HF_TOKEN can't access it {answered}"
         case 429:
             wait = response.headers.get("retry-after", "")
             after = f"in {wait} s" if wait.isdigit() else "later"
             return f"too many requests, try again {after} {answered}"
         case _:
-            return f"the hub answered {response.status_code}"
+            return f"the hub responded with {response.status_code}"

@@ -240,7 +240,7 @@ def rename(weights: Weights, layout: Layout) -> Weights:
     unknown = sorted(set(weights) - set(table))
     if unknown:
         raise CheckpointError(
-            f"{weights.file}: tensor {quote(unknown[0])} has no place in a {layout.model_type!r} "
+            f"{weights.file}: tensor {quote(unknown[0])} is not part of a {layout.model_type!r} "
             f"model as {layout.name} writes it ({len(unknown)} such)"
         )
     optional = {_layer(n) for n, row in table.items() if row[1] == "optional" and n in weights}
@@ -258,8 +258,8 @@ def rename(weights: Weights, layout: Layout) -> Weights:
 def count_layers(names: Mapping[str, object], prefix: str) -> int:
     """How many numbered layers there are under a prefix, which ends in a dot."""
     start = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
-    found = [int(match[1]) for match in map(start.match, names) if match]
-    return max(found, default=-1) + 1
+    numbers = [int(match[1]) for match in map(start.match, names) if match]
+    return max(numbers, default=-1) + 1
 
 
 def _layer(name: str) -> str:

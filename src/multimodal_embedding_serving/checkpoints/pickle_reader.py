@@ -1,6 +1,6 @@
 """A pickle interpreter that runs no code: plain data, and the names that its caller allows.
 
-Python's own unpickler can be told to refuse names, but not to refuse what its opcodes cost: one
+Python's own unpickler can reject names, but it can't bound the cost of its opcodes: one
 LONG_BINPUT makes it reserve gigabytes. This one knows the opcodes that torch writes (protocols 2
 to 5), keeps its memo in a dict, counts its steps, and takes nothing but texts and small numbers as
 keys, so that a stream of n bytes costs memory and time in proportion to n.
@@ -48,13 +48,13 @@ def interpret(
             if opcode.name == "STOP":
                 return machine.stack.pop()
             if step >= MAX_STEPS:
-                raise BadPickle(f"its pickle takes more than {MAX_STEPS} steps")
+                raise BadPickle(f"the pickle takes more than {MAX_STEPS} steps")
             machine.run(opcode.name, argument)
     except BadPickle:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, struct.error):
-        raise BadPickle(f"its pickle is corrupt near byte {position}") from None
-    raise BadPickle("its pickle is truncated")
+        raise BadPickle(f"the pickle is corrupt near byte {position}") from None
+    raise BadPickle("the pickle is truncated")
 
 
 class _Machine:
@@ -73,7 +73,7 @@ class _Machine:
         elif opcode in _ACTIONS:
             _ACTIONS[opcode](self, argument)
         elif opcode not in _IGNORED:
-            raise BadPickle(f"its pickle uses the opcode {opcode}, which no tensor needs")
+            raise BadPickle(f"the pickle uses the opcode {opcode}, which no tensor needs")
 
     def items(self) -> list[Any]:
         """What was pushed since the last mark."""
@@ -106,29 +106,29 @@ class _Machine:
         table = self._top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not (type(key) is str or (type(key) is int and key.bit_length() <= 64)):
-                raise BadPickle("its pickle has a key that is neither text nor number")
+                raise BadPickle("the pickle has a key that is neither text nor number")
             table[key] = value
 
     def mention(self, dotted: str) -> None:
         known = self._names.get(dotted)
         if known is None:
             raise BadPickle(
-                f"its pickle names {quote(dotted)}; tensors are rebuilt and nothing else"
+                f"the pickle names {quote(dotted)}; tensors are rebuilt and nothing else"
             )
         self.stack.append(known)
 
     def mention_from_stack(self, _: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise BadPickle("its pickle names something without a name")
+            raise BadPickle("the pickle refers to a global without a name")
         self.mention(f"{module}.{name}")
 
     def call(self, _: object) -> None:
         arguments, known = self.stack.pop(), self.stack.pop()
         if not (isinstance(known, Known) and isinstance(arguments, tuple)):
-            raise BadPickle("its pickle calls something that is no function")
+            raise BadPickle("the pickle calls an object that is not a function")
         if known.build is None:
-            raise BadPickle(f"its pickle calls {quote(known.name)}")
+            raise BadPickle(f"the pickle calls {quote(known.name)}")
         self.stack.append(known.build(arguments))
 
     def forget_state(self, _: object) -> None:
@@ -142,7 +142,7 @@ class _Machine:
     def _top(self, kind: type[Any]) -> Any:
         top = self.stack[-1]
         if not isinstance(top, kind):
-            raise BadPickle(f"its pickle fills something that is no {kind.__name__}")
+            raise BadPickle(f"the pickle fills an object that is not a {kind.__name__}")
         return top
 
 

@@ -64,29 +64,29 @@ def complete_qwen3(config: Config) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise CheckpointError(
-            f"config.json: rope_type {str(kind)[:40]!r} is not built, 'default' is"
+            f"config.json: rope_type {str(kind)[:40]!r} is not supported (supported: 'default')"
         )
     if config.get("use_sliding_window"):
-        raise CheckpointError("config.json: use_sliding_window is true: no such graph is built")
+        raise CheckpointError("config.json: use_sliding_window = true is not supported")
     whole["rope_theta"] = float(rope.get("rope_theta", whole["rope_theta"]))
     return whole
 
 
 def check_qwen3(weights: Weights, config: Config) -> None:
-    """Hold a completed config against its tensors.
+    """Check a completed config against its tensors.
 
-    The vocabulary is not held: the family's own files differ in it from their configs. Raises
+    The vocabulary is not checked: the family's own files differ from their configs in it. Raises
     CheckpointError naming the file, the tensor, its shape and what was expected.
     """
-    found, told = count_layers(weights, "layers."), config["num_hidden_layers"]
-    if found != told:
-        raise CheckpointError(f"{weights.file}: {found} layers, but config.json says {told}")
+    layers, expected = count_layers(weights, "layers."), config["num_hidden_layers"]
+    if layers != expected:
+        raise CheckpointError(f"{weights.file}: {layers} layers, but config.json says {expected}")
     width, inner, head = (config[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
     heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
     if heads % shared:
         raise CheckpointError(f"config.json: {heads} heads can't share {shared} keys and values")
     weights.tensor("embed_tokens.weight", (None, width))
-    for layer in range(found):
+    for layer in range(layers):
         block = weights.sub(f"layers.{layer}.")
         block.tensor("self_attn.q_proj.weight", (heads * head, width))
         block.tensor("self_attn.k_proj.weight", (shared * head, width))

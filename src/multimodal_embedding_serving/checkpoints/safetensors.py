@@ -36,7 +36,7 @@ def read_safetensors(path: Path) -> Weights:
     header, start = _read_header(buffer, path.name)
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise CheckpointError(f"{path.name}: __metadata__ is no table of texts")
+        raise CheckpointError(f"{path.name}: __metadata__ must map strings to strings")
     tensors: dict[str, StoredTensor] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, entry in header.items():
@@ -66,10 +66,10 @@ def _read_header(buffer: mmap.mmap, file: str) -> tuple[dict[str, Any], int]:
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, _BadHeader) else "it is no JSON"
+        reason = str(error) if isinstance(error, _BadHeader) else "not valid JSON"
         raise CheckpointError(f"{file}: corrupt header, {reason}") from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{file}: corrupt header, it is no JSON object")
+        raise CheckpointError(f"{file}: corrupt header, not a JSON object")
     return header, start
 
 
@@ -81,12 +81,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise _BadHeader(f"{quote(twice)} is there twice")
+        raise _BadHeader(f"{quote(twice)} appears twice")
     return table
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise _BadHeader(f"{word} is no number")
+    raise _BadHeader(f"{word} is not a number")
 
 
 def _read_entry(
@@ -103,7 +103,7 @@ def _read_entry(
     kind = cast("DType", dtype)
     size = byte_count(kind, shape, where)
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        raise CheckpointError(f"{where} has impossible offsets")
+        raise CheckpointError(f"{where} has invalid offsets")
     if end > data_bytes:
         raise CheckpointError(f"{where} lies outside the file: truncated or corrupt")
     if end - begin != size:
@@ -118,7 +118,9 @@ def _check_cover(ranges: list[tuple[int, int, str]], data_bytes: int, file: str)
         if begin < position:
             raise CheckpointError(f"{file}: tensor {quote(name)} overlaps another")
         if begin > position:
-            raise CheckpointError(f"{file}: tensor {quote(name)} follows bytes of no tensor")
+            raise CheckpointError(
+                f"{file}: tensor {quote(name)} follows bytes that belong to no tensor"
+            )
         position = end
     if position != data_bytes:
-        raise CheckpointError(f"{file}: {data_bytes - position} bytes behind the last tensor")
+        raise CheckpointError(f"{file}: {data_bytes - position} bytes after the last tensor")

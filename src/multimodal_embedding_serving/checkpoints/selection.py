@@ -49,7 +49,7 @@ class Selection:
 def select_weights(names: Collection[str], where: str) -> Selection:
     """The weights to read, of the files `names`. `where` (a repository or folder) starts errors.
 
-    Raises CheckpointError listing what was found when nothing fits.
+    Raises CheckpointError listing the files when nothing fits.
     """
     for name, layout in _SINGLE:
         if name in names:
@@ -65,15 +65,15 @@ def select_weights(names: Collection[str], where: str) -> Selection:
     if lone := _find_lone(names, ".pt"):
         return Selection((lone,), _guess_layout(lone, names))
     raise CheckpointError(
-        f"{where} holds no checkpoint that can be read; looked for {LOOKED_FOR}; "
+        f"{where} has no readable checkpoint; expected one of {LOOKED_FOR}; "
         f"found {describe_names(names)}"
     )
 
 
 def select_config(names: Collection[str], layout: Layout) -> str | None:
     """The file that describes the model, by preference that of the layout."""
-    wanted = (CONFIG, OPEN_CLIP_CONFIG)
-    for name in wanted[::-1] if layout == "open_clip" else wanted:
+    configs = (CONFIG, OPEN_CLIP_CONFIG)
+    for name in configs[::-1] if layout == "open_clip" else configs:
         if name in names:
             return name
     return None
@@ -104,19 +104,19 @@ def describe_names(names: Collection[str]) -> str:
 def _find_shards(names: Collection[str], single: str) -> tuple[str, ...]:
     """All shards of `single`, in order, where they are complete though no index lists them."""
     stem, _, suffix = single.rpartition(".")
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for name in names:
         match = _SHARD.fullmatch(name)
         if match and (match["stem"], match["suffix"]) == (stem, f".{suffix}"):
-            found[name] = int(match["total"])
-    totals = set(found.values())
-    return tuple(sorted(found)) if totals == {len(found)} else ()
+            totals[name] = int(match["total"])
+    counts = set(totals.values())
+    return tuple(sorted(totals)) if counts == {len(totals)} else ()
 
 
 def _find_lone(names: Collection[str], suffix: str) -> str | None:
     """The only file at the top with this suffix."""
-    found = [name for name in names if name.endswith(suffix) and "/" not in name]
-    return found[0] if len(found) == 1 else None
+    matches = [name for name in names if name.endswith(suffix) and "/" not in name]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _guess_layout(name: str, names: Collection[str]) -> Layout:

@@ -29,7 +29,7 @@ def read_weights(paths: Sequence[Path]) -> Weights:
     indexes = [path for path in paths if path.name.endswith(INDEX_SUFFIX)]
     match indexes, paths:
         case [], []:
-            raise CheckpointError("a checkpoint of no files")
+            raise CheckpointError("no checkpoint files to read")
         case [], [path]:
             return _read(path)
         case [], _:
@@ -51,14 +51,14 @@ def read_index(path: Path) -> dict[str, str]:
         reason = error.strerror or "input/output error"
         raise CheckpointError(f"{path.name}: can't be read ({reason})") from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path.name}: it is no JSON") from None
+        raise CheckpointError(f"{path.name}: not valid JSON") from None
     table = content.get("weight_map") if isinstance(content, dict) else None
     if not (isinstance(table, dict) and table and all(isinstance(v, str) for v in table.values())):
-        raise CheckpointError(f"{path.name}: it has no weight_map of names to files")
+        raise CheckpointError(f"{path.name}: weight_map must map tensor names to files")
     for name, shard in table.items():
         if shard in ("", ".", "..") or any(sign in shard for sign in "/\\\0"):
             raise CheckpointError(
-                f"{path.name}: tensor {quote(name)} is put in {quote(shard)}, which is no file name"
+                f"{path.name}: tensor {quote(name)} is in {quote(shard)}, which is not a file name"
             )
     return table
 

@@ -1,4 +1,4 @@
-"""A configuration held against its tensors: what contradicts them would compute something else."""
+"""Check a configuration against its tensors: a contradiction would change the vectors."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def _find_stack(weights: Weights, section: str, sizes: Config) -> Stack:
 def _check_crossings(weights: Weights, config: Config) -> None:
     every = config["cross_attention_frequency"]
     for layer in range(config["num_hidden_layers"]):
-        found = len(weights.sub(f"{QFORMER}encoder.layer.{layer}.crossattention.")) > 0
-        if found != (layer % every == 0):
-            state = "has" if found else "lacks"
+        crosses = len(weights.sub(f"{QFORMER}encoder.layer.{layer}.crossattention.")) > 0
+        if crosses != (layer % every == 0):
+            state = "has" if crosses else "lacks"
             raise CheckpointError(
                 f"{weights.file}: layer {layer} of the Q-Former {state} cross-attention, which is "
                 f"in every layer that {every} divides"
@@ -73,16 +73,16 @@ def _check_crossings(weights: Weights, config: Config) -> None:
 
 
 def _check_layers(weights: Weights, prefix: str, section: str, config: Config) -> None:
-    found, told = count_layers(weights, prefix), config["num_hidden_layers"]
-    if found != told:
+    layers, expected = count_layers(weights, prefix), config["num_hidden_layers"]
+    if layers != expected:
         raise CheckpointError(
-            f"{weights.file}: {found} layers under {prefix!r}, but {section} says {told}"
+            f"{weights.file}: {layers} layers under {prefix!r}, but {section} says {expected}"
         )
     width, heads = config["hidden_size"], config["num_attention_heads"]
     if width % heads:
         raise CheckpointError(f"{section}: {heads} heads don't divide a width of {width}")
     first = weights.sub(f"{prefix}0.")
-    for layer in range(1, found):
+    for layer in range(1, layers):
         for name in weights.sub(f"{prefix}{layer}."):
             if name in first:  # Q-Formers have cross-attention in some layers only
                 weights.tensor(f"{prefix}{layer}.{name}", first[name].shape)

@@ -56,15 +56,15 @@ def clip_bpe_from_vocab(vocab: Path, merges: Path) -> Tokenizer:
     try:
         ids = json.loads(_read(vocab))
     except ValueError as error:
-        raise CheckpointError(f"{vocab.name} is no JSON: {error}") from None
+        raise CheckpointError(f"{vocab.name} is not valid JSON: {error}") from None
     if not isinstance(ids, dict) or not all(type(each) is int for each in ids.values()):
-        raise CheckpointError(f"{vocab.name} is no mapping of tokens to ids")
+        raise CheckpointError(f"{vocab.name} must map tokens to ids")
     _require(ids, (START, END), vocab)
     lines = _read(merges).split("\n")
     pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
     for pair in pairs:
         if len(pair) != 2:
-            raise CheckpointError(f"{merges.name}: {' '.join(pair)[:40]!r} is no pair of tokens")
+            raise CheckpointError(f"{merges.name}: {' '.join(pair)[:40]!r} is not a pair of tokens")
         _require(ids, (*pair, "".join(pair)), vocab)
     model = models.BPE(
         ids, [(left, right) for left, right in pairs],
@@ -90,7 +90,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path.name} is no UTF-8 text: {error.reason}") from None
+        raise CheckpointError(f"{path.name} is not UTF-8 text: {error.reason}") from None
 
 
 def _require(vocab: dict[str, int], tokens: tuple[str, ...], path: Path) -> None:

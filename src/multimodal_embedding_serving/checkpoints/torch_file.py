@@ -77,14 +77,14 @@ def read_pickle(path: Path) -> Weights:
     if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
         root = root["state_dict"]
     if not isinstance(root, dict):
-        raise CheckpointError(f"{path.name}: its pickle is no dict of tensors")
+        raise CheckpointError(f"{path.name}: the pickle is not a dict of tensors")
     tensors = {
         name: _map_tensor(name, value, archive, buffer)
         for name, value in root.items()
         if isinstance(name, str) and isinstance(value, Strided)
     }
     if not tensors:
-        raise CheckpointError(f"{path.name}: its pickle holds no tensors")
+        raise CheckpointError(f"{path.name}: the pickle contains no tensors")
     return Weights(tensors, file=path.name)
 
 
@@ -118,7 +118,7 @@ def _load_storage(identity: object) -> Storage:
             dtype = STORAGE_NAMES.get(name.removeprefix(_TORCH_STORAGE))
             if dtype is not None and 0 <= count < 1 << 62:
                 return Storage(dtype, key, count)
-    raise BadPickle("its pickle loads something that is no storage")
+    raise BadPickle("the pickle loads an object that is not a storage")
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> Strided:
@@ -129,18 +129,18 @@ def _rebuild_tensor(arguments: tuple[Any, ...]) -> Strided:
             # A seventh argument marks conjugated or negated views, which weights never are.
             if sane and len(shape) == len(strides) and not any(more):
                 return Strided(storage, offset, shape, strides)
-    raise BadPickle("its pickle rebuilds a tensor from impossible arguments")
+    raise BadPickle("the pickle rebuilds a tensor from invalid arguments")
 
 
 def _rebuild_parameter(arguments: tuple[Any, ...]) -> Strided:
     if arguments and isinstance(arguments[0], Strided):
         return arguments[0]
-    raise BadPickle("its pickle rebuilds a parameter from something that is no tensor")
+    raise BadPickle("the pickle rebuilds a parameter from an object that is not a tensor")
 
 
 def _rebuild_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     if arguments:
-        raise BadPickle("its pickle makes an OrderedDict from arguments")
+        raise BadPickle("the pickle builds an OrderedDict from arguments")
     return {}
 
 
@@ -148,7 +148,7 @@ def _rebuild_size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     match arguments:
         case (tuple(sizes),):
             return sizes
-    raise BadPickle("its pickle makes a torch.Size from something that is no tuple")
+    raise BadPickle("the pickle builds a torch.Size from an object that is not a tuple")
 
 
 NAMES: Mapping[str, Known] = {

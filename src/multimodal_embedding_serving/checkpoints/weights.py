@@ -96,8 +96,8 @@ class Weights(Mapping[str, StoredTensor]):
         try:
             return self._tensors[name]
         except KeyError:
-            wanted = quote(self._prefix + name)
-            raise MissingTensor(f"{self.file}: tensor {wanted} is missing") from None
+            missing = quote(self._prefix + name)
+            raise MissingTensor(f"{self.file}: tensor {missing} is missing") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -113,17 +113,17 @@ class Weights(Mapping[str, StoredTensor]):
 
         Raises CheckpointError naming the file, the tensor and both shapes.
         """
-        found = self[name]
+        tensor = self[name]
         if shape is None or (
-            len(found.shape) == len(shape)
-            and all(want in (None, have) for want, have in zip(shape, found.shape, strict=True))
+            len(tensor.shape) == len(shape)
+            and all(want in (None, have) for want, have in zip(shape, tensor.shape, strict=True))
         ):
-            return found
-        wanted = "x".join("any" if size is None else str(size) for size in shape) or "scalar"
-        held = "x".join(map(str, found.shape)) or "scalar"
-        file = found.file or self.file
+            return tensor
+        expected = "x".join("any" if size is None else str(size) for size in shape) or "scalar"
+        actual = "x".join(map(str, tensor.shape)) or "scalar"
+        file = tensor.file or self.file
         full = quote(self._prefix + name)
-        raise CheckpointError(f"{file}: tensor {full} has shape {held}, expected {wanted}")
+        raise CheckpointError(f"{file}: tensor {full} has shape {actual}, expected {expected}")
 
     def sub(self, prefix: str) -> Weights:
         """The tensors whose names start with `prefix`, under what follows it."""
@@ -152,10 +152,10 @@ def byte_count(dtype: DType, shape: Sequence[int], where: str) -> int:
     if len(shape) > MAX_DIMENSIONS:
         raise CheckpointError(f"{where} has {len(shape)} dimensions, allowed: {MAX_DIMENSIONS}")
     if any(type(size) is not int or size < 0 for size in shape):
-        raise CheckpointError(f"{where} has a shape that is no list of sizes")
+        raise CheckpointError(f"{where} has a shape that is not a list of sizes")
     # A zero must not hide absurd neighbours: numpy multiplies them before it meets the zero.
     if math.prod(max(size, 1) for size in shape) * STORAGE[dtype].itemsize > MAX_BYTES:
-        raise CheckpointError(f"{where} has an impossible shape")
+        raise CheckpointError(f"{where} has an invalid shape")
     return math.prod(shape) * STORAGE[dtype].itemsize
 
 

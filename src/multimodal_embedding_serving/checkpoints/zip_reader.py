@@ -36,7 +36,8 @@ class Archive:
         self._buffer = buffer
         if buffer[:4] != b"PK\x03\x04":
             raise CheckpointError(
-                f"{self.file}: no zip archive; files of torch before 1.6 must be saved anew"
+                f"{self.file}: not a zip archive; "
+                "save files of torch before 1.6 again with a newer torch"
             )
         try:
             with zipfile.ZipFile(path) as archive:

@@ -64,7 +64,7 @@ def read_blueprint(
     if spec is not None:
         find_family(spec.family)
         where = " or ".join(resolved.sources)
-        log.info("%s comes under the licence %s: see %s", resolved.model, spec.licence, where)
+        log.info("%s is licensed under %s: see %s", resolved.model, spec.licence, where)
     files = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
     weights = read_weights(files.weights)
@@ -112,7 +112,7 @@ def read_tokenizer(
     paths = files.tokenizer
     if not paths:
         if resolved.spec is None or resolved.spec.tokenizer_repo is None:
-            raise CheckpointError(f"{resolved.model}: there is no tokenizer beside the weights")
+            raise CheckpointError(f"{resolved.model}: there is no tokenizer next to the weights")
         repo = resolved.spec.tokenizer_repo
         paths = find_tokenizer(repo, progress=progress, access=access)
     if "tokenizer.json" in paths:

@@ -93,6 +93,6 @@ def find_family(name: str) -> Family:
     """Raises FamilyNotBuilt where this version has no family of that name."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise FamilyNotBuilt(f"the family {name!r} is not built in this version; built: {known}")
+        raise FamilyNotBuilt(f"unknown family {name!r}; available: {known}")
     family: Family = import_module(f"{__name__}.{FAMILIES[name]}").FAMILY
     return family

@@ -1,7 +1,7 @@
 """BLIP-2's retrieval model (Li et al. 2023, arXiv 2301.12597): ViT-g and a Q-Former.
 
 The Q-Former is a BERT in which learned query tokens look at the image through cross-attention;
-texts go through the same layers without it, by a feed-forward of their own. One vector for a
+texts go through the same layers without it, by a feed-forward of their own. One vector for an
 image is this service's rule: the mean of the projected queries (upstream keeps all of them).
 """
 

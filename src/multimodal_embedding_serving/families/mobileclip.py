@@ -96,7 +96,7 @@ def read_mobileclip(
     }
     if vit and facts["side"] != _vit_side(w):
         raise CheckpointError(
-            f"{weights.file}: its positions are for pictures of {_vit_side(w)} pixels, "
+            f"{weights.file}: its positions are for images of {_vit_side(w)} pixels, "
             f"not of {facts['side']}"
         )
     return Checkpoint(w, facts, spec)

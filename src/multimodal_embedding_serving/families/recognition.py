@@ -60,5 +60,5 @@ def _describe_stranger(weights: Weights, model_type: object, families: Iterable[
     example = quote(next(iter(weights), ""))
     return (
         f"{weights.file}: not recognized ({len(weights)} tensors, the first {example}{suffix}). "
-        f"Recognized are, by model_type and layout: {known}"
+        f"Supported, by model_type and layout: {known}"
     )

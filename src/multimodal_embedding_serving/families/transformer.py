@@ -42,7 +42,7 @@ def read_transformer(
     full = _configure(layout.model_type, config, spec)
     if full is None:
         raise CheckpointError(
-            f"{weights.file}: no config.json beside it, and no row of the catalog to tell the "
+            f"{weights.file}: no config.json beside it, and the catalog does not tell the "
             f"sizes of this {layout.model_type!r} model"
         )
     renamed = rename(weights, layout)

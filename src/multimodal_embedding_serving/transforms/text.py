@@ -54,8 +54,8 @@ class TextTransform:
             self._tokenizer = Tokenizer.from_str(tokenizer)
         else:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        told = (self._tokenizer.padding or {}).get("direction", "right")
-        side = told if self.spec.padding_side == "file" else self.spec.padding_side
+        stated = (self._tokenizer.padding or {}).get("direction", "right")
+        side = stated if self.spec.padding_side == "file" else self.spec.padding_side
         self._padded_left = side == "left"
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -68,7 +68,9 @@ class TextTransform:
         if self.spec.eos_kept and not special:
             raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
         if self.spec.max_length <= special:
-            raise BundleError(f"tokenizer.json: {self.spec.max_length} tokens leave no room")
+            raise BundleError(
+                f"tokenizer.json: max_length {self.spec.max_length} leaves no room for text"
+            )
 
     def prepare(
         self, text: str, *, role: Role | None = None, instruction: str | None = None
@@ -100,7 +102,9 @@ class TextTransform:
         """The text that token ids of this tokenizer stand for. Raises InvalidInput."""
         for each in ids:
             if not 0 <= each < self._size:
-                raise InvalidInput(f"{each} is no token id of this model: 0 to {self._size - 1}")
+                raise InvalidInput(
+                    f"{each} is not a token id of this model (0 to {self._size - 1})"
+                )
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.replace(self._suffix, " ").strip() if self._suffix else text
 
