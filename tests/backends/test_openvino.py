@@ -15,8 +15,8 @@ from multimodal_embedding_serving.backends.openvino import (
     collate,
     compile_graph,
     compile_options,
-    heeded,
     inference_precision,
+    supported_options,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
@@ -36,7 +36,7 @@ def settings(**changes: object) -> Settings:
     return Settings(model_cache=False, precision="f32", **changes)  # type: ignore[arg-type]
 
 
-def pictures(count: int) -> list[Row]:
+def images(count: int) -> list[Row]:
     rng = np.random.default_rng(7)
     return list(rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8))
 
@@ -47,7 +47,7 @@ def texts(*lengths: int) -> list[Row]:
 
 
 def test_vectors_are_float32_rows_of_length_one(bundle: Bundle) -> None:
-    vectors = compile_tower(bundle, "image", settings())(pictures(3))
+    vectors = compile_tower(bundle, "image", settings())(images(3))
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, 8)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -63,33 +63,33 @@ def test_a_text_does_not_depend_on_how_long_its_neighbours_are(bundle: Bundle) -
 
 def test_an_answer_is_not_overwritten_by_the_next_call(bundle: Bundle) -> None:
     graph = compile_tower(bundle, "image", settings())
-    first, second = pictures(2)
-    kept = graph([first])
-    copy = kept.copy()
+    first, second = images(2)
+    vectors = graph([first])
+    copy = vectors.copy()
     graph([second])
-    assert np.array_equal(kept, copy)
+    assert np.array_equal(vectors, copy)
 
 
 def test_calls_from_many_threads_each_get_their_own_answer(bundle: Bundle) -> None:
     graph = compile_tower(bundle, "image", settings(performance_mode="THROUGHPUT"))
-    rows = pictures(24)
+    rows = images(24)
     expected = graph(rows)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda row: graph([row])[0], rows))
-    assert np.allclose(np.stack(found), expected, atol=1e-6)
+        actual = list(pool.map(lambda row: graph([row])[0], rows))
+    assert np.allclose(np.stack(actual), expected, atol=1e-6)
 
 
 def test_stored_precision_stays_near_the_float32_graph(tmp_path: Path) -> None:
     bounds = {"f16": 0.9999, "int8-weights": 0.99}
     exact = build_bundle(small_conversion(precision="f32"), tmp_path / "f32")
-    expected = compile_tower(exact, "image", settings())(pictures(8))
+    expected = compile_tower(exact, "image", settings())(images(8))
     for precision, bound in bounds.items():
         stored = build_bundle(small_conversion(precision=precision), tmp_path / precision)
-        found = compile_tower(stored, "image", settings())(pictures(8))
-        assert (found * expected).sum(axis=1).min() >= bound, precision
+        actual = compile_tower(stored, "image", settings())(images(8))
+        assert (actual * expected).sum(axis=1).min() >= bound, precision
 
 
-def test_the_effective_precision_is_told(bundle: Bundle) -> None:
+def test_the_effective_precision_is_reported(bundle: Bundle) -> None:
     assert compile_tower(bundle, "text", settings()).precision == "f32"
 
 
@@ -105,13 +105,13 @@ def test_a_device_that_stands_for_others_gives_their_vectors(bundle: Bundle, dev
 class Compiled:
     """What a compiled graph says of itself, as OpenVINO's documentation has it for a device."""
 
-    def __init__(self, **told: object) -> None:
-        self._told = told | {"SUPPORTED_PROPERTIES": dict.fromkeys(told, "RO")}
+    def __init__(self, **properties: object) -> None:
+        self._properties = properties | {"SUPPORTED_PROPERTIES": dict.fromkeys(properties, "RO")}
 
     def get_property(self, name: str) -> Any:
-        if name not in self._told:
+        if name not in self._properties:
             raise RuntimeError(f"NotFound: {name}")
-        return self._told[name]
+        return self._properties[name]
 
 
 def test_an_npu_which_tells_no_precision_computes_in_f16() -> None:
@@ -122,15 +122,18 @@ def test_an_npu_which_tells_no_precision_computes_in_f16() -> None:
     assert inference_precision(Compiled(**f32)) == "f32"
 
 
-def test_a_device_is_told_only_of_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
-    """An NPU refuses the number of threads, and refused the whole graph with it."""
+def test_a_device_gets_only_the_options_that_it_supports(caplog: pytest.LogCaptureFixture) -> None:
+    """An NPU rejects the number of threads, and with it the whole graph."""
     chosen = Settings(precision="f32", num_threads=2, performance_mode="THROUGHPUT")
     npu = ["PERFORMANCE_HINT", "PERFORMANCE_HINT_NUM_REQUESTS", "NUM_STREAMS"]
-    assert heeded(compile_options(chosen), npu).keys() == {"PERFORMANCE_HINT", "CACHE_DIR"}
+    assert supported_options(compile_options(chosen), npu).keys() == {
+        "PERFORMANCE_HINT",
+        "CACHE_DIR",
+    }
     assert "INFERENCE_NUM_THREADS" in caplog.text
     assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in caplog.text
     cpu = ov.Core().get_property("CPU", "SUPPORTED_PROPERTIES")
-    assert heeded(compile_options(chosen), cpu) == compile_options(chosen)
+    assert supported_options(compile_options(chosen), cpu) == compile_options(chosen)
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO:CPU", "HETERO:CPU"])
@@ -143,9 +146,9 @@ def test_activations_are_not_quantized_dynamically(
     compiled: list[ov.CompiledModel] = []
     compile_model = ov.Core.compile_model
 
-    def note(core: ov.Core, model: ov.Model, device: str, given: dict[str, Any]) -> Any:
-        options.append(given)
-        compiled.append(compile_model(core, model, device, given))
+    def note(core: ov.Core, model: ov.Model, device: str, config: dict[str, Any]) -> Any:
+        options.append(config)
+        compiled.append(compile_model(core, model, device, config))
         return compiled[-1]
 
     monkeypatch.setattr(ov.Core, "compile_model", note)
@@ -157,7 +160,9 @@ def test_activations_are_not_quantized_dynamically(
 
 
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:
-    with pytest.raises(SettingsError, match=r"EMBEDDING_DEVICE='GPU.7'.*devices: CPU"):
+    with pytest.raises(
+        SettingsError, match=r"EMBEDDING_DEVICE='GPU.7' is not available; available devices: CPU"
+    ):
         compile_tower(bundle, "text", settings(device="GPU.7"))
 
 

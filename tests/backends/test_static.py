@@ -188,7 +188,7 @@ async def test_elsewhere_a_long_text_is_cut_at_the_limit(qwen: Converted) -> Non
     assert cosine(whole, cut) >= SAME
 
 
-def test_the_certificate_is_measured_in_the_static_shape(qwen: Converted) -> None:
+def test_accuracy_is_measured_in_the_static_shape(qwen: Converted) -> None:
     chosen = exact(static_length=128)
     parity = check_parity(qwen.plans, qwen.bundle, chosen, static=True)
     assert parity["text"]["minimum"] >= SAME

@@ -155,7 +155,7 @@ def test_a_device_that_torch_has_not_is_refused(image: TowerSpec, device: str) -
 
 @pytest.mark.parametrize("precision", ["int8-weights", "int4-weights", "int8"])
 def test_integer_weights_are_openvino_s(image: TowerSpec, precision: str) -> None:
-    with pytest.raises(SettingsError, match=r"needs OpenVINO .*auto, f32, bf16, f16"):
+    with pytest.raises(SettingsError, match=r"requires OpenVINO .*auto, f32, bf16, f16"):
         backend.build_torch_graph(image, settings(precision=precision))
 
 

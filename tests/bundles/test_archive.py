@@ -48,9 +48,9 @@ def members(parcel: Path) -> Members:
         return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
 
 
-def write(target: Path, found: Members) -> Path:
+def write(target: Path, contents: Members) -> Path:
     with tarfile.open(target, "w") as tar:
-        for name, data in found.items():
+        for name, data in contents.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
@@ -60,21 +60,21 @@ def write(target: Path, found: Members) -> Path:
 def test_a_model_arrives_as_it_left_in_the_same_place(
     bundle: Bundle, parcel: Path, tmp_path: Path
 ) -> None:
-    found = unpack(parcel, tmp_path)
-    assert found.path == tmp_path / "Tests" / "small" / "f16"
-    assert found.manifest == bundle.manifest
+    unpacked = unpack(parcel, tmp_path)
+    assert unpacked.path == tmp_path / "Tests" / "small" / "f16"
+    assert unpacked.manifest == bundle.manifest
     vectors = []
-    for each in (bundle, found):
+    for each in (bundle, unpacked):
         with Engine.open(model=str(each.path), model_cache=False, models_dir=tmp_path) as engine:
             vectors.append(engine.embed(texts=["the cat"]))
     assert np.array_equal(vectors[0], vectors[1])
-    assert unpack(parcel, tmp_path) == found
+    assert unpack(parcel, tmp_path) == unpacked
 
 
 def test_a_bundle_of_no_models_folder_becomes_a_local_one(bundle: Bundle, tmp_path: Path) -> None:
     pack(bundle, tmp_path / "one.mmes", tmp_path / "elsewhere")
-    found = unpack(tmp_path / "one.mmes", tmp_path / "models")
-    assert found.path == tmp_path / "models" / "local" / "f16" / "f16"
+    unpacked = unpack(tmp_path / "one.mmes", tmp_path / "models")
+    assert unpacked.path == tmp_path / "models" / "local" / "f16" / "f16"
 
 
 def test_an_altered_bundle_is_not_packed(bundle: Bundle, models: Path, tmp_path: Path) -> None:
@@ -83,13 +83,15 @@ def test_an_altered_bundle_is_not_packed(bundle: Bundle, models: Path, tmp_path:
     for path in bundle.path.iterdir():
         data = path.read_bytes()
         (copy / path.name).write_bytes(data[:-1] + b"?" if path.suffix == ".bin" else data)
-    with pytest.raises(BundleError, match="was altered"):
+    with pytest.raises(BundleError, match="was modified"):
         pack(Bundle.load(copy), tmp_path / "x.mmes", models)
     assert not list(tmp_path.glob("*.mmes*"))
 
 
 def change(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Members], Members]:
-    return lambda found: {key: edit(data) if key == name else data for key, data in found.items()}
+    return lambda contents: {
+        key: edit(data) if key == name else data for key, data in contents.items()
+    }
 
 
 def placed(place: str) -> Callable[[Members], Members]:
@@ -100,9 +102,11 @@ SPOILED: dict[str, Callable[[Members], Members]] = {
     "a flipped bit": change("text.bin", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
     "a short file": change("text.bin", lambda data: data[:-1]),
     "another manifest": change(MANIFEST, lambda data: data.replace(b"text.bin", b"else.bin")),
-    "no manifest": lambda found: {key: data for key, data in found.items() if key != MANIFEST},
-    "no label": lambda found: {key: data for key, data in found.items() if key != LABEL},
-    "one file more": lambda found: {**found, "more": b"x"},
+    "no manifest": lambda contents: {
+        key: data for key, data in contents.items() if key != MANIFEST
+    },
+    "no label": lambda contents: {key: data for key, data in contents.items() if key != LABEL},
+    "one file more": lambda contents: {**contents, "more": b"x"},
     "another form": change(LABEL, lambda data: data.replace(b'"form": 1', b'"form": 2')),
     "a way out": placed("../../etc"),
     "an absolute place": placed("/etc/a/b"),

@@ -71,7 +71,7 @@ def test_one_flipped_bit_is_found_by_verify(bundle: Bundle) -> None:
     content = bytearray((bundle.path / "image.bin").read_bytes())
     content[len(content) // 2] ^= 1
     (bundle.path / "image.bin").write_bytes(content)
-    with pytest.raises(BundleError, match=r"image\.bin was altered"):
+    with pytest.raises(BundleError, match=r"image\.bin was modified"):
         Bundle.load(bundle.path).verify()
 
 
@@ -101,9 +101,9 @@ def test_the_shortest_vector_of_an_older_manifest_is_the_familys(
 def test_the_shortest_vector_is_written_down_and_no_part_of_the_fingerprint(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    made = build_bundle(small_conversion(min_dimension=4), tmp_path / "short")
-    assert Bundle.load(made.path).manifest.min_dimension == 4
-    assert made.manifest.fingerprint == bundle.manifest.fingerprint
+    other = build_bundle(small_conversion(min_dimension=4), tmp_path / "short")
+    assert Bundle.load(other.path).manifest.min_dimension == 4
+    assert other.manifest.fingerprint == bundle.manifest.fingerprint
 
 
 def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
@@ -173,10 +173,10 @@ def test_name_source_and_licence_do_not_change_the_fingerprint(
         model="Other/name", source={}, licence="mit",
         notice="hello", extras={"logit_scale": 2.0},
     )  # fmt: skip
-    made = build_bundle(other, tmp_path / "other")
-    assert made.manifest.fingerprint == bundle.manifest.fingerprint
-    manifest = made.manifest
-    assert fingerprint(manifest.towers, made.tokenizer, "f16") == manifest.fingerprint
+    renamed = build_bundle(other, tmp_path / "other")
+    assert renamed.manifest.fingerprint == bundle.manifest.fingerprint
+    manifest = renamed.manifest
+    assert fingerprint(manifest.towers, renamed.tokenizer, "f16") == manifest.fingerprint
 
 
 def test_a_failed_publication_leaves_nothing(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
 
 
 def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:
-    def refuse(plans: Sequence[TowerSpec], made: Bundle) -> dict[str, object]:
+    def refuse(plans: Sequence[TowerSpec], other: Bundle) -> dict[str, object]:
         raise BundleError("below the bound")
 
     with pytest.raises(BundleError, match="below the bound"):
@@ -211,16 +211,16 @@ def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None
 
 
 def test_publishing_again_replaces_the_old_bundle_as_a_whole(bundle: Bundle) -> None:
-    made = build_bundle(small_conversion(seed=1), bundle.path)
-    made.verify()
-    assert made.manifest.fingerprint != bundle.manifest.fingerprint
+    other = build_bundle(small_conversion(seed=1), bundle.path)
+    other.verify()
+    assert other.manifest.fingerprint != bundle.manifest.fingerprint
     assert {path.name for path in bundle.path.parent.iterdir()} <= {"small", "small.lock"}
 
 
-def test_space_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"needs 2,251,799,813\.7 MB, and the disk of the models folder"
+        BundleError, match=r"needs 2,251,799,813\.7 MB, but the disk of the models folder"
     ):
-        require_space(1 << 50, "f16", tmp_path / "shelf")
-    require_space(0, "f16", tmp_path / "shelf")
-    assert list((tmp_path / "shelf").iterdir()) == []
+        require_space(1 << 50, "f16", tmp_path / "models")
+    require_space(0, "f16", tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.conversion import calibration, convert
-from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CUTS, sample_rows
+from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CROPS, sample_rows
 from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
 from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
@@ -45,7 +45,7 @@ def plans(checkpoint: Path) -> Sequence[TowerSpec]:
 
 
 def rows(plans: Sequence[TowerSpec], checkpoint: Path, **changes: Any) -> list[int]:
-    """How many samples each tower gets: pictures, then texts."""
+    """How many samples each tower gets: images, then texts."""
     settings = Settings.from_env({}, **changes)
     tokenizer = checkpoint / "tokenizer.json"
     return [len(sample_rows(plan, tokenizer, settings)) for plan in plans]
@@ -55,7 +55,7 @@ def test_the_shipped_photos_and_captions_calibrate(
     plans: Sequence[TowerSpec], checkpoint: Path, samples: Path
 ) -> None:
     photos = len(list(samples.glob("*.jpg")))
-    assert rows(plans, checkpoint) == [photos * len(CUTS) * 2, len(CAPTIONS)]
+    assert rows(plans, checkpoint) == [photos * len(CROPS) * 2, len(CAPTIONS)]
     assert not set(CAPTIONS) & set(PROBE_TEXTS)
 
 
@@ -73,7 +73,7 @@ def test_a_folder_calibrates_and_what_is_no_picture_is_passed_over(
 def test_a_folder_with_nothing_of_use_is_refused(
     plans: Sequence[TowerSpec], checkpoint: Path, tmp_path: Path
 ) -> None:
-    for plan, what in zip(plans, ("pictures", "lines in .txt files"), strict=True):
+    for plan, what in zip(plans, ("images", "lines in .txt files"), strict=True):
         with pytest.raises(BundleError, match=f"no {what}"):
             sample_rows(plan, checkpoint / "tokenizer.json", Settings(calibration_dir=tmp_path))
 
@@ -111,8 +111,8 @@ def test_below_its_bound_floats_are_served_and_it_is_said(
     assert bundle.path.name == "int8"
     with Engine.open(settings=settings) as engine:
         assert engine.info.precision == "f16"
-        assert "int8 was asked for, and f16 is served" in (engine.info.notice or "")
-        assert "below its bound of 0.98" in (engine.info.notice or "")
+        assert "serving f16 instead of int8" in (engine.info.notice or "")
+        assert "to float32 < 0.98" in (engine.info.notice or "")
     assert load_bundle(settings) == bundle
 
 
@@ -124,6 +124,6 @@ def test_a_quantised_model_reaches_its_bound_and_is_served(settings: Settings) -
     assert min(each["minimum"] for each in bundle.manifest.parity.values()) >= 0.98
     assert "FakeQuantize" in bundle.graph("image").read_text("utf-8")
     with Engine.open(settings=settings) as engine:
-        found = engine.embed(texts=["a cat", "two boats"])
-        assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+        vectors = engine.embed(texts=["a cat", "two boats"])
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
         assert engine.info.precision == "int8"

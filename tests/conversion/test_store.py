@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shelves(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+def model_folders(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """A models folder with one bundle, of the checkpoint above; tests leave it as it is."""
     models = tmp_path_factory.mktemp("models")
     load_bundle(Settings(model=str(checkpoint), models_dir=models, model_cache=False))
@@ -55,9 +55,9 @@ def shelves(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 
 
 @pytest.fixture
-def own_shelves(shelves: Path, tmp_path: Path) -> Path:
+def own_model_folders(model_folders: Path, tmp_path: Path) -> Path:
     """A copy for a test that changes it."""
-    return Path(shutil.copytree(shelves, tmp_path / "models"))
+    return Path(shutil.copytree(model_folders, tmp_path / "models"))
 
 
 def settings(model: str | Path, models: Path, **changes: object) -> Settings:
@@ -82,13 +82,13 @@ def test_a_row_is_downloaded_and_converted_once(
     names = list(dict.fromkeys(stage for stage, _ in stages))
     assert names == [
         "downloading the checkpoint", "verifying the download", "reading the checkpoint",
-        "building the graphs", "certifying the vectors", "publishing the bundle",
+        "building the graphs", "checking accuracy", "publishing the bundle",
     ]  # fmt: skip
     assert all(0 <= share <= 1 for _, share in stages)
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     again = load_bundle(chosen, access=access)
     assert again == bundle
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
     hub.close()
     assert load_bundle(chosen, access=access) == bundle
 
@@ -112,28 +112,28 @@ def find(models: Path) -> Bundle:
 
 
 def test_a_tokenizer_is_built_where_the_source_has_only_its_parts(
-    shelves: Path, tmp_path: Path
+    model_folders: Path, tmp_path: Path
 ) -> None:
     folder = write_clip(tmp_path / "parts", built_tokenizer=False)
-    wanted = resolve_model(settings(folder, tmp_path))
-    built = Tokenizer.from_str(read_tokenizer(fetch(wanted, ignore_progress), wanted))
-    own = Tokenizer.from_file(str(find(shelves).tokenizer))
+    resolved = resolve_model(settings(folder, tmp_path))
+    built = Tokenizer.from_str(read_tokenizer(fetch(resolved, ignore_progress), resolved))
+    own = Tokenizer.from_file(str(find(model_folders).tokenizer))
     for text in ("a photo of a cat", "Ein roter Bus hält."):
         assert built.encode(text).ids == own.encode(text).ids
 
 
 def test_the_mean_of_the_pixels_is_read_from_the_preprocessor(tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "here")
-    told = folder / "preprocessor_config.json"
-    told.write_text('{"image_mean": [0, 0.5, 0.5], "do_resize": true}')
-    wanted = resolve_model(settings(folder, tmp_path))
-    config = fetch(wanted, ignore_progress).config
+    config_file = folder / "preprocessor_config.json"
+    config_file.write_text('{"image_mean": [0, 0.5, 0.5], "do_resize": true}')
+    resolved = resolve_model(settings(folder, tmp_path))
+    config = fetch(resolved, ignore_progress).config
     assert config is not None
     assert config["image_mean"] == [0, 0.5, 0.5]
     assert "do_resize" not in config
-    told.write_text('{"image_std": [1, 2]}')
+    config_file.write_text('{"image_std": [1, 2]}')
     with pytest.raises(CheckpointError, match="image_std must be a list of three numbers"):
-        fetch(wanted, ignore_progress)
+        fetch(resolved, ignore_progress)
 
 
 def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
@@ -149,12 +149,12 @@ def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(
 def test_the_next_repository_is_tried_and_all_refusals_are_told(
     hub: HubStandIn, access: HubAccess, checkpoint: Path, tmp_path: Path
 ) -> None:
-    wanted = ResolvedModel(None, ("org/first", "org/second"), "x", tmp_path)
+    resolved = ResolvedModel(None, ("org/first", "org/second"), "x", tmp_path)
     hub.add("org/first", {"README.md": b"nothing yet"})
     with pytest.raises(RemoteFailed, match=r"org/first has no readable checkpoint.*; org/second"):
-        fetch(wanted, ignore_progress, access)
+        fetch(resolved, ignore_progress, access)
     hub.add("org/second", repository(checkpoint))
-    assert fetch(wanted, ignore_progress, access).repo == "org/second"
+    assert fetch(resolved, ignore_progress, access).repo == "org/second"
 
 
 def test_a_row_without_a_tokenizer_takes_the_one_of_another_repository(
@@ -167,8 +167,8 @@ def test_a_row_without_a_tokenizer_takes_the_one_of_another_repository(
     )  # fmt: skip
     write_tokenizer(tmp_path, built=True)
     hub.add(CLIP_TOKENIZER, {**repository(tmp_path), "model.safetensors": b"w" * 5000})
-    wanted = ResolvedModel(spec, spec.repos, spec.id, tmp_path)
-    text = read_tokenizer(bare, wanted, access=access)
+    resolved = ResolvedModel(spec, spec.repos, spec.id, tmp_path)
+    text = read_tokenizer(bare, resolved, access=access)
     assert json.loads(text)["model"]["type"] == "BPE"
     assert not hub.seen("GET", "cdn/" + hub.repos[CLIP_TOKENIZER].digests["model.safetensors"])
     with pytest.raises(CheckpointError, match="no tokenizer next to the weights"):
@@ -187,26 +187,28 @@ def test_a_models_folder_that_can_not_be_written_is_named_as_the_setting(
 
 
 def test_a_damaged_bundle_is_converted_again(
-    checkpoint: Path, own_shelves: Path, caplog: pytest.LogCaptureFixture
+    checkpoint: Path, own_model_folders: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chosen = settings(checkpoint, own_shelves)
+    chosen = settings(checkpoint, own_model_folders)
     bundle = load_bundle(chosen)
     (bundle.path / "text.bin").write_bytes(b"short")
     again = load_bundle(chosen)
     again.verify()
     assert again.manifest.fingerprint == bundle.manifest.fingerprint
-    assert "it is converted again" in caplog.text
+    assert "converting it again" in caplog.text
 
 
-def test_a_bundle_of_another_format_is_converted_again(checkpoint: Path, own_shelves: Path) -> None:
-    chosen = settings(checkpoint, own_shelves)
+def test_a_bundle_of_another_format_is_converted_again(
+    checkpoint: Path, own_model_folders: Path
+) -> None:
+    chosen = settings(checkpoint, own_model_folders)
     manifest = load_bundle(chosen).path / MANIFEST
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
     assert load_bundle(chosen).manifest.format == 1
 
 
-def test_conversion_may_be_asked_for_again(checkpoint: Path, own_shelves: Path) -> None:
-    chosen = settings(checkpoint, own_shelves)
+def test_conversion_may_be_asked_for_again(checkpoint: Path, own_model_folders: Path) -> None:
+    chosen = settings(checkpoint, own_model_folders)
     first = load_bundle(chosen)
     inode = (first.path / "text.bin").stat().st_ino
     again = load_bundle(chosen, force=True)
@@ -230,15 +232,15 @@ def test_who_comes_second_waits_and_converts_nothing(checkpoint: Path, tmp_path:
         assert waiting.wait(PATIENCE)
         made = convert(resolve_model(chosen), chosen)
     second.join(PATIENCE)
-    assert set(stages) == {"waiting for another process that converts this model"}
+    assert set(stages) == {"waiting for another process that is converting this model"}
     assert load_bundle(chosen) == made
 
 
 # ── listing and pruning ──
 
 
-def test_bundles_are_listed_with_certificate_and_size(shelves: Path) -> None:
-    (bundle,) = list_bundles(shelves)
+def test_bundles_are_listed_with_accuracy_and_size(model_folders: Path) -> None:
+    (bundle,) = list_bundles(model_folders)
     facts = describe(bundle)
     assert facts["model"] == "tiny-clip"
     assert set(facts["parity"]) == {"image", "text"}
@@ -247,16 +249,16 @@ def test_bundles_are_listed_with_certificate_and_size(shelves: Path) -> None:
 
 
 def test_the_embedded_model_is_described_as_any_other(tmp_path: Path) -> None:
-    """Its certificate holds more than cosines."""
+    """Its accuracy report has more than cosines."""
     facts = describe(load_bundle(settings("mini", tmp_path)))
     assert set(facts["parity"]) == {"image", "text"}
     assert min(facts["parity"].values()) >= 0.99
 
 
 @pytest.fixture
-def model_dir(shelves: Path, tmp_path: Path) -> Path:
-    """A shelf with a whole bundle, a broken one, a half-written one, and compiled graphs."""
-    whole = find(shelves).path
+def model_dir(model_folders: Path, tmp_path: Path) -> Path:
+    """A model's folder: a whole bundle, a broken one, a half-written one, and compiled graphs."""
+    whole = find(model_folders).path
     place = tmp_path / "models" / "local" / "tiny"
     for name in ("f16", "int8-weights", f"{TEMPORARY}f32-123", "compiled"):
         (place / name).mkdir(parents=True)
@@ -298,12 +300,12 @@ def test_prune_leaves_a_shelf_alone_on_which_a_conversion_runs(model_dir: Path) 
 def test_prune_leaves_alone_what_no_conversion_has_made(model_dir: Path) -> None:
     """EMBEDDING_OV_MODELS_DIR may be somebody's home."""
     models = model_dir.parent.parent
-    kept = [models / "photos" / "2026" / "july" / "cat.jpg", model_dir / "notes" / "read.me"]
-    for path in kept:
+    others = [models / "photos" / "2026" / "july" / "cat.jpg", model_dir / "notes" / "read.me"]
+    for path in others:
         path.parent.mkdir(parents=True)
         path.write_text("mine")
     prune(models)
-    assert all(path.read_text() == "mine" for path in kept)
+    assert all(path.read_text() == "mine" for path in others)
     assert not (models / "photos" / "2026" / f"{LOCK}.lock").exists()
 
 

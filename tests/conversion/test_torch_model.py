@@ -41,7 +41,7 @@ def settings(model: str | Path, models: Path, **changes: object) -> Settings:
 
 
 def embed(chosen: Settings) -> tuple[ModelInfo, Mapping[str, Vectors]]:
-    """The open model, and its vectors of the certificate's probes."""
+    """The open model, and its vectors of the accuracy check's probes."""
     with Engine.open(settings=chosen) as engine:
         vectors = {"text": engine.embed(texts=PROBE_TEXTS)}
         if "image" in engine.info.modalities:
@@ -49,9 +49,9 @@ def embed(chosen: Settings) -> tuple[ModelInfo, Mapping[str, Vectors]]:
         return engine.info, vectors
 
 
-def cosine(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> float:
-    assert found.keys() == expected.keys()
-    return min(float((found[each] * expected[each]).sum(1).min()) for each in found)
+def cosine(actual: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> float:
+    assert actual.keys() == expected.keys()
+    return min(float((actual[each] * expected[each]).sum(1).min()) for each in actual)
 
 
 @pytest.mark.parametrize("model", FAMILIES)
@@ -61,15 +61,15 @@ def test_torch_serves_the_vectors_that_openvino_does(
     # The check takes a while, and has tests of its own.
     monkeypatch.setattr(convert, "check_parity", lambda *_, **__: {})
     folder = write_repository(tmp_path / model, model)
-    told, found = embed(settings(folder, tmp_path / "torch"))
+    info, actual = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))
-    assert cosine(found, expected) >= LEAST["f32"]
-    assert (told.backend, converted.backend) == ("torch", "openvino")
+    assert cosine(actual, expected) >= LEAST["f32"]
+    assert (info.backend, converted.backend) == ("torch", "openvino")
     mark = converted.fingerprint.removesuffix("-f32")
-    assert told.fingerprint == f"{mark}-torch-f32"
+    assert info.fingerprint == f"{mark}-torch-f32"
     same = "id family dimension min_dimension modalities device precision inference text_length"
     for fact in f"{same} image_size logit_scale logit_bias".split():
-        assert getattr(told, fact) == getattr(converted, fact), fact
+        assert getattr(info, fact) == getattr(converted, fact), fact
     assert not list(list_bundles(tmp_path / "torch"))
 
 
@@ -84,41 +84,39 @@ def test_sixteen_bits_are_measured_once_and_the_figure_is_shown(
 ) -> None:
     chosen = settings(checkpoint, tmp_path, precision=precision)
     exact, expected = embed(settings(checkpoint, tmp_path))
-    told, found = embed(chosen)
+    info, actual = embed(chosen)
     assert exact.parity is None
-    assert told.parity is not None
-    assert told.inference == told.precision == precision
-    assert told.fingerprint.endswith(f"-torch-{precision}")
-    assert told.fingerprint.partition("-")[0] != exact.fingerprint.partition("-")[0]
-    for modality, each in told.parity.items():
+    assert info.parity is not None
+    assert info.inference == info.precision == precision
+    assert info.fingerprint.endswith(f"-torch-{precision}")
+    assert info.fingerprint.partition("-")[0] != exact.fingerprint.partition("-")[0]
+    for modality, each in info.parity.items():
         assert LEAST[precision] == each["bound"] <= each["minimum"] < 1
-        least = float((found[modality] * expected[modality]).sum(1).min())
+        least = float((actual[modality] * expected[modality]).sum(1).min())
         assert least == pytest.approx(each["minimum"], abs=1e-4)
     monkeypatch.setattr(torch_model, "check_parity", None)  # it would fail if it were called
     model = load_model(chosen)
-    assert model.manifest.parity == told.parity
+    assert model.manifest.parity == info.parity
     with pytest.raises(TypeError):  # another device is measured anew
         load_model(replace(chosen, device="cpu"))
 
 
-def test_a_certificate_that_cant_be_read_is_measured_again(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_accuracy_report_is_measured_again(checkpoint: Path, tmp_path: Path) -> None:
     chosen = settings(checkpoint, tmp_path, precision="bf16")
     first = load_model(chosen).manifest.parity
-    (kept,) = tmp_path.rglob("torch-bf16.json")
-    kept.write_text("[")
+    (report,) = tmp_path.rglob("torch-bf16.json")
+    report.write_text("[")
     assert load_model(chosen).manifest.parity == first
-    assert json.loads(kept.read_text())["parity"] == first
+    assert json.loads(report.read_text())["parity"] == first
 
 
-def test_a_models_folder_that_cant_be_written_costs_only_the_certificate(
+def test_a_read_only_models_folder_costs_only_the_accuracy_report(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     chosen = settings(checkpoint, tmp_path / "file", precision="bf16")
     assert load_model(chosen).manifest.parity
-    assert "the certificate can't be kept" in caplog.text
+    assert "could not save the accuracy report" in caplog.text
 
 
 def test_sixteen_bits_that_are_too_far_are_refused(
@@ -126,7 +124,7 @@ def test_sixteen_bits_that_are_too_far_are_refused(
 ) -> None:
     bounds = {"f32": 0.99999, "bf16": 0.9999999}
     monkeypatch.setattr("multimodal_embedding_serving.conversion.parity.BOUNDS", bounds)
-    with pytest.raises(BundleError, match=r"in bf16 reaches .* set EMBEDDING_PRECISION to a finer"):
+    with pytest.raises(BundleError, match=r"check failed: .* in bf16; use a higher EMBEDDING"):
         load_model(settings(checkpoint, tmp_path, precision="bf16"))
     assert not list(tmp_path.rglob("torch-bf16.json"))
 
@@ -176,7 +174,9 @@ def test_one_other_number_anywhere_is_another_fingerprint(model: str, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
-def test_every_family_is_certified_when_it_is_converted(model: str, tmp_path: Path) -> None:
+def test_every_family_passes_the_accuracy_check_when_it_is_converted(
+    model: str, tmp_path: Path
+) -> None:
     folder = write_repository(tmp_path / model, model)
     manifest = load_bundle(settings(folder, tmp_path, use_openvino=True, precision="auto")).manifest
     assert manifest.precision == ("int8-weights" if model.startswith("qwen") else "f16")
@@ -188,10 +188,13 @@ def test_every_family_is_certified_when_it_is_converted(model: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"device": "GPU"}, r"EMBEDDING_DEVICE='GPU' can't be used by the torch .* devices: cpu"),
-        ({"device": "cuda:99"}, r"EMBEDDING_DEVICE='cuda:99' can't be used .* devices: cpu"),
-        ({"precision": "int8-weights"}, r"EMBEDDING_PRECISION='int8-weights' needs OpenVINO"),
-        ({"model": "Builtin/mini"}, r"can't serve Builtin/mini: .* set EMBEDDING_MODEL_NAME"),
+        (
+            {"device": "GPU"},
+            r"EMBEDDING_DEVICE='GPU' is not available to the torch .* devices: cpu",
+        ),
+        ({"device": "cuda:99"}, r"EMBEDDING_DEVICE='cuda:99' is not available .* devices: cpu"),
+        ({"precision": "int8-weights"}, r"EMBEDDING_PRECISION='int8-weights' requires OpenVINO"),
+        ({"model": "Builtin/mini"}, r"cannot serve Builtin/mini: .* set EMBEDDING_MODEL_NAME"),
     ],
     ids=lambda each: "" if isinstance(each, str) else str(each),
 )
@@ -206,7 +209,7 @@ def test_what_torch_cant_serve_is_refused_before_any_download(
 
 def test_a_bundle_is_refused_with_what_to_set(checkpoint: Path, tmp_path: Path) -> None:
     bundle = load_bundle(settings(checkpoint, tmp_path, use_openvino=True, precision="f16"))
-    with pytest.raises(SettingsError, match=r"converted already.*the folder of a checkpoint"):
+    with pytest.raises(SettingsError, match=r"converted bundle.*a checkpoint folder"):
         load_model(settings(bundle.path, tmp_path))
 
 
@@ -236,10 +239,10 @@ def test_the_sdk_s_handlers_run_on_torch_and_convert_for_openvino(
     handler.load_model()
     with handler.engine as engine:
         assert engine.info.backend == "torch"
-        found = handler.encode_text(["a cat", "a dog"])
-        assert found.shape == (2, handler.get_embedding_dim())
+        actual = handler.encode_text(["a cat", "a dog"])
+        assert actual.shape == (2, handler.get_embedding_dim())
         assert handler.encode_image(probe_images()).shape[0] == 4
-    monkeypatch.setenv("EMBEDDING_DEVICE", "cuda")  # where OpenVINO can't certify
+    monkeypatch.setenv("EMBEDDING_DEVICE", "cuda")  # where OpenVINO cannot check accuracy
     image, text = handler.convert_to_openvino(str(tmp_path / "converted"))
     for graph in (image, text):
         assert graph is not None
@@ -247,4 +250,4 @@ def test_the_sdk_s_handlers_run_on_torch_and_convert_for_openvino(
     converted = settings(Path(image or "").parent, tmp_path, use_openvino=True)
     with Engine.open(settings=converted) as engine:
         expected = engine.embed(texts=["a cat", "a dog"], role="document")
-    assert float((np.asarray(found) * expected).sum(1).min()) >= 0.9999
+    assert float((np.asarray(actual) * expected).sum(1).min()) >= 0.9999

@@ -36,7 +36,7 @@ SERVE = [*MMES, "serve", "--port", "0"]
 CONVERTED = re.compile(
     r"converted \S+ to \S+: (?P<bundle_mb>\d+) MB; "
     r"building took (?P<building_s>[\d.]+) s and (?P<building_mb>\d+) MB of private memory, "
-    r"certifying (?P<certifying_s>[\d.]+) s and (?P<certifying_mb>\d+) MB"
+    r"the accuracy check (?P<certifying_s>[\d.]+) s and (?P<certifying_mb>\d+) MB"
 )
 """What the log says of a conversion."""
 

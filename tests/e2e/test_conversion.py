@@ -108,13 +108,13 @@ def test_a_terminal_shows_a_bar_for_each_stage(place: Place) -> None:
     os.close(ours)
     assert process.wait(PATIENCE) == 0
     last = shown.decode().rpartition("downloading the checkpoint")[2]
-    for stage in ("building the graphs", "certifying the vectors"):
+    for stage in ("building the graphs", "checking accuracy"):
         assert stage in last
     assert last.count("100%") >= 3
     assert CONVERTED.search(shown.decode())
 
 
-def test_the_listing_shows_certificates_and_prunes_what_a_kill_has_left(place: Place) -> None:
+def test_the_listing_shows_accuracy_and_prunes_what_a_kill_has_left(place: Place) -> None:
     with place.reopen() as engine:
         parity = engine.info.parity
     assert parity is not None

@@ -102,22 +102,22 @@ def wordpieces(texts: Sequence[str]) -> list[Any]:
 
 def test_a_chinese_text_has_the_oracles_vector(cn_clip: Running, oracle: Oracle) -> None:
     expected = oracle.texts(wordpieces(CHINESE), 52, 0)
-    found = embed(cn_clip, {"type": "text", "text": CHINESE})
-    assert cosine(np.array(found), expected) >= LEAST
+    actual = embed(cn_clip, {"type": "text", "text": CHINESE})
+    assert cosine(np.array(actual), expected) >= LEAST
     alone = embed(cn_clip, {"type": "text", "text": CHINESE[0]})
     assert cosine(np.array([alone]), expected[:1]) >= LEAST
 
 
 def test_a_picture_has_the_oracles_vector(cn_clip: Running, oracle: Oracle) -> None:
-    pictures = [photo(seed=1), photo(seed=2)]
+    images = [photo(seed=1), photo(seed=2)]
     side = oracle.model.config.vision_config.image_size
-    rows = [ImageTransform(side, "squash", "bicubic", 4)(picture) for picture in pictures]
-    files = [{"image": f"data:image/png;base64,{as_base64(picture)}"} for picture in pictures]
+    rows = [ImageTransform(side, "squash", "bicubic", 4)(image) for image in images]
+    files = [{"image": f"data:image/png;base64,{as_base64(image)}"} for image in images]
     assert cosine(embed_v1(cn_clip, files), oracle.images(rows)) >= LEAST
 
 
-def as_base64(picture: Any) -> str:
-    return base64.b64encode(write_image("png", picture)).decode()
+def as_base64(image: Any) -> str:
+    return base64.b64encode(write_image("png", image)).decode()
 
 
 def test_dimensions_are_refused_where_the_model_was_not_trained_for_them(cn_clip: Running) -> None:
@@ -182,20 +182,20 @@ def test_v1_wraps_nothing_unless_it_is_told(qwen: Running, ask: Any) -> None:
 def test_dimensions_are_cut_and_brought_to_length_again(qwen: Running, ask: Any) -> None:
     (whole,) = ask("Rain is water.")
     for size in (32, 100, 128):
-        found = embed_v1(qwen, "Rain is water.", dimensions=size)
-        assert found.shape == (1, size)
-        assert cosine(found, whole[None, :size]) >= LEAST
+        actual = embed_v1(qwen, "Rain is water.", dimensions=size)
+        assert actual.shape == (1, size)
+        assert cosine(actual, whole[None, :size]) >= LEAST
     for wrong in (31, 129):
         status, said = refusal(qwen, "/v1/embeddings", input="x", dimensions=wrong)
         assert (status, "32 to 128" in said) == (400, True), said
 
 
 def test_a_picture_on_a_model_of_texts_is_a_400_that_says_so(qwen: Running) -> None:
-    picture = as_base64(photo())
-    source = {"type": "image_base64", "image_base64": picture}
+    image = as_base64(photo())
+    source = {"type": "image_base64", "image_base64": image}
     for path, given in (
         ("/embeddings", {"input": source}),
-        ("/v1/embeddings", {"input": [{"image": picture}]}),
+        ("/v1/embeddings", {"input": [{"image": image}]}),
     ):
         status, said = refusal(qwen, path, **given)
         assert status == 400

@@ -1,4 +1,4 @@
-"""A decoder whose weights are integers: 8 bits by default, 4 by choice, its certificate shown."""
+"""A decoder whose weights are integers: 8 bits by default, 4 by choice, with its accuracy."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_eight_bits_are_the_default_and_four_are_a_choice(checkpoint: Path, tmp_
         answer = embed(running, {"type": "text", "text": list(PROBE_TEXTS)}).json()
         assert conversions(running) == 0
     assert (four["precision"], four["parity"]["text"]["bound"]) == ("int4-weights", None)
-    found = np.array(answer["embedding"], np.float32)
-    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    actual = np.array(answer["embedding"], np.float32)
+    assert np.allclose(np.linalg.norm(actual, axis=1), 1, atol=1e-5)
     least = four["parity"]["text"]["minimum"]
     assert 0.5 < least < eight.parity["text"]["minimum"]
     # what was measured is what is served: the other model is near the truth, too
-    assert (found * vectors).sum(1).min() == pytest.approx(least, abs=0.01)
+    assert (actual * vectors).sum(1).min() == pytest.approx(least, abs=0.01)
     assert weigh(models["four"]) < 0.75 * weigh(models["eight"])

@@ -1,4 +1,4 @@
-"""The embedded model, from a text or a picture to its vector, through a real server's HTTP."""
+"""The embedded model, from a text or a image to its vector, through a real server's HTTP."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_a_films_frames_are_found_by_descriptions(http: httpx2.Client, samples: 
     answer = embed(http, type="video_base64", video_base64=film, segment_config=config)
     frames = np.array(answer["embedding"], np.float32)
     stills = sorted(samples.glob("*.jpg"))
-    pictures = embed(http, type="image_base64", image_base64=[b64(path) for path in stills])
-    nearest = frames @ np.array(pictures["embedding"], np.float32).T
+    images = embed(http, type="image_base64", image_base64=[b64(path) for path in stills])
+    nearest = frames @ np.array(images["embedding"], np.float32).T
     shown = {stills[place].stem for place in nearest.argmax(axis=1)}
     assert len(shown) >= 3
     text = np.array(embed(http, type="text", text="a cat")["embedding"], np.float32)

@@ -55,10 +55,10 @@ def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
     with locked(resolve_model(Settings.from_env(environ)).model_dir / "conversion"):
         process = subprocess.Popen(COMMAND, env=environ, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        found = next(filter(None, map(ADDRESS.search, process.stderr)))
-        ready = httpx2.get(f"{found[1]}/ready")
+        actual = next(filter(None, map(ADDRESS.search, process.stderr)))
+        ready = httpx2.get(f"{actual[1]}/ready")
         assert (ready.status_code, ready.json()["percent"]) == (503, 0)
-        assert httpx2.get(f"{found[1]}/live").status_code == 200
+        assert httpx2.get(f"{actual[1]}/live").status_code == 200
         process.terminate()
         assert process.wait(PATIENCE) == 0
         process.stderr.close()

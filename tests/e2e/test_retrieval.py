@@ -28,18 +28,18 @@ def ranks(server: Running) -> dict[str, int]:
             return np.array(answer.json()["embedding"], np.float32)
 
         texts = [query.text for query in read_queries()]
-        found = embed({"type": "text", "text": texts})
+        actual = embed({"type": "text", "text": texts})
         photos = [base64.b64encode(path.read_bytes()).decode() for path in list_photos()]
         shown = [embed({"type": "image_base64", "image_base64": photo}) for photo in photos]
-    return dict(zip(texts, rank(found, np.stack(shown)), strict=True))
+    return dict(zip(texts, rank(actual, np.stack(shown)), strict=True))
 
 
 def test_three_of_five_queries_find_their_photo_first(
     ranks: dict[str, int], figure: Figure
 ) -> None:
-    found = score(list(ranks.values()))
-    assert found.recall_1 >= 60
-    figure(f"retrieval over HTTP: recall@1 {found.recall_1} %, @3 {found.recall_3} %")
+    actual = score(list(ranks.values()))
+    assert actual.recall_1 >= 60
+    figure(f"retrieval over HTTP: recall@1 {actual.recall_1} %, @3 {actual.recall_3} %")
 
 
 @pytest.mark.parametrize("query", SURE)

@@ -81,22 +81,22 @@ def test_vit_b_32_of_true_size_goes_from_the_hub_to_vectors_over_http(
 ) -> None:
     hub.add(LAION, repository(whole.folder))
     place = Place(hub, tmp_path)
-    pictures = [photo(640, 480, seed=1), photo(97, 300, seed=2), photo(224, 224, seed=3)]
+    images = [photo(640, 480, seed=1), photo(97, 300, seed=2), photo(224, 224, seed=3)]
     with serving(SERVE, environ=place.environ, wait=False) as running:
         told = follow_until_ready(running)
         read = embed_texts(running)
-        coded = [encoded(lossless(picture)) for picture in pictures]
+        coded = [encoded(lossless(image)) for image in images]
         seen = embed(running, {"type": "image_base64", "image_base64": coded}).json()["embedding"]
     check_stages(told)
-    found = CONVERTED.search("".join(running.log))
-    assert found
-    figure(f"ViT-B/32 of true size, beside a test that watches: {found[0]}")
-    assert int(found["building_mb"]) < 2 * int(found["bundle_mb"])
+    actual = CONVERTED.search("".join(running.log))
+    assert actual
+    figure(f"ViT-B/32 of true size, beside a test that watches: {actual[0]}")
+    assert int(actual["building_mb"]) < 2 * int(actual["bundle_mb"])
     oracle = Oracle(whole.config, whole.arrays)
     tokenizer = Tokenizer.from_file(str(whole.folder / "tokenizer.json"))
     rows = [np.array(tokenizer.encode(text).ids, np.int32) for text in TEXTS]
     to_size = ImageTransform(224, "short_side", "bicubic", 49)
-    expected = oracle.images([to_size(picture) for picture in pictures])
+    expected = oracle.images([to_size(image) for image in images])
     assert cosine(read, oracle.texts(rows, 77, 49407)) >= 0.9999
     assert cosine(np.array(seen, np.float32), expected) >= 0.9999
     # The check has teeth: what belongs to another item is far off.
@@ -108,9 +108,9 @@ def check_stages(told: list[tuple[str, int]]) -> None:
     """The stages come one after the other, and within each the percentage never falls."""
     stages = [stage for stage, _ in groupby(told, key=lambda each: each[0])]
     assert len(stages) == len(set(stages)), stages
-    assert {"downloading the checkpoint", "certifying the vectors"} <= set(stages)
-    for stage, told_of_it in groupby(told, key=lambda each: each[0]):
-        shares = [percent for _, percent in told_of_it]
+    assert {"downloading the checkpoint", "checking accuracy"} <= set(stages)
+    for stage, items in groupby(told, key=lambda each: each[0]):
+        shares = [percent for _, percent in items]
         assert shares == sorted(shares), stage
         if stage == "downloading the checkpoint":
             assert len(set(shares)) > 2, shares
@@ -119,7 +119,7 @@ def check_stages(told: list[tuple[str, int]]) -> None:
 def test_the_conversion_of_vit_b_32_is_timed(
     whole: Whole, tmp_path: Path, hub: HubStandIn, figure: Figure
 ) -> None:
-    """By `mmes convert`, from its checkpoint in a folder, the certificate included."""
+    """By `mmes convert`, from its checkpoint in a folder, including the accuracy check."""
     hub.add(LAION, repository(whole.folder))
     place = Place(hub, tmp_path)
     length_of_conversion(place)  # downloads
@@ -136,10 +136,10 @@ def test_the_reference_layer_by_layer_takes_little_memory(whole: Whole) -> None:
     rows = probe_rows(plan, None)
     before = private_memory()
     with MemoryPeak() as layers:
-        found = run_layer_by_layer(plan, rows)
+        actual = run_layer_by_layer(plan, rows)
     with MemoryPeak() as graph:
         expected = run_float32(plan, emit_model(plan.inputs, plan.build, FLOAT32), rows)
-    assert (found * expected).sum(1).min() >= 0.999999
+    assert (actual * expected).sum(1).min() >= 0.999999
     assert layers.bytes - before < (graph.bytes - before) / 3
 
 

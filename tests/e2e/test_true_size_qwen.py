@@ -25,12 +25,12 @@ def test_a_decoder_of_true_size_is_streamed(tmp_path: Path, figure: Callable[[st
     environ |= {"EMBEDDING_OV_MODELS_DIR": str(tmp_path / "models")}
     command = [*MMES, "convert", spec.id]
     done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
-    found = CONVERTED.search(done.stderr)
-    assert found, done.stderr
-    told = {name: float(value) for name, value in found.groupdict().items()}
+    actual = CONVERTED.search(done.stderr)
+    assert actual, done.stderr
+    told = {name: float(value) for name, value in actual.groupdict().items()}
     figure(
         f"{spec.id} of true size: {told['bundle_mb']:.0f} MB; private memory while building "
-        f"{told['building_mb']:.0f} MB, while certifying {told['certifying_mb']:.0f} MB"
+        f"{told['building_mb']:.0f} MB, while checking accuracy {told['certifying_mb']:.0f} MB"
     )
     assert told["bundle_mb"] > 500
     assert told["building_mb"] < 2 * told["bundle_mb"]

@@ -1,4 +1,4 @@
-"""Where a graph runs: OpenVINO, or torch."""
+"""The backends that run graphs: OpenVINO and torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def compile_tower(
 ) -> Graph:
     """Compile one tower of a model for the device that the settings name.
 
-    A bundle's graphs are OpenVINO's, in a static `shape` for devices that need one, and torch runs
-    a checkpoint's plans. Raises SettingsError.
+    A bundle's graphs run on OpenVINO, in a static `shape` on devices that need one; a checkpoint's
+    tower specs run on torch. Raises SettingsError.
     """
     match model:
         case Bundle():

@@ -21,11 +21,11 @@ from multimodal_embedding_serving.types import Row, Vectors
 log = logging.getLogger(__name__)
 
 _VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")
-"""They take any option and give each device those that it has."""
+"""Virtual devices: they accept any option and pass each device those that it supports."""
 
 PRECISION, DEVICES = "INFERENCE_PRECISION_HINT", "DEVICE_PROPERTIES"
 NPU_PRECISION = "f16"
-"""What an NPU computes in (OpenVINO's "NPU Device"); its graphs have no property that says so."""
+"""An NPU's inference precision (OpenVINO's "NPU Device"); its graphs do not report it."""
 QUANTIZATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 """Values of an activation that share a scale where OpenVINO quantizes it for weights in INT8; 0: it
 stays exact. OpenVINO's default on CPUs with VNNI is 32, for f32 inference too, and then a text's
@@ -34,7 +34,7 @@ PRECISION_HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class OpenVINOGraph:
-    """A compiled graph with one infer request for each call that may run at a time."""
+    """A compiled graph with one infer request for each concurrent call."""
 
     def __init__(
         self, compiled: ov.CompiledModel, pad_id: int, shape: StaticShape | None = None
@@ -72,7 +72,7 @@ class OpenVINOGraph:
         return vectors
 
     def close(self) -> None:
-        """Drop the infer requests; the device's memory goes with them."""
+        """Release the infer requests, and with them the device's memory."""
         while not self._requests.empty():
             self._requests.get()
 
@@ -98,12 +98,12 @@ def collate(
 
 
 def inference_precision(compiled: ov.CompiledModel) -> str:
-    """What a compiled graph computes in; "f16+f32" where it runs on two devices that differ."""
-    try:  # BATCH answers for its device, but does not list that among its properties
+    """A compiled graph's inference precision; "f16+f32" where two devices differ."""
+    try:  # BATCH reports its device's value, but does not list the property
         return str(compiled.get_property(PRECISION).to_string())
     except RuntimeError:
         properties = compiled.get_property("SUPPORTED_PROPERTIES")
-    # AUTO, HETERO and MULTI answer for each of their devices, an NPU not at all.
+    # AUTO, HETERO and MULTI report it for each of their devices, an NPU not at all.
     devices = compiled.get_property(DEVICES).values() if DEVICES in properties else [{}]
     precisions = {
         each[PRECISION].to_string() if PRECISION in each else NPU_PRECISION for each in devices
@@ -116,7 +116,7 @@ def compile_graph(
 ) -> OpenVINOGraph:
     """Compile a graph file for the device that the settings name, in `shape` if that is static.
 
-    Raises SettingsError naming the devices there are, when the device can't be had.
+    Raises SettingsError with the available devices where the device is not one of them.
     """
     core = ov.Core()
     model = core.read_model(path)
@@ -125,29 +125,31 @@ def compile_graph(
     options = compile_options(replace(settings, cache_dir=cache_folder(path, settings)))
     try:
         if not _VIRTUAL.match(settings.device):
-            options = heeded(options, core.get_property(settings.device, "SUPPORTED_PROPERTIES"))
+            options = supported_options(
+                options, core.get_property(settings.device, "SUPPORTED_PROPERTIES")
+            )
         compiled = core.compile_model(model, settings.device, options)
     except RuntimeError as error:
         devices = ", ".join(core.available_devices)
         if settings.device.upper() in core.available_devices:
             raise
         raise SettingsError(
-            f"EMBEDDING_DEVICE={settings.device!r} can't be used here; devices: {devices}"
+            f"EMBEDDING_DEVICE={settings.device!r} is not available; available devices: {devices}"
         ) from error
     return OpenVINOGraph(compiled, pad_id, shape)
 
 
-def heeded(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
-    """What a device has a property for: it would refuse the others (an NPU has no threads)."""
+def supported_options(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
+    """The options that a device supports; it rejects all others (an NPU has no threads)."""
     ignored = sorted(options.keys() - {*supported, "CACHE_DIR"})
     # A device without that property does not quantize dynamically: 0 is what it does anyway.
     if unmet := [name for name in ignored if name != QUANTIZATION_GROUP]:
-        log.warning("ignoring settings that this device does not support: %s", ", ".join(unmet))
+        log.warning("ignoring settings this device does not support: %s", ", ".join(unmet))
     return {name: value for name, value in options.items() if name not in ignored}
 
 
 def cache_folder(path: Path, settings: Settings) -> Path:
-    """Where compiled blobs of a bundle's graph go: beside the bundle, if it is in our folder."""
+    """The folder of compiled blobs: beside the bundle, if that is in the models folder."""
     model_dir, ours = path.parent.parent, settings.models_dir
     return (
         settings.cache_dir or (model_dir if model_dir.is_relative_to(ours) else ours) / "compiled"
@@ -155,7 +157,7 @@ def cache_folder(path: Path, settings: Settings) -> Path:
 
 
 def compile_options(settings: Settings) -> dict[str, Any]:
-    """OpenVINO properties from the settings; what is `auto` is left to the plugin."""
+    """OpenVINO properties from the settings; `auto` leaves a property to the plugin."""
     options: dict[str, Any] = {QUANTIZATION_GROUP: 0}
     hint = "LATENCY" if settings.performance_mode == "auto" else settings.performance_mode
     options["PERFORMANCE_HINT"] = hint

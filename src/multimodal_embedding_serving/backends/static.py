@@ -1,4 +1,4 @@
-"""Static shapes, for devices that compile no others: Intel's NPU.
+"""Static shapes, for devices that compile nothing else: Intel's NPU.
 
 Such a graph takes one item at a time. Texts are padded on the right to one length and masked; the
 graph itself takes the last real token, so that the padding changes nothing. Sources: OpenVINO's
@@ -16,9 +16,9 @@ from multimodal_embedding_serving.settings import Settings
 
 STATIC = "NPU"
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
-"""What EMBEDDING_STATIC_SEQ_LEN is rounded up to: each length is compiled and cached apart."""
+"""EMBEDDING_STATIC_SEQ_LEN is rounded up to one of these; each is compiled and cached by itself."""
 MAX_FULL_LENGTH = 512
-"""A text tower of no more places is compiled for all of them, whatever that setting says."""
+"""A text tower with at most this many positions is always compiled at full length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class StaticShape:
 
 
 def is_static(device: str, available: Sequence[str] | None = None) -> bool:
-    """Whether an OpenVINO device string leads to a device that compiles static shapes only.
+    """Whether an OpenVINO device string resolves to a device that compiles static shapes only.
 
-    HETERO and AUTO give a graph to the first of their devices that is here, MULTI to every one.
-    `available` are the devices here; None: OpenVINO is asked.
+    HETERO and AUTO run a graph on the first of their devices that is available, MULTI on each.
+    `available` lists the devices of this machine; None: ask OpenVINO.
     """
     if STATIC not in device:
         return False
@@ -48,8 +48,8 @@ def is_static(device: str, available: Sequence[str] | None = None) -> bool:
     kinds = [_kind(name) for name in (names if colon else device).split(",")]
     if mode == "MULTI":
         return STATIC in kinds
-    here = {_kind(name) for name in (list_devices() if available is None else available)}
-    return [kind for kind in kinds if kind in here or len(kinds) == 1][:1] == [STATIC]
+    present = {_kind(name) for name in (list_devices() if available is None else available)}
+    return [kind for kind in kinds if kind in present or len(kinds) == 1][:1] == [STATIC]
 
 
 def list_devices() -> list[str]:
@@ -59,12 +59,12 @@ def list_devices() -> list[str]:
 
 
 def _kind(name: str) -> str:
-    """NPU.0 and NPU(4) -> NPU; -NPU, which AUTO is not to take, stays what it is."""
+    """NPU.0 and NPU(4) -> NPU; -NPU, which AUTO excludes, is unchanged."""
     return name.partition(".")[0].partition("(")[0]
 
 
 def choose_shape(transform: Mapping[str, Any], settings: Settings) -> StaticShape:
-    """The shape of a tower, by what comes before its graph (a bundle's `transform`)."""
+    """The shape of a tower, from its preprocessing (a bundle's `transform`)."""
     longest = transform.get("max_length")
     if longest is None:
         return StaticShape(None)

@@ -1,6 +1,6 @@
-"""A tower's graph on torch: CPU or CUDA, straight from a checkpoint's plan.
+"""A tower's graph on torch, on CPU or CUDA, built from a checkpoint without conversion.
 
-Importing this module needs the extra `torch`; MissingExtra says so where it is not installed.
+Importing this module without the extra `torch` raises MissingExtra.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ except ImportError as error:
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CUDA_CALLS = 2
-"""Calls at a time on CUDA: one is collated and copied while another computes."""
+"""Concurrent calls on CUDA: one is collated and copied while another computes."""
 
 
 class TorchGraph:
-    """A tower on one device. On CPU one call at a time has all of torch's threads."""
+    """A tower on one device. On CPU one call at a time uses all of torch's threads."""
 
     def __init__(
         self, plan: TowerSpec, program: Program, device: torch.device, precision: str
@@ -54,50 +54,50 @@ class TorchGraph:
         return np.ascontiguousarray(vectors)
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._program = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def build_torch_graph(plan: TowerSpec, settings: Settings) -> TorchGraph:
-    """Put a tower on the device that the settings name.
+    """Build a tower on the device that the settings name.
 
-    Raises SettingsError naming the devices and precisions there are.
+    Raises SettingsError with the available devices or the supported precisions.
     """
     device = choose_device(settings.device)
     precision = choose_precision(settings)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    if precision == "f32":  # the word is float32; TF32 keeps 10 bits of each number
+    if precision == "f32":  # exact float32: TF32 keeps 10 bits of each mantissa
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     program = note_program(list(plan.inputs), plan.build, device, DTYPES[precision])
     return TorchGraph(plan, program, device, precision)
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device; to CUDA from pinned memory, so that the copy runs beside the other call."""
+    """Copy to the device; to CUDA from pinned memory, so that it overlaps with the other call."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def choose_device(name: str) -> torch.device:
-    """`CPU`, `cuda` or `cuda:n` -> torch's device. Raises SettingsError where it is not there."""
+    """`CPU`, `cuda` or `cuda:n` -> torch's device. Raises SettingsError if unavailable."""
     known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     device = "cuda:0" if name.lower() == "cuda" else name.lower()
     if device not in known:
         raise SettingsError(
-            f"EMBEDDING_DEVICE={name!r} can't be used by the torch backend here; "
-            f"devices: {', '.join(known)}"
+            f"EMBEDDING_DEVICE={name!r} is not available to the torch backend; "
+            f"available devices: {', '.join(known)}"
         )
     return torch.device(device)
 
 
 def choose_precision(settings: Settings) -> str:
-    """What to compute in; `auto` is float32 on CPU, and 16 bits on CUDA, bfloat16 if it has it.
+    """The inference precision; `auto` is float32 on CPU and bfloat16 (or float16) on CUDA.
 
-    Raises SettingsError naming the devices or the precisions there are.
+    Raises SettingsError with the available devices or the supported precisions.
     """
     device, name = choose_device(settings.device), settings.precision
     if name == "auto":
@@ -106,7 +106,7 @@ def choose_precision(settings: Settings) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "f16"
     if name not in DTYPES:
         raise SettingsError(
-            f"EMBEDDING_PRECISION={name!r} needs OpenVINO (EMBEDDING_USE_OV=true); "
-            f"the torch backend has auto, {', '.join(DTYPES)}"
+            f"EMBEDDING_PRECISION={name!r} requires OpenVINO (EMBEDDING_USE_OV=true); "
+            f"the torch backend supports auto, {', '.join(DTYPES)}"
         )
     return name

@@ -1,11 +1,11 @@
-"""How a model's graphs run best on this machine: measured, written down, used at opening.
+"""Tuning: measures how a model's graphs run best on this machine; loading applies the result.
 
-Streams answer several calls at a time, threads share one call's work, and a batch is what one call
-takes. Which of these is best depends on the model and on the processor, so `mmes tune` tries them;
-`mmes convert` does so in short. The result lies beside the compiled graphs, under a name that
-holds for this model, device, processor and OpenVINO only. Where a setting names streams, threads,
-requests or a mode, nothing measured is used. A server never measures by itself: it would take the
-time from requests, and what it measured under load would be wrong.
+Streams run several calls at a time, threads share one call's work, and a batch is the items of one
+call. Which combination is best depends on the model and on the processor, so `mmes tune` measures
+them; `mmes convert` does so briefly. The result is stored beside the compiled graphs, under a name
+specific to this model, device, processor and OpenVINO version. Where a setting names streams,
+threads, requests or a mode, no tuned config is used. A server never measures by itself: that would
+slow down requests, and measurements under load would be wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 QUICK_SECONDS = 2.5
 """How long `mmes convert` measures."""
 BATCHES = {"image": (1, 2, 4, 8, 16), "text": (8, 16, 32, 64)}
-"""Items of a call that are tried; a batch is never larger than the settings allow."""
+"""Batch sizes to measure; none exceeds what the settings allow."""
 MIN_RATE_SHARE = 0.9
 """Among the configs with at least this share of the best rate, the lowest latency wins."""
 FILES = "tuning-"
@@ -52,16 +52,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TunedConfig:
-    """One way to run a tower's graph, and how fast it was."""
+    """One configuration of a tower's graph and its speed."""
 
     streams: int
     threads: int
     """All streams together."""
     batch: int
     rate: float
-    """Items a second, all streams busy."""
+    """Items per second with all streams busy."""
     latency: float
-    """Seconds of a call with one item, when nothing else runs."""
+    """Seconds for a call with one item while nothing else runs."""
 
     def __str__(self) -> str:
         streams = f"{self.streams} streams on {self.threads} threads, batches up to {self.batch}"
@@ -72,19 +72,19 @@ class TunedConfig:
 
 
 def can_tune(settings: Settings) -> bool:
-    """Whether there is a choice: torch has none, and neither has a device of static shapes."""
+    """Whether there is anything to tune: not for torch, nor for devices with static shapes."""
     return settings.use_openvino and not is_static(settings.device)
 
 
 def find_tuned_config(
     model: Bundle | TorchModel, modality: Modality, settings: Settings
 ) -> TunedConfig | None:
-    """What was measured for this tower here; None where nothing was, or the settings say it."""
+    """The tuned config of this tower here; None if there is none or settings override it."""
     explicit = settings.num_streams or settings.num_threads or settings.num_requests
     if explicit or settings.performance_mode != "auto" or not isinstance(model, Bundle):
         return None
     folder = cache_folder(model.graph(modality), settings)
-    if not any(folder.glob(f"{FILES}*")):  # asking the device for its name takes a while
+    if not any(folder.glob(f"{FILES}*")):  # querying the device's name is slow
         return None
     try:
         content = json.loads(_place(model, settings).read_bytes())
@@ -102,27 +102,27 @@ def tune(
     compiler: Compiler = compile_tower,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Modality, TunedConfig]:
-    """Measure every tower, for `seconds` in all, and write down the best.
+    """Measure every tower, for `seconds` in total, and save the best configs.
 
-    A tower that can't be measured in that time is left out: half a measurement misleads. Raises
+    A tower that cannot be measured in that time is left out: half a measurement misleads. Raises
     SettingsError.
     """
     best: dict[Modality, TunedConfig] = {}
     towers = list(bundle.manifest.towers)
     for place, modality in enumerate(towers):
-        progress("measuring how the graphs run best", place / len(towers))
+        progress("tuning the graphs", place / len(towers))
         rows = sample_rows(bundle, modality)
         configs = measure(bundle, modality, settings, rows, seconds / len(towers), compiler, clock)
         if configs:
             best[modality] = choose(configs)
     if best:
-        _keep(bundle, settings, best)
+        _save(bundle, settings, best)
     return best
 
 
 def candidates(cores: int) -> Iterator[tuple[int, int]]:
     """(streams, threads): the extremes first, because time may run out; then half of the threads,
-    for processors with two threads a core."""
+    for processors with two threads per core."""
     doubling = [1 << power for power in range(cores.bit_length()) if 1 << power <= cores]
     streams = sorted({*doubling, cores}, key=lambda each: (1 < each < cores, each))
     yield from ((each, cores) for each in streams)
@@ -130,11 +130,11 @@ def candidates(cores: int) -> Iterator[tuple[int, int]]:
         yield from ((each, cores // 2) for each in streams if each <= cores // 2)
 
 
-def choose(ways: Sequence[TunedConfig]) -> TunedConfig:
-    """The quickest to answer among those that are as good as the fastest."""
-    fastest = max(way.rate for way in ways)
-    near = [way for way in ways if way.rate >= MIN_RATE_SHARE * fastest]
-    return min(near, key=lambda way: (way.latency, way.batch))
+def choose(configs: Sequence[TunedConfig]) -> TunedConfig:
+    """The config with the lowest latency among those with nearly the highest rate."""
+    fastest = max(config.rate for config in configs)
+    near = [config for config in configs if config.rate >= MIN_RATE_SHARE * fastest]
+    return min(near, key=lambda config: (config.latency, config.batch))
 
 
 def measure(
@@ -146,33 +146,37 @@ def measure(
     compiler: Compiler,
     clock: Callable[[], float],
 ) -> list[TunedConfig]:
-    """Every way to run one tower; each has its share of the time that is left. Empty where the
-    time is not enough for all of them."""
+    """Measure every candidate for one tower; each gets its share of the time left.
+
+    Returns an empty list if the time runs out first.
+    """
     configs: list[TunedConfig] = []
-    ways, end = list(candidates(len(os.sched_getaffinity(0)))), clock() + seconds
+    pairs, end = list(candidates(len(os.sched_getaffinity(0)))), clock() + seconds
     limit = settings.image_batch if modality == "image" else max(BATCHES[modality])
     batches = [batch for batch in BATCHES[modality] if batch <= limit] or [limit]
-    for number, (streams, threads) in enumerate(ways):
-        way = TunedConfig(streams, threads, batches[0], 0.0, 0.0)
-        placed = dataclasses.replace(way.applied(settings), model_cache=False)
+    for number, (streams, threads) in enumerate(pairs):
+        config = TunedConfig(streams, threads, batches[0], 0.0, 0.0)
+        placed = dataclasses.replace(config.applied(settings), model_cache=False)
         graph = compiler(bundle, modality, placed)
-        graph(rows[:1])  # the first call makes preparations
-        each = (end - clock()) / (len(ways) - number) / (len(batches) + 1)
+        graph(rows[:1])  # the first call is slower
+        each = (end - clock()) / (len(pairs) - number) / (len(batches) + 1)
         latency = 1 / measure_rate(graph, rows[:1], 1, each, clock)
         for batch in batches:
             items = list(islice(cycle(rows), batch))
             rate = measure_rate(graph, items, graph.parallel, each, clock)
-            configs.append(dataclasses.replace(way, batch=batch, rate=rate, latency=latency))
-            if clock() >= end and len(configs) < len(ways) * len(batches):
+            configs.append(dataclasses.replace(config, batch=batch, rate=rate, latency=latency))
+            if clock() >= end and len(configs) < len(pairs) * len(batches):
                 graph.close()
-                log.info("%s: %d of %d ways were tried in time", modality, number, len(ways))
+                log.info(
+                    "%s: not tuned: time for only %d of %d configs", modality, number, len(pairs)
+                )
                 return []
         graph.close()
     return configs
 
 
 def sample_rows(bundle: Bundle, modality: Modality) -> list[Row]:
-    """Rows as a tower takes them: captions, or noise, which costs a graph what photos do."""
+    """Input rows for a tower: captions, or noise, which costs a graph as much as photos."""
     transform = dict(bundle.manifest.towers[modality].transform)
     if modality == "text":
         read = TextTransform(bundle.tokenizer or "", transform)
@@ -188,7 +192,7 @@ def measure_rate(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Items a second of threads that call with all of them; each finishes at least one call."""
+    """Items per second of `callers` threads; each finishes at least one call with all items."""
     started = clock()
     calls = [0] * callers
 
@@ -207,10 +211,10 @@ def measure_rate(
 
 
 def _place(bundle: Bundle, settings: Settings) -> Path:
-    """The file of this model, device, processor and OpenVINO."""
+    """The file for this model, device, processor and OpenVINO version."""
     try:
         processor = ov.Core().get_property(settings.device, "FULL_DEVICE_NAME")
-    except RuntimeError:  # a device made of several has no name
+    except RuntimeError:  # virtual devices have no name
         processor = ""
     cores = len(os.sched_getaffinity(0))
     facts: Iterable[Any] = (
@@ -222,10 +226,10 @@ def _place(bundle: Bundle, settings: Settings) -> Path:
     return cache_folder(graph, settings) / f"{FILES}{mark}.json"
 
 
-def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, TunedConfig]) -> None:
-    """Write it down; where that can't be done the plugin's own choice is used."""
+def _save(bundle: Bundle, settings: Settings, configs: dict[Modality, TunedConfig]) -> None:
+    """Save the configs; if that fails, the plugin's defaults are used."""
     place = _place(bundle, settings)
-    towers = {modality: dataclasses.asdict(way) for modality, way in ways.items()}
+    towers = {modality: dataclasses.asdict(config) for modality, config in configs.items()}
     content = {"model": bundle.manifest.model, "towers": towers}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -233,4 +237,4 @@ def _keep(bundle: Bundle, settings: Settings, ways: dict[Modality, TunedConfig])
         partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         partial.replace(place)
     except OSError as error:
-        log.warning("what was measured can't be kept: %s", error.strerror)
+        log.warning("could not save the tuning results: %s", error.strerror)

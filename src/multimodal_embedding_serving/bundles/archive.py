@@ -1,8 +1,8 @@
-"""A converted model as one file, for machines without a network: packed here, unpacked there.
+"""A converted model as one file, for machines without network access: pack and unpack.
 
 The file is a tar: first `parcel.json` (the archive's format and the bundle's place in a models
-folder), then the bundle's files, the manifest first. Unpacking believes nothing: names and sizes
-are the manifest's, every file is hashed, and the bundle appears as a whole or not at all.
+folder), then the bundle's files, the manifest first. Unpacking trusts nothing: names and sizes
+must match the manifest, every file is hashed, and the bundle appears as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PART = re.compile(r"[\w@+-][\w.@+-]*", re.ASCII)
 
 
 def pack(bundle: Bundle, target: Path, models: Path) -> None:
-    """Write a bundle into one file. Raises BundleError where it was altered since it was made.
+    """Write a bundle into one file. Raises BundleError where its files were modified.
 
-    A bundle of a models folder goes back to the same place in another one; any other lies below
-    `local` afterwards.
+    A bundle from a models folder unpacks to the same place in another one; any other unpacks below
+    `local`.
     """
     bundle.verify()
     place = PurePosixPath("local", bundle.path.resolve().name, bundle.manifest.precision)
@@ -58,9 +58,9 @@ def pack(bundle: Bundle, target: Path, models: Path) -> None:
 
 
 def unpack(source: Path, models: Path) -> Bundle:
-    """Put a packed bundle into a models folder, in place of what was there.
+    """Unpack an archive into a models folder, replacing an earlier bundle.
 
-    Raises BundleError where the file is no model archive, is damaged, or holds anything else.
+    Raises BundleError where the file is not a model archive, is damaged, or has extra members.
     """
     try:
         with tarfile.open(source, "r:") as archive:
@@ -72,28 +72,32 @@ def unpack(source: Path, models: Path) -> Bundle:
                 for name, facts in manifest.files.items():
                     _extract(archive, name, int(facts["size"]), folder)
                 if archive.next() is not None:
-                    raise BundleError(f"{source.name}: it holds more than its manifest lists")
+                    raise BundleError(
+                        f"{source.name}: the archive has files that its manifest does not list"
+                    )
                 (folder / MANIFEST).write_text(text, "utf-8")
                 Bundle.load(folder).verify()
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise BundleError(f"{source.name}: this is no packed model ({error})") from None
+        raise BundleError(
+            f"{source.name}: not a model archive, or the file is damaged ({error})"
+        ) from None
     return Bundle.load(final)
 
 
 def _place(label: object) -> Path:
-    """Where a label puts its bundle: three plain names below the models folder."""
+    """The path in a label: three plain names below the models folder."""
     if not isinstance(label, dict) or label.get("form") != FORMAT:
-        raise BundleError("the file was packed by another version")
+        raise BundleError("the archive has an unknown format")
     parts = str(label["place"]).split("/")
     if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):
-        raise BundleError("the file names no place in a models folder")
+        raise BundleError("the archive's label has no valid place in a models folder")
     return Path(*parts)
 
 
 def _read(archive: tarfile.TarFile, name: str, limit: int) -> bytes:
     entry = _next(archive, name)
     if entry.size > limit:
-        raise BundleError(f"{name} is too large")
+        raise BundleError(f"the archive's {name} is larger than {limit} bytes")
     file = archive.extractfile(entry)
     return b"" if file is None else file.read()
 
@@ -101,7 +105,7 @@ def _read(archive: tarfile.TarFile, name: str, limit: int) -> bytes:
 def _next(archive: tarfile.TarFile, name: str) -> tarfile.TarInfo:
     entry = archive.next()
     if entry is None or entry.name != name or not entry.isreg():
-        raise BundleError(f"{name} is not where it must be")
+        raise BundleError(f"the archive's next member is not {name}")
     return entry
 
 
@@ -109,10 +113,10 @@ def _extract(archive: tarfile.TarFile, name: str, size: int, folder: Path) -> No
     entry = _next(archive, name)
     target = folder / name
     if target.parent != folder or entry.size != size:
-        raise BundleError(f"{name} is not what the manifest lists")
+        raise BundleError(f"the size of {name} differs from the manifest")
     file = archive.extractfile(entry)
     if file is None:
-        raise BundleError(f"{name} holds nothing")
+        raise BundleError(f"the archive's {name} has no content")
     with target.open("wb") as out:
         while block := file.read(2**20):
             out.write(block)

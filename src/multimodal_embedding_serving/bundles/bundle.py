@@ -2,8 +2,8 @@
 
 A bundle holds a graph for each tower (`text.xml` + `text.bin`, …), the tokenizer and
 `manifest.json`. It is written under a temporary name, checked, and then renamed, so that a killed
-conversion leaves nothing that is trusted. The manifest names every file with its size and
-SHA-256, and carries the fingerprint: a hash over what decides the vectors (weights, structure,
+conversion never leaves a bundle that looks valid. The manifest lists every file with its size and
+SHA-256, and the fingerprint: a hash over everything that decides the vectors (weights, structure,
 pooling, tokenizer, transforms), and over nothing else.
 """
 
@@ -30,7 +30,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial-"
 STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
-"""Values of EMBEDDING_PRECISION that say how weights are stored; else it is the model's own way."""
+"""Values of EMBEDDING_PRECISION that set how weights are stored; otherwise the model's default."""
 COMPILED = "compiled"
 """The folder of compiled blobs in a model's folder."""
 LOCK = "conversion"
@@ -39,7 +39,7 @@ LOCK = "conversion"
 
 @dataclass(frozen=True, slots=True)
 class TowerManifest:
-    """One tower: its graph's file, what comes before it, and the hash of what it computes."""
+    """One tower: its graph's file, its preprocessing, and the hash of what it computes."""
 
     graph: str
     transform: Mapping[str, Any]
@@ -49,7 +49,7 @@ class TowerManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a bundle says of itself."""
+    """The contents of manifest.json."""
 
     model: str
     family: str
@@ -83,13 +83,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises BundleError where the text is no manifest of this format."""
+        """Raises BundleError where the text is not a manifest of this format."""
         try:
             data = json.loads(text)
             if data.get("format") != FORMAT:
                 version = data.get("format")
                 raise BundleError(f"manifest has format {version!r}, this version reads {FORMAT}")
-            if "min_dimension" not in data:  # earlier versions knew it by the family's name
+            if "min_dimension" not in data:  # earlier versions derived it from the family
                 data["min_dimension"] = _family_min_dimension(data["family"])
             data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
             return cls(**data)
@@ -137,14 +137,14 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
-        """Read the manifest and check that every file is there in full (sizes, not hashes).
+        """Read the manifest and check that every file exists in full (sizes, not hashes).
 
-        Raises BundleError naming the bundle's folder and the file.
+        Raises BundleError with the bundle's folder and the file.
         """
         try:
             manifest = Manifest.from_json((path / MANIFEST).read_text("utf-8"))
         except OSError:
-            raise BundleError(f"{path.name}: no {MANIFEST} can be read there") from None
+            raise BundleError(f"{path.name}: cannot read {MANIFEST}") from None
         except BundleError as error:
             raise BundleError(f"{path.name}: {error.message}") from None
         for name, facts in manifest.files.items():
@@ -152,17 +152,22 @@ class Bundle:
             if file.parent != path or not file.is_file():
                 raise BundleError(f"{path.name}: {name} is missing")
             if file.stat().st_size != facts["size"]:
-                raise BundleError(f"{path.name}: {name} is truncated or was altered (size)")
+                raise BundleError(
+                    f"{path.name}: {name} is truncated or was modified: its size differs "
+                    "from the manifest"
+                )
         for tower in manifest.towers.values():
             if tower.graph not in manifest.files:
-                raise BundleError(f"{path.name}: {tower.graph} is not listed")
+                raise BundleError(
+                    f"{path.name}: {tower.graph} is not in the manifest's list of files"
+                )
         return cls(path, manifest)
 
     def verify(self) -> None:
-        """Hash every file. Raises BundleError naming the first that differs."""
+        """Hash every file. Raises BundleError with the first file that differs."""
         for name, facts in self.manifest.files.items():
             if hash_file(self.path / name) != facts["sha256"]:
-                raise BundleError(f"{self.path.name}: {name} was altered (SHA-256)")
+                raise BundleError(f"{self.path.name}: {name} was modified: its SHA-256 differs")
 
     def graph(self, modality: Modality) -> Path:
         return self.path / self.manifest.towers[modality].graph
@@ -183,9 +188,9 @@ class Bundle:
 
 
 def settle(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bring a bundle's files to the disk and hash them -> what the manifest's `files` holds.
+    """Flush a bundle's files to disk and hash them -> the manifest's `files`.
 
-    Waiting and hashing leave the interpreter free: a thread can do this beside other work.
+    Both release the GIL, so that a thread can do this beside other work.
     """
     paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     for path in paths:
@@ -198,12 +203,12 @@ def seal(
 ) -> Bundle:
     """Add files and the fingerprint to a manifest and write it into the folder.
 
-    `files` is what `settle` returns; None: call it now.
+    `files` is the result of `settle`; None: compute it now.
     """
     files = settle(folder) if files is None else files
     tokenizer = None if manifest.tokenizer is None else folder / manifest.tokenizer
-    mark = fingerprint(manifest.towers, tokenizer, manifest.precision)
-    manifest = dataclasses.replace(manifest, files=files, fingerprint=mark)
+    identity = fingerprint(manifest.towers, tokenizer, manifest.precision)
+    manifest = dataclasses.replace(manifest, files=files, fingerprint=identity)
     (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
     _flush(folder / MANIFEST)
     return Bundle(folder, manifest)
@@ -213,8 +218,8 @@ def seal(
 def publishing(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends without an error.
 
-    What a killed process left under a temporary name is swept by the next one to publish there;
-    hold `locked(final)` around this.
+    The next process to publish there removes what a killed one left under a temporary name; hold
+    `locked(final)` around this.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for stale in final.parent.glob(f"{TEMPORARY}{final.name}-*"):

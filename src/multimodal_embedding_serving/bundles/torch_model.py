@@ -1,4 +1,4 @@
-"""A checkpoint that torch serves as it is: the second form a model is served from."""
+"""A checkpoint that torch serves directly: the second form in which models are served."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multimodal_embedding_serving.types import Modality
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A checkpoint that is served as it is: its manifest is in memory, its graphs are plans."""
+    """A checkpoint without a bundle: its manifest is in memory, and its graphs are tower specs."""
 
     plans: Mapping[Modality, TowerSpec]
     manifest: Manifest

@@ -15,7 +15,7 @@ from multimodal_embedding_serving.settings import Settings
 def models(
     as_json: Json = False,
     long: Annotated[
-        bool, typer.Option("--long", help="The converted models, with certificates.")
+        bool, typer.Option("--long", help="The converted models, with accuracy reports.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what nothing uses.")] = False,
 ) -> None:

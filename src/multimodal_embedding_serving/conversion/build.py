@@ -47,10 +47,10 @@ STORAGES: Mapping[str, Storage] = {
     "f16": FLOAT16,
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
-    "int8": FLOAT16,  # what stays floating once the graph is quantized
+    "int8": FLOAT16,  # for the constants that quantization leaves in floating point
 }
 BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75, "int8": 1.5}
-"""Bytes of a stored number, scales and the parts that stay floating included."""
+"""Bytes for each stored number, including scales and the parts that stay in floating point."""
 
 TOKENIZER = "tokenizer.json"
 
@@ -65,9 +65,9 @@ class Conversion:
     blueprint: Blueprint
     precision: str
     quantize: Quantize | None = None
-    """What makes a float32 graph an int8 one."""
+    """Turns a float32 graph into an int8 one."""
     notice: str | None = None
-    """What a user of the bundle should know; the server shows it."""
+    """A remark for users of the bundle, which the server reports."""
 
 
 def build_bundle(
@@ -89,7 +89,7 @@ def build_bundle(
                 (folder / TOKENIZER).write_text(blueprint.tokenizer, "utf-8")
             with building:
                 towers = _save_towers(conversion, folder, progress)
-            manifest = draw_manifest(conversion, towers)
+            manifest = draft_manifest(conversion, towers)
             with ThreadPoolExecutor(1) as pool:
                 files = pool.submit(settle, folder)
                 if check_parity is not None:
@@ -99,11 +99,11 @@ def build_bundle(
             progress("publishing the bundle", 0.0)
             seal(folder, manifest, files.result())
     except OSError as error:
-        raise BundleError(f"the bundle can't be written: {error.strerror}") from error
+        raise BundleError(f"could not write the bundle: {error.strerror}") from error
     bundle = Bundle.load(final)
     log.info(
         "converted %s to %s: %.0f MB; building took %.1f s and %.0f MB of private memory, "
-        "certifying %.1f s and %.0f MB",
+        "the accuracy check %.1f s and %.0f MB",
         blueprint.model, conversion.precision, bundle.size / 1e6, building.seconds,
         building.bytes / 1e6, checking.seconds, checking.bytes / 1e6,
     )  # fmt: skip
@@ -111,16 +111,18 @@ def build_bundle(
 
 
 def require_space(numbers: int, precision: str, folder: Path) -> None:
-    """Before anything is written: raise BundleError where the folder's disk has no room for the
-    bundle of so many numbers.
+    """Check the free disk space before anything is written; `numbers` counts the weights.
+
+    Raises BundleError with the size needed and the size free.
     """
     needed = int(numbers * BYTES_EACH[precision])
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BundleError(
-            f"the bundle needs {megabytes(needed)}, and the disk of the models folder has "
-            f"{megabytes(free)} free; set EMBEDDING_OV_MODELS_DIR or run mmes models --prune"
+            f"the bundle needs {megabytes(needed)}, but the disk of the models folder has only "
+            f"{megabytes(free)} free; free some space (mmes models --prune removes unused files) "
+            "or set EMBEDDING_OV_MODELS_DIR to a folder on a larger disk"
         )
 
 
@@ -143,10 +145,10 @@ def _save_towers(
         structure = hash_structure(model)
         try:
             ov.save_model(model, folder / name, compress_to_fp16=half)
-        except RuntimeError as error:  # of its stream: it does not say what is wrong
+        except RuntimeError as error:  # from its stream, without the reason
             room = megabytes(shutil.disk_usage(folder).free)
             raise BundleError(
-                f"{name} can't be written, with {room} free on the disk of the models folder"
+                f"could not write {name}: the disk of the models folder has {room} free"
             ) from error
         return TowerManifest(graph=name, transform=dict(plan.transform), structure=structure)
 
@@ -155,8 +157,8 @@ def _save_towers(
     return map_towers(save, plans, report, together=conversion.quantize is None)
 
 
-def draw_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:
-    """What is known before the graphs are measured and the files hashed."""
+def draft_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManifest]) -> Manifest:
+    """The manifest without what is added later: accuracy figures, file hashes, fingerprint."""
     blueprint = conversion.blueprint
     return Manifest(
         model=blueprint.model,

@@ -1,10 +1,10 @@
-"""INT8 weights and activations: a graph quantized by what it computes on sample photos and texts.
+"""INT8 weights and activations: quantizes a graph, calibrated on sample images and texts.
 
-nncf (the extra `quantize`) watches the float32 graph while it embeds the samples, and picks the
-range of every activation. The samples are the shipped photos, in several cuts, and the captions
+nncf (the extra `quantize`) observes the float32 graph while it embeds the samples and picks the
+range of every activation. The samples are several crops of the shipped photos and the captions
 below; or the images and the lines of the .txt files of a folder (EMBEDDING_CALIBRATION_DIR),
-which should be like those that will be embedded. The accuracy check's probes are never among them.
-nncf is imported to convert and never to serve; its telemetry is hidden by `graph.runtime`.
+which should resemble the production data. They never include the accuracy check's probes. nncf is
+imported to convert and never to serve; `graph.runtime` disables its telemetry.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from multimodal_embedding_serving.types import Row
 log = logging.getLogger(__name__)
 
 MAX_SAMPLES = 200
-"""Samples of a tower: nncf's own advice is 300, and the ranges settle much earlier."""
-CUTS = ((0, 0, 1, 1), (0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
-"""(left, top, right, bottom) of the cuts of a shipped photo, as shares; each is mirrored too."""
+"""Samples per tower: nncf recommends 300, but the ranges settle much earlier."""
+CROPS = ((0, 0, 1, 1), (0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
+"""(left, top, right, bottom) of each crop of a shipped photo, as fractions; also mirrored."""
 CAPTIONS = tuple(
     """
     a dog runs after a ball on the beach
@@ -80,7 +80,7 @@ def require_nncf() -> None:
 def quantize_activations(
     plan: TowerSpec, model: ov.Model, tokenizer: Path | str | None, settings: Settings
 ) -> ov.Model:
-    """A float32 graph with its weights and activations as 8-bit integers."""
+    """Quantize a float32 graph's weights and activations to 8-bit integers."""
     import nncf  # an extra
 
     rows = sample_rows(plan, tokenizer, settings)
@@ -97,7 +97,7 @@ def quantize_activations(
 
 
 def sample_rows(plan: TowerSpec, tokenizer: Path | str | None, settings: Settings) -> list[Row]:
-    """What the tower embeds while it is watched. Raises BundleError where a folder has nothing."""
+    """The calibration inputs of a tower. Raises BundleError where the folder contains none."""
     folder = settings.calibration_dir
     if plan.modality == "text":
         texts = list(CAPTIONS) if folder is None else list(islice(_lines(folder), MAX_SAMPLES))
@@ -105,30 +105,30 @@ def sample_rows(plan: TowerSpec, tokenizer: Path | str | None, settings: Setting
         rows = [features.row for features in read.prepare_many([text.strip() for text in texts])]
     else:
         transform = ImageTransform.from_manifest(plan.transform)
-        images = _shipped() if folder is None else _images(folder, settings)
+        images = _sample_images() if folder is None else _images(folder, settings)
         rows = [transform(image) for image in islice(images, MAX_SAMPLES)]
     if not rows:
-        what = "lines in .txt files" if plan.modality == "text" else "pictures"
-        raise BundleError(f"EMBEDDING_CALIBRATION_DIR holds no {what} to calibrate with")
+        what = "lines in .txt files" if plan.modality == "text" else "images"
+        raise BundleError(f"EMBEDDING_CALIBRATION_DIR contains no {what} to calibrate with")
     return rows
 
 
-def _shipped() -> Iterator[Image.Image]:
+def _sample_images() -> Iterator[Image.Image]:
     samples = Path(str(files("multimodal_embedding_serving").joinpath("builtin", "samples")))
     for path in sorted(samples.glob("*.jpg")):
         with Image.open(path) as photo:
             whole = photo.convert("RGB")
-        for left, top, right, bottom in CUTS:
+        for left, top, right, bottom in CROPS:
             wide, high = whole.size
-            cut = whole.crop(
+            crop = whole.crop(
                 (int(left * wide), int(top * high), int(right * wide), int(bottom * high))
             )
-            yield cut
-            yield cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            yield crop
+            yield crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def _images(folder: Path, settings: Settings) -> Iterator[Image.Image]:
-    """Every image of a folder and those below, in order of path; skips all other files."""
+    """Every image in a folder and its subfolders, in order of path; skips all other files."""
     limits = image_limits(settings)
     for path in _files(folder):
         with contextlib.suppress(EmbeddingError, OSError):

@@ -24,9 +24,9 @@ def convert(
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> Bundle:
-    """Download, convert and check parity, whatever is there already; the caller holds the lock.
+    """Download, convert and check accuracy, replacing an earlier bundle; the caller holds the lock.
 
-    Where INT8 activations cost too much, the bundle holds 16-bit floats, and its notice says so.
+    Where INT8 activations fail the accuracy check, weights are stored as f16, with a notice.
     """
     if settings.precision == "int8":
         require_nncf()
@@ -43,7 +43,7 @@ def convert(
     try:
         return build_bundle(Conversion(blueprint, "int8", quantize), place, check, progress)
     except ParityFailed as error:
-        notice = f"int8 was asked for, and f16 is served: {error.message.partition(';')[0]}"
+        notice = f"serving f16 instead of int8: {error.message.partition(';')[0]}"
     log.warning("%s", notice)
     require_space(blueprint.numbers, "f16", resolved.model_dir)
     floats = Conversion(blueprint, "f16", notice=notice)

@@ -1,4 +1,4 @@
-"""The same work for every tower of a model, at the same time where memory allows it."""
+"""The same work for every tower of a model, concurrently where memory allows it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def map_towers(
     *,
     together: bool = True,
 ) -> dict[Modality, Result]:
-    """`work(plan)` for every tower, concurrently or in turn; `report` gets the share done.
+    """`work(plan)` for every tower, concurrently or in turn; `report` receives the fraction done.
 
-    Most of the work runs on one core, in libraries that release the GIL. Raises what `work` does.
+    Most of the work runs on one core, in libraries that release the GIL. Raises what `work` raises.
     """
     report(0.0)
     pool = ThreadPoolExecutor(len(plans) if together else 1)

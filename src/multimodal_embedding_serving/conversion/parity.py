@@ -1,4 +1,4 @@
-"""The parity check: how near a stored graph's vectors are to the float32 graph's.
+"""The parity check: how close a stored graph's vectors are to the float32 graph's.
 
 A fixed probe set goes through both: texts of several languages and lengths, images of several
 kinds and shapes. Minimum and mean cosine are written into the manifest, and a graph below its
@@ -60,22 +60,22 @@ PROBE_TEXTS = (
     "A long description: " + "the quick brown fox jumps over the lazy dog near the river " * 12,
 )
 IMAGE_SHAPES = ((224, 224), (240, 320), (300, 97))
-"""(high, wide) of the drawn ones; one more is noise."""
+"""(height, width) of the synthetic images; one more is noise."""
 
 MAX_SHORT_LENGTH = 40
 """Tokens of the texts that share one call: OpenVINO prepares for each new batch length."""
 
 
 class ParityFailed(BundleError):
-    """A stored graph's vectors are too far from the float32 graph's."""
+    """A stored graph's vectors are too far from those of the float32 graph."""
 
 
 def probe_images() -> list[Image.Image]:
-    """Four RGB images made by rule: waves, discs, ramps, noise, of several shapes."""
+    """Four synthetic RGB images of several shapes: waves, discs, ramps, noise."""
     rng = np.random.default_rng(20260101)
     images: list[NDArray[np.uint8]] = []
-    for place, (high, wide) in enumerate(IMAGE_SHAPES):
-        y, x = np.mgrid[0:high, 0:wide] / max(high, wide)
+    for place, (height, width) in enumerate(IMAGE_SHAPES):
+        y, x = np.mgrid[0:height, 0:width] / max(height, width)
         waves = np.sin((place + 1) * 7 * x + place) * np.cos((place + 2) * 5 * y)
         disc = ((x - 0.4) ** 2 + (y - 0.3) ** 2 < 0.04).astype(float)
         layers = np.stack([waves, disc * 2 - 1, x * 2 - 1], -1)[..., np.roll([0, 1, 2], place)]
@@ -95,8 +95,8 @@ def check_parity(
 ) -> dict[str, Any]:
     """Measure every tower of a model -> what the manifest's `parity` holds.
 
-    `free` is the memory that may be taken, in bytes; None: what the machine has. `static`: as the
-    device that will serve takes static shapes only; None: whether it does. Raises BundleError
+    `free` is the memory the check may use, in bytes; None: what the machine has. `static`: compile
+    static shapes; None: where the serving device requires them. Raises BundleError
     naming the tower, its cosine and the bound that it missed.
     """
     if static is None:
@@ -117,7 +117,7 @@ def check_parity(
             "reference": "graph" if fits else "layer by layer",
         }
 
-    report = partial(progress, "certifying the vectors")
+    report = partial(progress, "checking accuracy")
     figures = map_towers(measure, plans, report, together=sum(sizes.values()) <= room)
     return {str(modality): each for modality, each in figures.items()}
 
@@ -125,19 +125,19 @@ def check_parity(
 def judge(
     modality: Modality, manifest: Manifest, vectors: Vectors, expected: Vectors, inference: str
 ) -> dict[str, Any]:
-    """The figures of one tower. Raises BundleError where they are below the bound."""
+    """The figures of one tower. Raises ParityFailed where they miss the bound."""
     cosines = (vectors * expected).sum(1)
     bound = least_bound(manifest.precision, inference)
     if not np.isfinite(cosines).all():
         raise ParityFailed(
-            f"{manifest.model}: the {modality} graph in {manifest.precision} gives vectors that "
-            "are not finite numbers; it is refused: set EMBEDDING_PRECISION to a finer one"
+            f"{manifest.model}: accuracy check failed: the {modality} tower in "
+            f"{manifest.precision} returns NaN or infinite values; use a higher EMBEDDING_PRECISION"
         )
     if bound is not None and cosines.min() < bound:
         raise ParityFailed(
-            f"{manifest.model}: the {modality} graph in {manifest.precision} reaches a cosine of "
-            f"{cosines.min():.5f} to the float32 graph, below its bound of {bound}; it is "
-            "refused: set EMBEDDING_PRECISION to a finer one"
+            f"{manifest.model}: accuracy check failed: cosine {cosines.min():.5f} to float32 "
+            f"< {bound} for the {modality} tower in {manifest.precision}; "
+            "use a higher EMBEDDING_PRECISION"
         )
     return {
         "minimum": round(float(cosines.min()), 7),
@@ -149,7 +149,7 @@ def judge(
 
 
 def least_bound(stored: str, inference: str) -> float | None:
-    """The bound that a stored precision and an inference precision together must meet."""
+    """The bound for a stored precision combined with an inference precision."""
     first, second = BOUNDS[stored], BOUNDS.get(inference, BOUNDS["bf16"])
     return None if first is None or second is None else min(first, second)
 
@@ -162,7 +162,7 @@ def probe_rows(
         transform = ImageTransform.from_manifest(plan.transform)
         return [transform(image) for image in probe_images()]
     if tokenizer is None:
-        raise BundleError("a text tower needs a tokenizer")
+        raise BundleError("the text tower has no tokenizer")
     allowed: int = plan.transform["max_length"]
     read = TextTransform(
         tokenizer, {**plan.transform, "max_length": min(allowed, longest or allowed)}
@@ -177,7 +177,7 @@ def run_served(
     rows: Sequence[Row],
     shape: StaticShape | None = None,
 ) -> tuple[Vectors, str]:
-    """The vectors that will be served, on the device that will, and the precision of inference."""
+    """The vectors as they will be served, on the serving device, and the inference precision."""
     graph = compile_tower(model, plan.modality, settings, shape)
     vectors = by_length(graph, rows)
     graph.close()
@@ -187,7 +187,7 @@ def run_served(
 def run_float32(plan: TowerSpec, model: ov.Model, rows: Sequence[Row]) -> Vectors:
     """The vectors of a model of float32 weights in float32 inference."""
     exact = Settings(precision="f32", model_cache=False)
-    # To fuse small operations takes longer than a few calls gain by it.
+    # Compiling snippets (fused small operations) takes longer than a few calls save.
     options = {**compile_options(exact), "SNIPPETS_MODE": "DISABLE"}
     compiled = ov.Core().compile_model(model, "CPU", options)
     return by_length(OpenVINOGraph(compiled, pad_id(plan)), rows)

@@ -1,9 +1,9 @@
-"""The models folder: which bundle a name means, made first where there is none.
+"""The models folder: finds the bundle that a name refers to, or converts it first.
 
 `<models>/<family>/<name>/<precision>` holds a catalog row's bundle,
 `<models>/hub/<org>--<name>/…` and `<models>/local/<folder>-<hash>/…` those of other checkpoints.
-A bundle that is there is served as it is: no network is touched. One process converts, others
-that want the same bundle wait for it.
+An existing bundle is served without network access. One process converts; others that need the
+same bundle wait for it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 def load_model(
     settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> Bundle | TorchModel:
-    """What the settings serve: OpenVINO a bundle, torch the checkpoint itself.
+    """The model that the settings select: a bundle for OpenVINO, the checkpoint itself for torch.
 
-    Raises what `load_bundle` or `load_torch_model` does.
+    Raises what `load_bundle` or `load_torch_model` raises.
     """
     if settings.use_openvino:
         return load_bundle(settings, progress, access=access)
@@ -58,9 +58,9 @@ def load_bundle(
     force: bool = False,
     access: HubAccess | None = None,
 ) -> Bundle:
-    """The bundle of the model that the settings name, converted first where that was not done.
+    """The bundle of the model that the settings name, converted first where necessary.
 
-    `force` converts again what was converted before. Raises UnknownModel, FamilyNotBuilt,
+    `force` converts again even if there is a bundle. Raises UnknownModel, FamilyNotBuilt,
     CheckpointError, RemoteFailed, BundleError.
     """
     resolved = resolve_model(settings)
@@ -75,21 +75,21 @@ def load_bundle(
 
 
 def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
-    """The bundle that serves these settings, if it is here. Raises BundleError."""
+    """The local bundle that serves these settings, or None. Raises BundleError."""
     if resolved.bundle is not None:
         return Bundle.load(resolved.bundle)
     return find_converted(resolved, settings)
 
 
 def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
-    """A bundle in the model's folder that serves these settings, if one loads."""
+    """A bundle in the model's folder that serves these settings, or None if none loads."""
     for precision in _acceptable(settings, resolved.spec):
         folder = resolved.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
                 return Bundle.load(folder)
             except BundleError as error:
-                log.warning("%s; it is converted again", error.message)
+                log.warning("%s; converting it again", error.message)
     return None
 
 
@@ -101,11 +101,12 @@ def conversion_lock(model_dir: Path, progress: Progress = ignore_progress) -> It
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress("waiting for another process that converts this model", 0.0)
+            progress("waiting for another process that is converting this model", 0.0)
             lock.acquire()
     except OSError as error:
         raise BundleError(
-            f"the models folder can't be written ({error.strerror}); set EMBEDDING_OV_MODELS_DIR"
+            f"cannot write to the models folder ({error.strerror}); set EMBEDDING_OV_MODELS_DIR to "
+            "a writable folder"
         ) from error
     try:
         yield
@@ -124,7 +125,7 @@ def list_bundles(models: Path) -> Iterator[Bundle]:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """What a bundle is and how good it is, for a listing."""
+    """A bundle's facts and accuracy figures, for `mmes models --long`."""
     manifest = bundle.manifest
     return {
         "model": manifest.model,
@@ -146,11 +147,11 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def prune(models: Path) -> Mapping[Path, int]:
-    """Remove what nothing uses -> the removed folders and their sizes in bytes.
+    """Remove unused folders -> each removed folder and its size in bytes.
 
-    That is: what killed conversions left, bundles that no longer open, and compiled graphs whose
-    bundle is gone. A model that is being converted is left alone, and so is every folder
-    that no conversion has made: the setting may name a folder that holds other things too.
+    Unused are: leftovers of killed conversions, bundles that no longer open, and compiled graphs
+    whose bundle is gone. Models being converted are skipped, and so is every folder that no
+    conversion created: the setting may name a folder with other contents too.
     """
     removed: dict[Path, int] = {}
     for model_dir in sorted(lock.parent for lock in models.glob(f"*/*/{LOCK}.lock")):
@@ -160,7 +161,7 @@ def prune(models: Path) -> Mapping[Path, int]:
                     removed[folder] = sum(path.stat().st_size for path in folder.rglob("*"))
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
-            log.warning("%s is being converted and is left alone", model_dir.name)
+            log.warning("skipping %s: another process is converting it", model_dir.name)
     return removed
 
 
@@ -179,7 +180,7 @@ def _unused(model_dir: Path) -> list[Path]:
 
 
 def _acceptable(settings: Settings, spec: ModelSpec | None) -> list[str]:
-    """The stored precisions that serve these settings, the best first."""
+    """The stored precisions that serve these settings, in order of preference."""
     if settings.precision in STORED:
         return [settings.precision]
     return [spec.precision] if spec else ["f16", "int8-weights"]

@@ -1,8 +1,8 @@
-"""Opening a checkpoint that is served as it is, by torch: nothing is converted, nothing is stored.
+"""Opens a checkpoint that torch serves directly: nothing is converted, no weights are stored.
 
-It has what a bundle has: the same transforms and tokenizer, a fingerprint over structure, weights,
-tokenizer and transforms, and, where torch computes in 16 bits, an accuracy report. The report is
-measured once and stored in the model's folder.
+It has everything a bundle has: the same transforms and tokenizer, a fingerprint over structure,
+weights, tokenizer and transforms, and an accuracy report where torch computes in 16 bits. The
+report is measured once and stored in the model's folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from multimodal_embedding_serving.bundles.bundle import (
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
-from multimodal_embedding_serving.conversion.build import Conversion, draw_manifest
+from multimodal_embedding_serving.conversion.build import Conversion, draft_manifest
 from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.parity import check_parity
 from multimodal_embedding_serving.conversion.resolve import resolve_model
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 def load_torch_model(
     settings: Settings, progress: Progress = ignore_progress, access: HubAccess | None = None
 ) -> TorchModel:
-    """The checkpoint of the model that the settings name, downloaded first if need be.
+    """The checkpoint of the model that the settings name, downloaded first where necessary.
 
-    Raises MissingExtra without torch, SettingsError for a device, a precision or a model that
-    torch can't serve, all before anything is downloaded; then what `read_blueprint` does, and
-    BundleError where 16 bits are not near enough to float32.
+    Raises, before anything is downloaded, MissingExtra without torch and SettingsError for a
+    device, precision or model that torch cannot serve; afterwards whatever `read_blueprint` raises,
+    and BundleError where vectors computed in 16 bits fail the accuracy check.
     """
     from multimodal_embedding_serving.backends.torch import choose_precision
 
@@ -52,9 +52,9 @@ def load_torch_model(
     resolved = resolve_model(settings)
     if resolved.bundle is not None:
         raise SettingsError(
-            f"EMBEDDING_USE_OV='false' can't serve {resolved.model}: it is converted already, and "
-            "torch can't run OpenVINO's graphs; set EMBEDDING_MODEL_NAME to another model, "
-            "hf:org/name, or the folder of a checkpoint, or leave EMBEDDING_USE_OV unset"
+            f"the torch backend cannot serve {resolved.model}: it is a converted bundle, whose "
+            "graphs only OpenVINO runs; set EMBEDDING_MODEL_NAME to another catalog model, "
+            "hf:org/name, or a checkpoint folder, or unset EMBEDDING_USE_OV"
         )
     blueprint = read_blueprint(resolved, progress, access)
     manifest = identify(blueprint, precision, progress)
@@ -73,20 +73,20 @@ def load_torch_model(
 def identify(
     blueprint: Blueprint, precision: str, progress: Progress = ignore_progress
 ) -> Manifest:
-    """The manifest, fingerprint included: in float32 that of the bundle of float32 weights."""
+    """The manifest with its fingerprint; in float32 that of a bundle with float32 weights."""
 
     def mark(plan: TowerSpec) -> TowerManifest:
         structure = hash_structure(emit_model(plan.inputs, plan.build, FLOAT32))
         return TowerManifest(graph="", transform=dict(plan.transform), structure=structure)
 
     towers = map_towers(mark, blueprint.plans, partial(progress, "hashing the weights"))
-    manifest = draw_manifest(Conversion(blueprint, precision), towers)
+    manifest = draft_manifest(Conversion(blueprint, precision), towers)
     identity = fingerprint(towers, blueprint.tokenizer, precision)
     return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
 
 
 def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
-    """The figures measured for this very model on this device, if there are any."""
+    """The figures measured earlier for this model on this device, or None."""
     try:
         report = json.loads(place.read_bytes())
         return report["parity"] if report["of"] == _subject(model, settings) else None
@@ -97,13 +97,13 @@ def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[s
 def write_report(
     place: Path, model: TorchModel, settings: Settings, parity: Mapping[str, Any]
 ) -> None:
-    """Store the figures; where that fails, the next start measures them again."""
+    """Store the figures; if that fails, the next start measures them again."""
     text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text + "\n", "utf-8")
     except OSError as error:
-        log.warning("the certificate can't be kept: %s", error.strerror)
+        log.warning("could not save the accuracy report: %s", error.strerror)
 
 
 def _subject(model: TorchModel, settings: Settings) -> list[str]:
