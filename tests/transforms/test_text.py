@@ -16,7 +16,7 @@ from multimodal_embedding_serving.checkpoints.tokenizers import (
     wordpiece_from_vocab,
 )
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
-from multimodal_embedding_serving.transforms.text import TextTransform, mend_surrogates
+from multimodal_embedding_serving.transforms.text import TextTransform, repair_surrogates
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizers"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text("utf-8"))
@@ -159,7 +159,7 @@ def test_a_long_query_keeps_the_appended_end(query: TextTransform) -> None:
     ],
 )
 def test_lone_surrogates_become_the_replacement_character(text: str, mended: str) -> None:
-    assert mend_surrogates(text) == mended
+    assert repair_surrogates(text) == mended
 
 
 @settings(max_examples=300, deadline=None)
@@ -207,7 +207,7 @@ def test_a_tokenizer_that_appends_nothing_can_keep_nothing(tmp_path: Path) -> No
 
 
 def test_a_length_without_room_for_a_word_is_refused(files: dict[str, Path]) -> None:
-    with pytest.raises(BundleError, match="leave no room"):
+    with pytest.raises(BundleError, match="leaves no room"):
         TextTransform(files["clip"], {"max_length": 2, "pad_id": 0})
 
 
@@ -221,7 +221,7 @@ def test_token_ids_are_read_back_as_text(transforms: dict[str, TextTransform]) -
 def test_an_id_outside_the_vocabulary_is_refused(
     wrong: int, transforms: dict[str, TextTransform]
 ) -> None:
-    with pytest.raises(InvalidInput, match=f"{wrong} is no token id"):
+    with pytest.raises(InvalidInput, match=f"{wrong} is not a token id"):
         transforms["clip"].decode([320, wrong])
 
 
