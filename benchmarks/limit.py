@@ -125,7 +125,7 @@ def preparation(case: str, pictures: Sequence[Path], bundle: Bundle) -> Preparat
     for path in pictures:
         coded = path.read_bytes()
         begun = time.thread_time()
-        image = decode_rgb(coded, IMAGES, at_least=transform.at_least)
+        image = decode_rgb(coded, IMAGES, min_side=transform.min_side)
         decoded = time.thread_time()
         transform(image)
         decode, resize = decode + decoded - begun, resize + time.thread_time() - decoded

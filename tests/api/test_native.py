@@ -28,7 +28,7 @@ def b64(data: bytes) -> str:
 
 def image_vector(data: bytes) -> Vector:
     """What the fake graph gives for an encoded image."""
-    return vector_of(TRANSFORM(decode_rgb(data, LIMITS, at_least=TRANSFORM.at_least)))
+    return vector_of(TRANSFORM(decode_rgb(data, LIMITS, min_side=TRANSFORM.min_side)))
 
 
 def embed(http: httpx2.Client, **given: Any) -> Any:

@@ -22,7 +22,7 @@ from multimodal_embedding_serving.inputs.items import Role, Texts
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.transforms.windows import cut_windows
+from multimodal_embedding_serving.transforms.windows import split_windows
 from multimodal_embedding_serving.types import Vectors
 from tests.repositories import FAMILIES, write_repository
 
@@ -155,7 +155,7 @@ async def test_a_long_text_is_the_mean_of_its_windows(qwen: Converted, role: Rol
     assert not truncated
     prompt = list(b"Instruct: " + qwen_instruction(qwen) + b"\nQuery:") if role == "query" else []
     # The tokenizer's ids are not the bytes themselves: the windows' texts stand for them.
-    windows = [cut_windows([*prompt, *text.encode(), 256], prompt, length) for text in TEXTS]
+    windows = [split_windows([*prompt, *text.encode(), 256], prompt, length) for text in TEXTS]
     assert max(map(len, windows)) > 2
     with qwen.engine(static=False) as engine:
         for vector, parts in zip(found, windows, strict=True):

@@ -60,6 +60,6 @@ def test_a_broken_image_is_named_and_does_not_fail_its_neighbors(
     lines = alert.get_by_role("listitem").all_inner_texts()
     assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]
     assert "(422)" in sorted(lines)[0]
-    assert "this is not an image" in sorted(lines)[1]
+    assert "not a supported image format" in sorted(lines)[1]
     alert.get_by_role("button", name="Dismiss").click()
     assert alert.inner_text() == ""

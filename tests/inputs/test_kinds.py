@@ -253,7 +253,7 @@ async def test_a_manifest_of_too_many_frames_is_refused(media: MediaAccess, tmp_
 async def test_a_malformed_manifest_names_its_field(
     media: MediaAccess, tmp_path: Path, frame: dict[str, Any]
 ) -> None:
-    with pytest.raises(InvalidInput, match=r"frames\.0"):
+    with pytest.raises(InvalidInput, match=r"frames\[0\]"):
         await write_manifest(tmp_path, frames=[frame]).expand(media, LIMITS)
 
 

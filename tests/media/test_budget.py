@@ -137,9 +137,9 @@ class Asked:
         self.scratch += scratch
 
 
-def reserved(source: ImageSource, at_least: int = 0, copied: bool = False) -> list[int]:
+def reserved(source: ImageSource, min_side: int = 0, copied: bool = False) -> list[int]:
     asked = Asked()
-    decode_rgb(source, LIMITS, at_least=at_least, copied=copied, reserve=asked)
+    decode_rgb(source, LIMITS, min_side=min_side, copied=copied, reserve=asked)
     return asked.sizes
 
 
@@ -173,7 +173,7 @@ def test_the_copy_that_a_caller_makes_counts_too(source: ImageSource) -> None:
 
 
 def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:
-    assert reserved(write_image("jpeg", photo(800, 640)), at_least=80) == [200 * 160 * 4]
+    assert reserved(write_image("jpeg", photo(800, 640)), min_side=80) == [200 * 160 * 4]
 
 
 def refused(reserve: Reserve, source: bytes) -> type[Exception]:

@@ -108,7 +108,7 @@ FRAME = {"slot": 0, "height": 64, "width": 64, "index": 0, "timestamp": 0.0}
 def test_what_a_process_says_is_not_believed(says: list[Said]) -> None:
     lying = Lying([TAKEN, *says])
     frames = Decoding(lying, CLIP, Segment(), LIMITS).frames()
-    with pytest.raises(InvalidInput, match="breaks the decoder"):
+    with pytest.raises(InvalidInput, match="the decoder crashed on it"):
         deque(frames, maxlen=0)
     lying.close()
 
@@ -116,7 +116,7 @@ def test_what_a_process_says_is_not_believed(says: list[Said]) -> None:
 @pytest.mark.parametrize("says", [[], [b"\1"], [{"no": "sense"}]])
 def test_a_process_that_never_takes_a_video_is_a_503(says: list[Said]) -> None:
     lying = Lying(says)
-    with pytest.raises(NotReady, match="can't be started"):
+    with pytest.raises(NotReady, match="could not start"):
         list(Decoding(lying, CLIP, Segment(), LIMITS).frames())
     assert lying.started <= 6
     lying.close()
@@ -176,8 +176,8 @@ def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None
     for count, answer in zip(asked, answers, strict=True):
         assert answer in (
             list(range(count)),
-            "422 the video can't be decoded: it breaks the decoder",
-            "503 the process that decodes videos can't be started",
+            "422 could not decode the video: the decoder crashed on it",
+            "503 could not start a video decoder process; retry later",
         )
     assert killer.killed
     assert outcome(decoders, CLIP) == list(range(20))

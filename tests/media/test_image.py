@@ -27,9 +27,9 @@ EXACT = set("png tiff bmp dib ppm tga pcx sgi dds qoi webp_lossless png_rgba jpe
 
 
 def levels(
-    source: ImageSource, *, at_least: int = 0
+    source: ImageSource, *, min_side: int = 0
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    image = decode_rgb(source, LIMITS, at_least=at_least)
+    image = decode_rgb(source, LIMITS, min_side=min_side)
     assert image.mode == "RGB"
     return np.asarray(image).astype(np.int16)
 
@@ -190,16 +190,16 @@ def test_no_pixels_is_a_422() -> None:
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (1000, 3000), (897, 900), (4000, 448), (450, 450)])
-@pytest.mark.parametrize("at_least", [64, 224])
-def test_a_drafted_jpeg_keeps_twice_what_is_needed(size: tuple[int, int], at_least: int) -> None:
+@pytest.mark.parametrize("min_side", [64, 224])
+def test_a_drafted_jpeg_keeps_twice_what_is_needed(size: tuple[int, int], min_side: int) -> None:
     data = write_image("jpeg", photo(*size), quality=90)
-    drafted = decode_rgb(data, LIMITS, at_least=at_least)
-    assert min(drafted.size) >= min(2 * at_least, min(size))
-    assert min(drafted.size) < max(4 * at_least + 4, min(size) / 8 + 1) or drafted.size == size
+    drafted = decode_rgb(data, LIMITS, min_side=min_side)
+    assert min(drafted.size) >= min(2 * min_side, min(size))
+    assert min(drafted.size) < max(4 * min_side + 4, min(size) / 8 + 1) or drafted.size == size
 
 
 def test_a_rotated_jpeg_is_drafted_and_turned() -> None:
-    drafted = decode_rgb(write_oriented(photo(1600, 800), 6), LIMITS, at_least=100)
+    drafted = decode_rgb(write_oriented(photo(1600, 800), 6), LIMITS, min_side=100)
     assert drafted.size == (200, 400)
 
 

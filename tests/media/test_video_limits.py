@@ -21,7 +21,7 @@ from multimodal_embedding_serving.errors import (
     UnsupportedMedia,
 )
 from multimodal_embedding_serving.media import container as footage
-from multimodal_embedding_serving.media.container import Footage, Source, Survey, survey
+from multimodal_embedding_serving.media.container import FrameReader, Source, Survey, survey
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
 from tests.media_files import VIDEO_KINDS, read_barcode, write_image, write_video
 
@@ -161,7 +161,7 @@ def test_a_seek_that_lands_elsewhere_is_not_believed(shift: int) -> None:
         key_numbers=true.key_numbers,
         key_times=array("q", [time + shift for time in true.key_times]),
     )
-    with Footage(source, wrong) as frames:
+    with FrameReader(source, wrong) as frames:
         for number in (5, 65, 100):
             assert frames.frame(number).pts == 512 * number
 

@@ -125,8 +125,8 @@ TRAPS = {
     ),
     "the crop's offset is floored": Trap(
         "transforms/image.py",
-        "round((length - kept) / 2.0)",
-        "(length - kept) // 2",
+        "round((length - side) / 2.0)",
+        "(length - side) // 2",
         f"{PIXELS}::test_the_crop_offset_of_335_columns_rounds_half_to_even",
     ),
     "the long side is rounded": Trap(
@@ -137,25 +137,25 @@ TRAPS = {
     ),
     "a JPEG is drafted to the size itself": Trap(
         "media/image.py",
-        "least = 2 * at_least",
-        "least = at_least",
+        "min_decoded = 2 * min_side",
+        "min_decoded = min_side",
         f"{PICTURES}::test_a_drafted_jpeg_keeps_twice_what_is_needed",
     ),
     "the EXIF orientation is overlooked": Trap(
         "media/image.py",
-        "return image if turn is None else image.transpose(turn)",
+        "return image if transposition is None else image.transpose(transposition)",
         "return image",
         f"{PICTURES}::test_an_exif_orientation_is_applied",
     ),
     "sixteen bits are clipped": Trap(
         "media/image.py",
-        "_grey((np.asarray(image) >> 8).astype(np.uint8))",
-        "_grey(np.minimum(np.asarray(image), 255).astype(np.uint8))",
+        "_gray((np.asarray(image) >> 8).astype(np.uint8))",
+        "_gray(np.minimum(np.asarray(image), 255).astype(np.uint8))",
         f"{PICTURES}::test_sixteen_bit_grey_loses_its_low_byte_in_files_images_and_arrays",
     ),
     "floats are clipped": Trap(
         "media/image.py",
-        "_grey(by_own_range(np.asarray(image)))",
+        "_gray(normalize_range(np.asarray(image)))",
         'image.convert("L").convert("RGB")',
         f"{PICTURES}::test_floats_and_deep_integers_are_stretched_by_their_own_range",
     ),

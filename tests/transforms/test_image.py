@@ -133,7 +133,7 @@ def test_a_manifest_describes_a_transform() -> None:
     transform = ImageTransform(256, "short_side", "bilinear", 64)
     spec = {"size": 256, "resize": "short_side", "resample": "bilinear", "patches": 64}
     assert ImageTransform.from_manifest(spec) == transform
-    assert transform.at_least == 256
+    assert transform.min_side == 256
 
 
 @pytest.mark.parametrize("size", [(4000, 3000), (1920, 1080), (2000, 3008)])
@@ -144,5 +144,5 @@ def test_a_drafted_jpeg_differs_from_a_full_decode_by_two_levels_at_most(
     data = write_image("jpeg", photo(*size), quality=92)
     transform = ImageTransform(224, "short_side", "bicubic", 49)
     full = transform(decode_rgb(data, limits)).astype(int)
-    drafted = transform(decode_rgb(data, limits, at_least=transform.at_least)).astype(int)
+    drafted = transform(decode_rgb(data, limits, min_side=transform.min_side)).astype(int)
     assert np.abs(full - drafted).max() <= 2

@@ -16,7 +16,7 @@ from multimodal_embedding_serving.checkpoints.tokenizers import (
     wordpiece_from_vocab,
 )
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
-from multimodal_embedding_serving.transforms.text import TextTransform, mend_surrogates
+from multimodal_embedding_serving.transforms.text import TextTransform, repair_surrogates
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizers"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text("utf-8"))
@@ -159,7 +159,7 @@ def test_a_long_query_keeps_the_appended_end(query: TextTransform) -> None:
     ],
 )
 def test_lone_surrogates_become_the_replacement_character(text: str, mended: str) -> None:
-    assert mend_surrogates(text) == mended
+    assert repair_surrogates(text) == mended
 
 
 @settings(max_examples=300, deadline=None)

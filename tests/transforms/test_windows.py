@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.transforms.windows import cut_windows, join_windows
+from multimodal_embedding_serving.transforms.windows import join_windows, split_windows
 from multimodal_embedding_serving.types import Features
 from tests.repositories import qwen_tokenizer
 
@@ -37,7 +37,7 @@ def test_windows_cover_every_token_once(
     drawn: tuple[list[int], list[int], list[int], int],
 ) -> None:
     prompt, joined, text, length = drawn
-    windows = cut_windows([*joined, *text, END], prompt, length)
+    windows = split_windows([*joined, *text, END], prompt, length)
     first, *others = windows
     whole = [*first.ids[:-1]]
     for window in others:
@@ -60,20 +60,20 @@ def test_the_first_window_is_what_a_cut_would_leave(
 ) -> None:
     prompt, joined, text, length = drawn
     ids = [*joined, *text, END]
-    first = cut_windows(ids, prompt, length)[0]
+    first = split_windows(ids, prompt, length)[0]
     assert first.ids == (ids if len(ids) <= length else [*ids[: length - 1], END])
 
 
 @given(st.integers(8, 64), st.integers(0, 500))
 def test_a_window_repeats_a_tenth_of_the_one_before_it(length: int, count: int) -> None:
-    windows = cut_windows([*range(1, count + 1), END], [], length)
+    windows = split_windows([*range(1, count + 1), END], [], length)
     for before, after in pairwise(windows):
         assert len(set(before.ids) & set(after.ids) - {END}) == (length - 1) // 10
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error() -> None:
-    with pytest.raises(ValueError, match="9 tokens leaves no room in 10"):
-        cut_windows([*range(1, 30), END], [*range(1, 10)], 10)
+    with pytest.raises(ValueError, match="9 tokens leaves no room for text in 10"):
+        split_windows([*range(1, 30), END], [*range(1, 10)], 10)
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(0, 2**32 - 1))

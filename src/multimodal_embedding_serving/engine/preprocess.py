@@ -74,7 +74,7 @@ def prepare_images(
                 image = decode_rgb(
                     source,
                     media.images,
-                    at_least=transform.at_least,
+                    min_side=transform.min_side,
                     copied=transform.copies,
                     reserve=reserve,
                 )

@@ -1,8 +1,8 @@
-"""A process-wide bound on the memory of pictures that are being decoded.
+"""A process-wide limit on the memory of images that are being decoded.
 
-Each picture asks, once its header has told its size, for what it will take. Who asked first is
-served first, so that no stream of small pictures keeps a large one waiting; and each holds one
-share at most, so that nobody waits for itself.
+Once an image's header has been read, its decoding reserves the memory it will need. Requests are
+served in order, so that a stream of small images can't starve a large one, and each image reserves
+only once, so that it can't deadlock on itself.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Protocol
 
 from multimodal_embedding_serving.errors import TooLarge
 
-LARGE = 64 << 20
-"""Bytes of a picture after which freed memory is handed back: 12 ms after one of 320 MB."""
+TRIM_THRESHOLD = 64 << 20
+"""Bytes of an image from which freed memory is returned to the system (12 ms for 320 MB)."""
 
 
 def trim_memory() -> None:
-    """Return to the system what has been freed, where the C library can (glibc's).
+    """Return freed memory to the system, where the C library can (glibc).
 
-    It keeps freed blocks between others, which no budget would know of. What is left are the ends
-    of its threads' arenas, up to 64 MB for each thread that has decoded a large picture.
+    glibc keeps freed blocks for reuse, which the budget would not see. It still holds the ends of
+    its threads' arenas, up to 64 MB for each thread that has decoded a large image.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -32,10 +32,10 @@ def trim_memory() -> None:
 
 
 class Reserve(Protocol):
-    """Called once a picture; returns when the bytes may be taken."""
+    """Called once per image; returns when the memory may be used."""
 
     def __call__(self, size: int, scratch: int = 0) -> None:
-        """`size` bytes for the picture, and `scratch` for what decodes it."""
+        """`size` bytes for the image, and `scratch` bytes for its decoder."""
         ...
 
 
@@ -49,42 +49,42 @@ class DecodeBudget:
 
     @property
     def left(self) -> int:
-        """Bytes that nobody holds."""
+        """Bytes that are not reserved."""
         return self._left
 
     @property
     def waiting(self) -> int:
-        """Pictures that wait for their turn."""
+        """Images that wait for memory."""
         return len(self._waiting)
 
     @contextmanager
     def share(self) -> Iterator[Reserve]:
-        """What is reserved inside is held until the end of the `with`.
+        """Yield a function that reserves memory until the end of the `with`.
 
-        Reserving waits for its turn, and raises TooLarge where the whole budget would not do for
-        the picture; one whose decoder needs more than the budget is decoded alone.
+        It waits for its turn, and raises TooLarge if the image alone exceeds the whole budget. An
+        image whose decoder needs more than the budget reserves all of it and is decoded alone.
         """
-        held = 0
+        reservation = 0
 
         def reserve(size: int, scratch: int = 0) -> None:
-            nonlocal held
-            if held:
-                raise RuntimeError("one picture holds one share")
+            nonlocal reservation
+            if reservation:
+                raise RuntimeError("an image reserves memory once")
             if size > self.limit:
                 raise TooLarge(
-                    f"the image takes {size >> 20:,} MB to decode; "
+                    f"decoding the image takes {size >> 20:,} MB; "
                     f"the limit is {self.limit >> 20:,} MB"
                 )
-            wanted = min(size + scratch, self.limit)
-            self._take(wanted)
-            held = wanted
+            total = min(size + scratch, self.limit)
+            self._take(total)
+            reservation = total
 
         try:
             yield reserve
         finally:
-            if held >= LARGE:
+            if reservation >= TRIM_THRESHOLD:
                 trim_memory()
-            self._give(held)
+            self._give(reservation)
 
     def _take(self, size: int) -> None:
         with self._lock:

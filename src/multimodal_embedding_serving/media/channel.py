@@ -1,6 +1,6 @@
-"""Messages between the service and a decoder's process: JSON on a socket, some with an open file.
+"""Messages between the service and a decoder process: JSON on a socket, some with an open file.
 
-What the process says is not trusted: a message is small, plain JSON, and no file is taken from it.
+The service does not trust the process: its messages are small, plain JSON, and never carry a file.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADER = struct.Struct("<I")
-LARGEST = 1 << 16
-"""Bytes of a message that is not trusted."""
+MAX_MESSAGE_BYTES = 1 << 16
+"""Of a message from the process."""
 
 Message = dict[str, Any]
 
 
 class Channel:
-    """One end of a socket pair. Times are the seconds that a whole message may take; None: any.
+    """One end of a socket pair. `seconds` limits the transfer of a whole message; None: no limit.
 
-    Raises TimeoutError, and ConnectionError where the other end is gone or talks nonsense.
+    Raises TimeoutError, and ConnectionError if the peer is gone or its message is malformed.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -39,42 +39,45 @@ class Channel:
         self._socket.sendall(data)
 
     def receive(self, seconds: float | None = None) -> Message:
-        """A message of an end that is not trusted."""
+        """A message from a peer that is not trusted."""
         end = None if seconds is None else time.monotonic() + seconds
         (size,) = HEADER.unpack(self._read(HEADER.size, end))
-        if size > LARGEST:
-            raise ConnectionError("the message is too long")
-        return _parsed(self._read(size, end))
+        if size > MAX_MESSAGE_BYTES:
+            raise ConnectionError(
+                f"the message has {size:,} bytes; the limit is {MAX_MESSAGE_BYTES:,}"
+            )
+        return _parse(self._read(size, end))
 
     def receive_with_file(self) -> tuple[Message, int | None]:
-        """A message of an end that is trusted, and the file that came with it."""
+        """A message from a trusted peer, and the file that came with it."""
         data, files, _, _ = socket.recv_fds(self._socket, HEADER.size, 1)
-        (size,) = HEADER.unpack(data + self._read(HEADER.size - len(data), None, begun=bool(data)))
-        return _parsed(self._read(size, None)), files[0] if files else None
+        rest = self._read(HEADER.size - len(data), None, connected=bool(data))
+        (size,) = HEADER.unpack(data + rest)
+        return _parse(self._read(size, None)), files[0] if files else None
 
     def close(self) -> None:
         self._socket.close()
 
-    def _read(self, size: int, end: float | None, *, begun: bool = True) -> bytes:
+    def _read(self, size: int, end: float | None, *, connected: bool = True) -> bytes:
         data = bytearray()
-        while begun and len(data) < size:
+        while connected and len(data) < size:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
             part = self._socket.recv(min(size - len(data), 1 << 20))
-            begun = bool(part)
+            connected = bool(part)
             data += part
-        if not begun:
-            raise ConnectionError("the other end is gone")
+        if not connected:
+            raise ConnectionError("the peer closed the connection")
         return bytes(data)
 
 
-def _parsed(body: bytes) -> Message:
+def _parse(body: bytes) -> Message:
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
-        raise ConnectionError("the message is no object")
+        raise ConnectionError("the message is not a JSON object")
     return message

@@ -1,4 +1,4 @@
-"""A process that decodes videos, seen from the service: started, spoken to, killed."""
+"""The service's handle on a decoder process: starts it, talks to it, kills it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from multimodal_embedding_serving.media.channel import Channel
 
-START = """
+BOOTSTRAP = """
 import json, os, sys
-os.putenv("OPENBLAS_NUM_THREADS", "1")  # numpy's: threads and memory that decoding does not use
+os.putenv("OPENBLAS_NUM_THREADS", "1")  # numpy's: decoding needs no BLAS threads, nor their memory
 sys.path[:] = json.loads(sys.argv[1])
 from multimodal_embedding_serving.media.decoder_process import main
 main(*map(int, sys.argv[2:]))
@@ -21,7 +21,7 @@ main(*map(int, sys.argv[2:]))
 
 
 class Decoder:
-    """One process. It ends with the thread that made it, which must live as long as the service."""
+    """One process. It ends with the thread that started it, which must outlive the service."""
 
     def __init__(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
@@ -30,23 +30,23 @@ class Decoder:
             path = json.dumps([*filter(None, sys.path), root])
             numbers = map(str, (os.getpid(), theirs.fileno(), memory))
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and code
-                [sys.executable, "-I", "-S", "-c", START, path, *numbers],
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, path, *numbers],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # its standard error goes where the service's goes
+                stdout=subprocess.DEVNULL,  # its standard error is the service's
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # a Ctrl-C is meant for the service
+                process_group=0,  # Ctrl-C reaches only the service
             )
         self.channel = Channel(ours)
         self.pid = self._process.pid
         self.free = True
-        """It may take a video."""
+        """Ready for the next video."""
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """From any thread."""
+        """May be called from any thread."""
         self._process.kill()
 
     def close(self) -> None:

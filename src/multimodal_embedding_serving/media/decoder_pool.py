@@ -1,7 +1,7 @@
-"""Videos decoded in processes that may crash, hang or be killed: that is their request's error.
+"""A pool of decoder processes: if one crashes, hangs or is killed, only its own request fails.
 
-A process serves one video after the other. Whatever befalls it, or its video, it is killed and the
-next video gets a fresh one. Elsewhere than on Linux videos are decoded in this process.
+A process decodes one video after another. After any failure it is killed, and the next video gets
+a new one. On systems other than Linux, videos are decoded in this process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.ring import Ring, seal
 from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits, source_size
 
-ATTEMPTS = 3
-"""Processes that may be gone before they have taken a video."""
-NO_PROCESS = "the process that decodes videos can't be started"
-LOOK_UP = 0.5
-"""Seconds after which one who waits for a slot looks whether that still makes sense."""
-REFUSALS: dict[str, type[EmbeddingError]] = {
+MAX_ATTEMPTS = 3
+"""Processes that may exit before they accept a video."""
+NO_PROCESS = "could not start a video decoder process; retry later"
+SLOT_POLL_SECONDS = 0.5
+"""While waiting for a slot, how often to check that the decoder is alive and not stopped."""
+ERRORS_BY_NAME: dict[str, type[EmbeddingError]] = {
     each.__name__: each for each in (InvalidInput, NotFound, TooLarge, UnsupportedMedia)
 }
 
@@ -46,22 +46,22 @@ REFUSALS: dict[str, type[EmbeddingError]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLimits:
     memory: int = 2 << 30
-    """Bytes of address space above those of a process that has just started."""
+    """Bytes of address space, beyond what a newly started process has."""
     seconds: float = 300.0
-    """That one video may keep its process, not counting the time that its frames are waited for."""
+    """For one video, not counting the time that its process waits for a free slot."""
     cpu_seconds: float = 3600.0
-    """CPU time of one video, on all its threads."""
+    """For one video: CPU time of all its threads."""
 
 
 class DecoderPool:
     """The processes, the threads that wait for them, and the videos that they decode.
 
-    A process is started by the first video that finds none idle, and replaced at once when it is
-    lost, so that the next video does not wait for it to start.
+    A process is started for a video if none is idle. One that is lost is replaced at once, so that
+    the next video need not wait for a process to start.
     """
 
     def __init__(self, count: int, slots: int, limits: DecoderLimits | None = None) -> None:
-        """`count` videos at a time; `slots`: decoded frames of one video that may wait."""
+        """Decode `count` videos at a time; up to `slots` decoded frames of each may be buffered."""
         self.threads = ThreadPoolExecutor(count, "video")
         self.slots, self.limits = slots, limits or DecoderLimits()
         self._lock = threading.Lock()
@@ -75,18 +75,18 @@ class DecoderPool:
             return [each.pid for each in (*self._busy.values(), *self._idle)]
 
     def take(self, decoding: Decoding) -> Decoder:
-        """A process for this video alone; NotReady once closed or stopped."""
+        """Reserve a process for this video. Raises NotReady if the pool or the video is stopped."""
         while True:
             with self._lock:
                 decoder = self._idle.pop() if self._idle else None
             decoder = decoder or self._start()
             with self._lock:
-                refused = self._closed or decoding.stopped
-                if not refused and decoder.alive:
+                stopped = self._closed or decoding.stopped
+                if not stopped and decoder.alive:
                     self._busy[decoding] = decoder
                     return decoder
             decoder.close()
-            if refused:
+            if stopped:
                 raise NotReady("the model is closed")
 
     def put_back(self, decoding: Decoding) -> None:
@@ -96,11 +96,11 @@ class DecoderPool:
                 self._idle.append(decoder)
                 return
         decoder.close()
-        with suppress(NotReady):  # the next video will say so
-            self._keep(self._start())
+        with suppress(NotReady):  # the next video reports it
+            self._add_idle(self._start())
 
-    def _keep(self, decoder: Decoder) -> None:
-        """For the next video, unless there is one already."""
+    def _add_idle(self, decoder: Decoder) -> None:
+        """Keep a process for the next video, unless one is idle already."""
         with self._lock:
             if not self._closed and not self._idle:
                 self._idle.append(decoder)
@@ -120,7 +120,7 @@ class DecoderPool:
                 self._busy[decoding].kill()
 
     def close(self) -> None:
-        """Kill what runs; what waits is dropped."""
+        """Kill running decoders and drop queued videos."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -133,7 +133,7 @@ class DecoderPool:
 
 
 class Decoding:
-    """One video on its way: `frames` runs on a thread, `stop` may be called from any other."""
+    """One video: `frames` runs on one thread; any other may call `stop`."""
 
     def __init__(
         self,
@@ -145,25 +145,25 @@ class Decoding:
         threads: int = 0,
         received: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Base64 is decoded on the thread that `frames` runs on; `received(bytes)` counts it."""
-        self._decoders, self._source, self._received_bytes = decoders, source, received
+        """`frames` decodes base64 on its thread and calls `received` with their number."""
+        self._decoders, self._source, self._on_received = decoders, source, received
         self._segment, self._limits, self._threads = segment, limits, threads
         self.seconds_left = decoders.limits.seconds
-        """That its process may still keep it waiting."""
+        """Time left for its process to respond."""
         self._ring: Ring | None = None
         self._due: set[int] = set()
         self.stopped = False
 
     def stop(self) -> None:
-        """End it, whatever it does: its process is killed if it has one."""
+        """Stop decoding at once; kills the process if there is one."""
         self._decoders.stop(self)
 
     def frames(self) -> Generator[Frame, None, None]:
-        """As `read_frames`, but frames are read only, and must be let go: the next ones may need
-        their room.
+        """Yield frames like `read_frames`, but as read-only arrays in shared memory. The caller must
+        release them: later frames reuse their slots.
 
-        Raises InvalidInput too where the video breaks its process, DeadlineExceeded where it takes
-        too long, NotReady where no process can be had.
+        Also raises InvalidInput if the decoder crashes on the video, DeadlineExceeded if decoding
+        takes too long, and NotReady if no process can be started.
         """
         if sys.platform != "linux":
             from multimodal_embedding_serving.media.video import read_frames
@@ -174,11 +174,11 @@ class Decoding:
             return
         source = open_source(self._video(), self._limits)
         try:
-            for _ in range(ATTEMPTS):
+            for _ in range(MAX_ATTEMPTS):
                 decoder = self._decoders.take(self)
                 try:
-                    if self._begin(decoder, source):
-                        yield from self._received(decoder)
+                    if self._submit(decoder, source):
+                        yield from self._receive_frames(decoder)
                         return
                 finally:
                     self._decoders.put_back(self)
@@ -191,11 +191,11 @@ class Decoding:
         if isinstance(source, Encoded):
             source = source.decode(self._limits.max_bytes, "video")
         if isinstance(source, bytes):
-            self._received_bytes(len(source))
+            self._on_received(len(source))
         return source
 
-    def _begin(self, decoder: Decoder, source: int) -> bool:
-        """Hand the video over; False where the process was gone before it saw it."""
+    def _submit(self, decoder: Decoder, source: int) -> bool:
+        """Send the video to the process; False if the process exited before it accepted it."""
         decoder.free = False
         video = {
             "segment": asdict(self._segment),
@@ -205,63 +205,63 @@ class Decoding:
         }
         try:
             decoder.channel.send(video, file=source, seconds=self.seconds_left)
-            return "taken" in self._hear(decoder)
+            return "taken" in self._receive(decoder)
         except TimeoutError:
-            raise self._too_late() from None
+            raise self._timeout() from None
         except ConnectionError:
             return False
 
-    def _received(self, decoder: Decoder) -> Generator[Frame, None, None]:
+    def _receive_frames(self, decoder: Decoder) -> Generator[Frame, None, None]:
         try:
             while True:
-                self._offer(decoder)
-                message = self._hear(decoder)
+                self._offer_slots(decoder)
+                message = self._receive(decoder)
                 if "room" in message:
-                    self._make_room(decoder, int(message["room"]))
+                    self._map_ring(decoder, int(message["room"]))
                 elif "slot" in message:
                     yield self._frame(message)
                 else:
                     decoder.free = message.get("again") is True
-                    return self._close_with(message)
+                    return self._finish(message)
         except TimeoutError:
-            raise self._too_late() from None
+            raise self._timeout() from None
         except (ConnectionError, KeyError, TypeError, ValueError, OverflowError):
             if self.stopped:
                 raise NotReady("the model is closed") from None
-            raise InvalidInput("the video can't be decoded: it breaks the decoder") from None
+            raise InvalidInput("could not decode the video: the decoder crashed on it") from None
 
-    def _hear(self, decoder: Decoder) -> Message:
+    def _receive(self, decoder: Decoder) -> Message:
         started = time.monotonic()
         try:
             return decoder.channel.receive(self.seconds_left)
         finally:
             self.seconds_left = max(0.001, self.seconds_left - (time.monotonic() - started))
 
-    def _offer(self, decoder: Decoder) -> None:
-        """Tell the process which slots are free; where it has none, wait for one."""
+    def _offer_slots(self, decoder: Decoder) -> None:
+        """Send the numbers of free slots; if the process has none left, wait for one."""
         if self._ring is None:
             return
         free = self._ring.free
         while not free.empty() or not self._due:
             try:
-                slot = free.get(timeout=LOOK_UP)
+                slot = free.get(timeout=SLOT_POLL_SECONDS)
             except Empty:
                 if self.stopped or not decoder.alive:
-                    raise ConnectionError("nobody fills the slots any more") from None
+                    raise ConnectionError("the decoder is gone") from None
                 continue
             decoder.channel.send({"slot": slot}, seconds=self.seconds_left)
             self._due.add(slot)
 
-    def _make_room(self, decoder: Decoder, slot_bytes: int) -> None:
+    def _map_ring(self, decoder: Decoder, slot_bytes: int) -> None:
         if not 0 < slot_bytes <= 3 * self._limits.max_side**2:
-            raise ValueError("no frame has this size")
+            raise ValueError(f"a frame has {slot_bytes} bytes")
         try:
             self._ring, self._due = Ring(slot_bytes, self._decoders.slots), set()
         except OSError:
-            raise NotReady("there is no memory for the video's frames") from None
+            raise NotReady("not enough memory for the video's frames; retry later") from None
         try:
-            room = {"slot_bytes": self._ring.slot_bytes}
-            decoder.channel.send(room, file=self._ring.file, seconds=self.seconds_left)
+            reply = {"slot_bytes": self._ring.slot_bytes}
+            decoder.channel.send(reply, file=self._ring.file, seconds=self.seconds_left)
         finally:
             self._ring.close_file()
 
@@ -269,36 +269,37 @@ class Decoding:
         slot, height, width = (int(message[key]) for key in ("slot", "height", "width"))
         ring = self._ring
         if ring is None or slot not in self._due or min(height, width) < 1:
-            raise ValueError("no frame is due there")
+            raise ValueError(f"no frame is due in slot {slot}")
         if height * width * 3 > ring.slot_bytes:
             raise ValueError("the frame is larger than its slot")
         self._due.remove(slot)
         index, timestamp = int(message["index"]), float(message["timestamp"])
         return Frame(index, timestamp, ring.frame(slot, height, width))
 
-    def _close_with(self, message: Message) -> None:
+    def _finish(self, message: Message) -> None:
         if "end" not in message:
             param = message.get("param")
-            raise REFUSALS[message["error"]](
+            raise ERRORS_BY_NAME[message["error"]](
                 str(message["message"]), param=None if param is None else str(param)
             )
 
-    def _too_late(self) -> DeadlineExceeded:
+    def _timeout(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"the video is not decoded after {self._decoders.limits.seconds:g} s"
+            f"the video was not decoded within {self._decoders.limits.seconds:g} s "
+            "(EMBEDDING_REQUEST_TIMEOUT_SEC)"
         )
 
 
 def open_source(source: bytes | Path, limits: VideoLimits) -> int:
-    """An open file that holds the video and that nobody can change: bytes go to memory without a
-    name, and never to a disk. Raises TooLarge, NotFound, InvalidInput (empty)."""
+    """Open the video as a file descriptor. Bytes go to a sealed file in memory, never to a disk.
+    Raises TooLarge, NotFound, InvalidInput (empty), NotReady (no memory or descriptors)."""
     if isinstance(source, Path):
         return _open_file(source, limits)
     source_size(source, limits)
     try:
         file = os.memfd_create("video", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
-        raise NotReady("no more files can be opened") from None
+        raise NotReady("the server can't open more files; retry later") from None
     try:
         left = memoryview(source)
         while left:
@@ -306,7 +307,7 @@ def open_source(source: bytes | Path, limits: VideoLimits) -> int:
         seal(file, contents=True)
     except OSError:
         os.close(file)
-        raise NotReady("there is no memory for the video") from None
+        raise NotReady("not enough memory for the video; retry later") from None
     return file
 
 
@@ -317,7 +318,7 @@ def _open_file(path: Path, limits: VideoLimits) -> int:
         raise NotFound("the video file does not exist") from None
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise NotFound("the path names no regular file")
+            raise NotFound("the path is not a regular file")
         source_size(file, limits)
     except EmbeddingError:
         os.close(file)

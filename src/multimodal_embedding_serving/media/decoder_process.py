@@ -1,8 +1,8 @@
-"""The process that decodes videos, one after the other, for one service.
+"""The process that decodes videos, one after another, for one service.
 
-It is started by `decoders.Decoder` with a socket, confined before it sees the first video, and ends
-with the service. It says, in this order: taken; room (bytes of a frame; each time they grow); each
-frame; and end, or error.
+`decoder_handle.Decoder` starts it with a socket. It confines itself before the first video, and
+ends with the service. For each video it sends, in this order: taken; room (the bytes of a frame,
+each time they grow); each frame; and end or error.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from multimodal_embedding_serving.media.channel import Channel
 from multimodal_embedding_serving.media.ring import Slots
 from multimodal_embedding_serving.media.sandbox import (
     address_space,
-    allow_seconds,
     confine,
-    die_with,
-    give_back_memory,
+    die_with_parent,
+    extend_cpu_limit,
+    release_memory,
 )
 from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
 
-LEFTOVER = 256 << 20
-"""Bytes of address space that a video may leave behind; the next one would miss them."""
+MAX_LEFTOVER = 256 << 20
+"""Bytes of address space that a video may leave occupied; with more, the process is replaced."""
 
 
 def main(parent: int, end: int, memory: int) -> None:
     """`end` is the descriptor of the socket; `memory` in bytes."""
-    die_with(parent)
+    die_with_parent(parent)
     confine(memory)
     channel = Channel(socket.socket(fileno=end))
-    most, again = address_space() + LEFTOVER, True
+    max_space, again = address_space() + MAX_LEFTOVER, True
     try:
         while again:
             video, source = channel.receive_with_file()
-            if source is None:  # a slot that came back when its video was done
+            if source is None:  # a slot that was freed after its video had ended
                 continue
             channel.send({"taken": True})
             outcome = _decode(channel, video, source)
             os.close(source)
-            give_back_memory()
-            again = address_space() < most and not outcome.pop("exhausted", False)
+            release_memory()
+            again = address_space() < max_space and not outcome.pop("exhausted", False)
             channel.send({**outcome, "again": again})
     except ConnectionError:  # the service is gone
         sys.exit(0)
 
 
 def _decode(channel: Channel, video: dict[str, Any], source: int) -> dict[str, Any]:
-    """Send the frames -> the closing message."""
-    allow_seconds(video["cpu_seconds"])
+    """Send the frames; return the closing message."""
+    extend_cpu_limit(video["cpu_seconds"])
     indexes = video["segment"].pop("frame_indexes")
     segment = Segment(**video["segment"], frame_indexes=indexes and tuple(indexes))
     limits, slots = VideoLimits(**video["limits"]), _slots(channel)
@@ -86,7 +86,7 @@ def _slots(channel: Channel) -> Slots:
 
     def grow(size: int) -> tuple[int, int]:
         channel.send({"room": size})
-        while True:  # slots of the ring before may still come
+        while True:  # slots of the previous ring may still arrive
             message, file = channel.receive_with_file()
             if file is not None:
                 return file, int(message["slot_bytes"])

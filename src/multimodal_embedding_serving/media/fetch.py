@@ -1,8 +1,9 @@
-"""URL -> bytes and path -> file, each guarded.
+"""URL -> bytes and path -> file, each checked against the settings.
 
-A host is resolved once, every address is vetted, and the connection goes to a vetted address with
-the URL's Host and server name kept: a second DNS answer changes nothing. Nothing of the environment
-(proxies, credentials, cookies) is used or sent, and messages hold no address.
+A host is resolved once, all its addresses are vetted, and the connection goes to a vetted address
+with the URL's own Host header and server name, so a second DNS answer changes nothing. Proxies,
+credentials and cookies of the environment are neither used nor sent, and no message contains an
+address.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from multimodal_embedding_serving.media.addresses import AddressRules, Target, u
 from multimodal_embedding_serving.monitoring.request import hold
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port -> the host's addresses; OSError where it has none."""
+"""Host and port -> the host's addresses; raises OSError if there are none."""
 
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 20.0
-"""A read that brings nothing for so long ends the fetch."""
+"""A fetch ends when no data arrive for this long."""
 GRACE_SECONDS = 10.0
-LEAST_RATE = 1024
-"""Bytes a second, on average, once the grace is over: a trickle would hold its place for ever."""
+MIN_RATE = 1024
+"""Average bytes per second after the grace period: a trickle would occupy its place for ever."""
 HEADERS = [
     (b"Accept", b"image/*, video/*, */*;q=0.5"),
     (b"Accept-Encoding", b"identity"),  # a compressed body could be a bomb
@@ -56,12 +57,12 @@ REMOTE_ERRORS = (
 async def resolve(host: str, port: int) -> Sequence[str]:
     """Ask the system's resolver."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class VettedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that passed the rules, and to nothing else."""
+    """Connects only to addresses that pass the rules."""
 
     def __init__(self, rules: AddressRules, resolver: Resolve) -> None:
         self._rules = rules
@@ -85,7 +86,7 @@ class VettedBackend(httpcore2.AsyncNetworkBackend):
                 )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
-        raise RemoteFailed("the URL's host does not accept connections")
+        raise RemoteFailed("could not connect to the URL's host")
 
     async def _addresses(self, host: str, port: int) -> Sequence[str]:
         try:
@@ -93,7 +94,7 @@ class VettedBackend(httpcore2.AsyncNetworkBackend):
         except (OSError, UnicodeError):
             addresses = []
         if not addresses:
-            raise RemoteFailed("the URL's host can't be resolved")
+            raise RemoteFailed("could not resolve the URL's host")
         return addresses
 
     async def sleep(self, seconds: float) -> None:
@@ -101,8 +102,9 @@ class VettedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class Fetcher:
-    """`mode`, `allowed_hosts`: see AddressRules. `proxy`: a URL, or "" for none; with one, hosts
-    are vetted by name, since the proxy resolves. `timeout`: seconds for a whole fetch.
+    """Downloads media. `mode`, `allowed_hosts`: see AddressRules. `proxy`: a URL, or "" for none;
+    with a proxy, hosts are vetted by name, since the proxy resolves them. `timeout`: seconds for a
+    whole fetch.
 
     `resolver`, `tls` and `clock` replace the system's.
     """
@@ -128,17 +130,17 @@ class Fetcher:
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def get(self, url: str, *, max_bytes: int) -> bytes:
-        """The body behind a URL.
+        """Download the body of a URL.
 
-        Raises Forbidden (refused URL or address), InvalidInput (no URL), TooLarge (above
-        `max_bytes`, or than a request may hold), QueueFull (others hold too much), RemoteFailed
-        (can't be resolved or reached, status, too slow).
+        Raises Forbidden (URL or address not allowed), InvalidInput (malformed URL), TooLarge (above
+        `max_bytes`, or above what one request may hold), QueueFull (other requests hold too much
+        memory), RemoteFailed (can't be resolved or reached, status, too slow).
         """
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._follow(url, max_bytes)
         except (TimeoutError, httpcore2.TimeoutException):
-            raise RemoteFailed("the remote server did not answer in time") from None
+            raise RemoteFailed("the remote server did not respond in time") from None
         except REMOTE_ERRORS:
             raise RemoteFailed("the connection to the remote server failed") from None
 
@@ -147,7 +149,7 @@ class Fetcher:
             await self._pool.aclose()
 
     async def _open(self) -> httpcore2.AsyncConnectionPool:
-        """Made at the first fetch, on a thread: reading the certificates takes 100 ms."""
+        """Create the pool at the first fetch, on a thread: loading certificates takes 100 ms."""
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncio.to_thread(self._make_pool)
@@ -170,13 +172,13 @@ class Fetcher:
     async def _follow(self, url: str, max_bytes: int) -> bytes:
         target = self._vet(url)
         for _ in range(MAX_REDIRECTS + 1):
-            body, location = await self._ask(target, max_bytes)
+            body, location = await self._request(target, max_bytes)
             if location is None:
                 return body
             try:
                 target = self._vet(str(target.url.join(location)))
             except (httpx2.InvalidURL, ValueError, InvalidInput):
-                raise RemoteFailed("the remote server redirects to no valid URL") from None
+                raise RemoteFailed("the remote server redirects to an invalid URL") from None
         raise RemoteFailed(f"the remote server redirects more than {MAX_REDIRECTS} times")
 
     def _vet(self, url: str) -> Target:
@@ -187,8 +189,8 @@ class Fetcher:
             self._rules.vet_name_for_proxy(target.host, target.port)
         return target
 
-    async def _ask(self, target: Target, max_bytes: int) -> tuple[bytes, str | None]:
-        """The body, or where the server redirects to."""
+    async def _request(self, target: Target, max_bytes: int) -> tuple[bytes, str | None]:
+        """The body, or the location that the server redirects to."""
         timeouts = {
             "connect": min(CONNECT_SECONDS, self._timeout),
             "read": min(SILENT_SECONDS, self._timeout),
@@ -203,18 +205,18 @@ class Fetcher:
         async with pool.stream(
             "GET", address, headers=headers, extensions={"timeout": timeouts}
         ) as response:
-            return await self._answer(response, max_bytes)
+            return await self._read_response(response, max_bytes)
 
-    async def _answer(
+    async def _read_response(
         self, response: httpcore2.Response, max_bytes: int
     ) -> tuple[bytes, str | None]:
         headers = {name.lower(): value for name, value in response.headers}
         if response.status in REDIRECTS and b"location" in headers:
             return b"", headers[b"location"].decode("latin-1")
         if not 200 <= response.status < 300:
-            raise RemoteFailed(f"the remote server answered with status {response.status}")
+            raise RemoteFailed(f"the remote server responded with status {response.status}")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise RemoteFailed("the remote server sent a compressed body, unasked")
+            raise RemoteFailed("the remote server sent a compressed body, which was not requested")
         return await self._read(response, headers.get(b"content-length"), max_bytes), None
 
     async def _read(
@@ -227,14 +229,16 @@ class Fetcher:
             if body.write(part) and body.tell() > max_bytes:
                 raise _too_large(max_bytes)
             hold(len(part))
-            taken = self._clock() - started
-            if taken > GRACE_SECONDS and body.tell() < LEAST_RATE * taken:
-                raise RemoteFailed("the remote server sends too slowly")
+            seconds = self._clock() - started
+            if seconds > GRACE_SECONDS and body.tell() < MIN_RATE * seconds:
+                raise RemoteFailed(
+                    f"the remote server sends too slowly (less than {MIN_RATE:,} bytes per second)"
+                )
         return body.getvalue()
 
 
 def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the file behind the URL is larger than {max_bytes:,} bytes")
+    return TooLarge(f"the file at the URL is larger than the limit of {max_bytes:,} bytes")
 
 
 def _parse_proxy(url: str) -> httpx2.Proxy:
@@ -242,30 +246,33 @@ def _parse_proxy(url: str) -> httpx2.Proxy:
         proxy = httpx2.Proxy(url)
         if proxy.url.scheme in ("http", "https") and proxy.url.host:
             return proxy
-    raise SettingsError("EMBEDDING_MEDIA_PROXY is not allowed; allowed: http://host:port")
+    raise SettingsError(
+        "EMBEDDING_MEDIA_PROXY is not valid; use http://host:port or https://host:port"
+    )
 
 
 def media_path(path: str, roots: Sequence[Path]) -> Path:
-    """The regular file that a caller's path names: relative to the first root, absolute only inside
-    one of them, once links are resolved.
+    """Resolve a client's path to a regular file under the media roots. A relative path starts at
+    the first root; an absolute one must be inside a root after links are resolved.
 
-    Raises Forbidden outside (whether it exists or not), NotFound inside where there is no file.
+    Raises Forbidden outside the roots (whether the file exists or not), NotFound inside them if
+    there is no such file.
     """
     if not path or "\0" in path:
-        raise InvalidInput("a path may not be empty or hold NUL")
+        raise InvalidInput("a path must not be empty or contain a NUL character")
     if not roots:
-        raise Forbidden("no folder may be read here")
+        raise Forbidden("reading files is disabled (EMBEDDING_MEDIA_ROOTS is empty)")
     try:
-        found = (roots[0] / path).resolve()
-        inside = any(found.is_relative_to(root.resolve()) for root in roots)
+        file = (roots[0] / path).resolve()
+        inside = any(file.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError, UnicodeError):  # a loop of links, a name too long
-        raise NotFound("there is no such file under the media roots") from None
+        raise NotFound("no such file under EMBEDDING_MEDIA_ROOTS") from None
     if not inside:
-        raise Forbidden("the path is outside the folders that may be read")
+        raise Forbidden("the path is outside EMBEDDING_MEDIA_ROOTS")
     try:
-        mode = found.stat().st_mode
+        mode = file.stat().st_mode
     except (OSError, UnicodeError):
-        raise NotFound("there is no such file under the media roots") from None
+        raise NotFound("no such file under EMBEDDING_MEDIA_ROOTS") from None
     if not stat.S_ISREG(mode):
-        raise NotFound("the path names no regular file under the media roots")
-    return found
+        raise NotFound("the path is not a regular file")
+    return file

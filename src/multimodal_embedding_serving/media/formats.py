@@ -1,4 +1,4 @@
-"""Which image format the first bytes of a file announce."""
+"""Recognizes image formats by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 
 def recognize(data: bytes) -> str | None:
-    """The format (a key of `image.DECODERS`) that the first bytes announce, or None."""
+    """The format (a key of `image.DECODERS`), or None if the signature is not known."""
     for name, signature in SIGNATURES:
         if data.startswith(signature):
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
-        return _recognise_boxes(data)
+        return _recognize_boxes(data)
     if data[:1] == b"P" and data[1:2] in b"123456fy" and len(data) > 2:
         return "PPM"
     if data[:1] == b"\n" and data[1:2] in b"\0\2\3\5" and data[2:3] in b"\0\1" and len(data) > 2:
@@ -43,8 +43,8 @@ def recognize(data: bytes) -> str | None:
     return "TGA" if _looks_like_tga(data) else None
 
 
-def _recognise_boxes(data: bytes) -> str | None:
-    """AVIF and HEIC share the box layout of MP4; mif1 may be either, the other brands say which."""
+def _recognize_boxes(data: bytes) -> str | None:
+    """AVIF and HEIC share the box layout of MP4; for mif1, the other brands decide."""
     length = min(int.from_bytes(data[:4], "big"), 256)
     brands = {data[start : start + 4] for start in (8, *range(16, length, 4))}
     if brands & {b"avif", b"avis"}:
@@ -53,9 +53,9 @@ def _recognise_boxes(data: bytes) -> str | None:
 
 
 def _looks_like_tga(data: bytes) -> bool:
-    """TGA has no signature: its header's fields must make sense together."""
+    """TGA has no signature: check that the fields of its header are consistent."""
     if len(data) < 18 or data[1] > 1 or data[2] not in (1, 2, 3, 9, 10, 11):
         return False
-    colour_mapped = data[2] in (1, 9)
+    color_mapped = data[2] in (1, 9)
     sides = struct.unpack_from("<HH", data, 12)
-    return all(sides) and data[16] in (8, 16, 24, 32) and (not colour_mapped or data[1] == 1)
+    return all(sides) and data[16] in (8, 16, 24, 32) and (not color_mapped or data[1] == 1)

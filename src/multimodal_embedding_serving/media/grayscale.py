@@ -1,4 +1,4 @@
-"""Grey levels of any depth and range brought to eight bits."""
+"""Converts gray levels of any depth and range to eight bits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def by_own_range(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Stretch the smallest finite value to 0 and the largest to 255; a constant picture is black.
+def normalize_range(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map the smallest finite value to 0 and the largest to 255; a constant image is black.
 
-    NaN counts as the smallest. Rows go by in blocks, so that doubles take 8 MB and not 512.
+    NaN maps to the smallest. Rows are converted in blocks, so that doubles take 8 MB, not 512.
     """
     if values.dtype.kind in "iu":
         low, high = values.min(), values.max()
@@ -20,7 +20,7 @@ def by_own_range(values: NDArray[Any]) -> NDArray[np.uint8]:
         finite = np.isfinite(values)
         low = values.min(where=finite, initial=np.inf)
         high = values.max(where=finite, initial=-np.inf)
-    span = float(high) / 2 - float(low) / 2  # halves, since a double's full range overflows
+    span = float(high) / 2 - float(low) / 2  # halved, since the full range of a double overflows
     levels = np.zeros(values.shape, dtype=np.uint8)
     if not (span > 0 and math.isfinite(span)):
         return levels

@@ -1,10 +1,11 @@
-"""Any picture -> one RGB picture, by one rule for every source.
+"""Any image -> an RGB image, by the same rules for every source.
 
-The signature chooses the decoder (never a name or a declared type), the header is held to the
-limits before a pixel is decoded, and decoding is complete: a truncated file fails here, alone.
-Then: EXIF orientation applied; 16-bit grey brought down by 1/256, other deep grey by its own range
-(Pillow's own conversion clips them: X-rays would all look white); alpha dropped; RGB. Of an
-animation, the first frame. Pillow's error texts hold memory addresses and never leave this file.
+The signature selects the decoder (never a name or a declared type), the header is checked against
+the limits before a pixel is decoded, and decoding is complete: a truncated file fails here, alone.
+Then the EXIF orientation is applied, 16-bit gray is divided by 256, other deep gray is normalized
+to its own range (Pillow's conversion clips it: X-rays would all look white), alpha is dropped, and
+the rest is converted to RGB. An animation gives its first frame. Pillow's error messages contain
+memory addresses and never leave this file.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognize
-from multimodal_embedding_serving.media.grayscale import by_own_range
+from multimodal_embedding_serving.media.grayscale import normalize_range
 from multimodal_embedding_serving.settings import Settings
 
 ImageSource = bytes | Image.Image | NDArray[Any]
-"""An encoded file, a Pillow image, or an array [H, W], [H, W, 1..4] (grey, grey + alpha, RGB, RGBA)
-of any real type."""
+"""An encoded file, a Pillow image, or an array [H, W] or [H, W, 1..4] (gray, gray + alpha, RGB,
+RGBA) of any real type."""
 
 DECODERS = {
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
@@ -54,18 +55,18 @@ DECODERS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIF": ("pillow_heif", "HeifImageFile"),
 }
-"""Format -> module and class. Called directly, not through `Image.open`: no other format can be
-reached, and neither Pillow's registry nor its global pixel limit decides anything here."""
+"""Format -> module and class. They are called directly, not through `Image.open`, so that no other
+format can be reached and neither Pillow's registry nor its global pixel limit matters here."""
 
-DECODER_ERRORS = (
+PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError,
     RuntimeError, AttributeError, AssertionError, struct.error, zlib.error,
     Warning,
 )  # fmt: skip
-"""What Pillow's decoders raise on bad bytes, as found by fuzzing; none of it is a server fault."""
+"""What Pillow's decoders raise on bad bytes (from fuzzing); none of it is a server error."""
 
 ORIENTATION = 0x0112
-TURNS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -76,13 +77,13 @@ TURNS = {
 }
 
 MAX_INTERPRETED_PIXELS = 4 << 20
-"""For decoders that Pillow runs in Python, at up to 3 us a pixel (QOI, uncompressed DDS, RLE BMP,
-plain PPM): 12 s of a core at worst, where 64 Mpix would take minutes."""
+"""For decoders that Pillow implements in Python, at up to 3 us per pixel (QOI, uncompressed DDS,
+RLE BMP, plain PPM): 12 s of a core at worst; 64 megapixels would take minutes."""
 
 SCRATCH = {"WEBP": 12, "JPEG2000": 16, "AVIF": 6, "HEIF": 6}
-"""Bytes a pixel that decoders need for themselves, as measured on 12 megapixels."""
+"""Bytes per pixel that decoders need for themselves, measured on 12 megapixels."""
 DEEP_SCRATCH = 6
-"""The same for progressive JPEGs (all coefficients) and for 32-bit greys (a copy)."""
+"""The same for progressive JPEGs (all coefficients) and for 32-bit gray (a copy)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,28 +91,26 @@ class ImageLimits:
     max_bytes: int
     max_pixels: int
     formats: tuple[str, ...]
-    """Keys of DECODERS that may be opened."""
+    """Keys of DECODERS that are allowed."""
 
 
 def decode_rgb(
     source: ImageSource,
     limits: ImageLimits,
     *,
-    at_least: int = 0,
+    min_side: int = 0,
     copied: bool = False,
     reserve: Reserve = lambda size, scratch=0: None,
 ) -> Image.Image:
-    """Decode `source` fully and bring it to an RGB image.
+    """Decode `source` completely and convert it to RGB.
 
-    `at_least` is the short side in pixels that the caller will resize to: a larger JPEG is decoded
-    straight to a half, a quarter or an eighth, as long as both sides stay twice that (4000x3000 in
-    37 ms instead of 146, at most 2 grey levels off). 0 decodes in full. `reserve` hears how many
-    bytes the picture will take, before they are taken; `copied` tells that the caller's copy of it
-    counts too.
+    `min_side` is the short side in pixels that the caller will resize to: a larger JPEG is decoded
+    directly to a half, a quarter or an eighth, as long as both sides stay at least twice that
+    (4000x3000 in 37 ms instead of 146). 0 decodes in full. `reserve` is called with the memory that
+    the image needs before it is allocated; `copied` adds the copy that the caller will make.
 
-    Raises UnsupportedMedia (no known signature, or a format that is not allowed), TooLarge
-    (bytes or pixels, before decoding), InvalidInput (can't be decoded), MissingExtra (HEIC without
-    the extra `heif`).
+    Raises UnsupportedMedia (unknown signature, or a format that is not allowed), TooLarge (bytes or
+    pixels, before decoding), InvalidInput (damaged), MissingExtra (HEIC without the extra `heif`).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, limits, copied, reserve)
@@ -120,51 +119,56 @@ def decode_rgb(
             image = source
             _check_size(image.size, limits)
         else:
-            image = _read_header(source, limits, at_least)
+            image = _read_header(source, limits, min_side)
         reserve(*_decoded_bytes(image, copied))
         image.load()
-        image = _upright(image)  # the name goes with it: what was decoded is not kept any longer
+        image = _upright(image)  # rebinding the name frees the decoded image
         return _to_rgb(image)
     except MemoryError:
-        raise TooLarge("the image takes more memory to decode than there is") from None
+        raise TooLarge("not enough memory to decode the image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        most = f"{limits.max_pixels / 1e6:.4g} megapixels"
-        raise TooLarge(f"the image has too many pixels; the limit is {most}") from None
-    except DECODER_ERRORS:
-        raise InvalidInput("the image can't be decoded: it is damaged or incomplete") from None
+        limit = f"{limits.max_pixels / 1e6:.4g} megapixels (EMBEDDING_MAX_IMAGE_MPIX)"
+        raise TooLarge(f"the image has too many pixels; the limit is {limit}") from None
+    except PILLOW_ERRORS:
+        raise InvalidInput("could not decode the image: it is damaged or incomplete") from None
 
 
 def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:
-    """What the picture takes (the pixels as Pillow keeps them, once more where they are turned,
-    brought to RGB or `copied`: one after the other), and what its decoder takes beside that."""
+    """Bytes for the image (Pillow's pixels, and a second copy if they are rotated, converted or
+    `copied`; these happen one after another), and bytes that its decoder needs on top."""
     pixels = image.width * image.height
     scratch = SCRATCH.get(image.format or "", 0)
     if image.mode in ("I", "F") or image.info.get("progressive"):
         scratch = DEEP_SCRATCH
     if image.mode in ("RGBa", "La"):
-        scratch += 4  # brought to RGB by way of another mode
+        scratch += 4  # converted to RGB through another mode
     return pixels * (8 if copied or not _is_final(image) else 4), pixels * scratch
 
 
 def _is_final(image: Image.Image) -> bool:
     if image.mode != "RGB" or "transparency" in image.info:
         return False
-    asking_decodes = image.format == "PNG" and "exif" not in image.info
-    return asking_decodes or _turn(image) is None
+    getexif_decodes = image.format == "PNG" and "exif" not in image.info
+    return getexif_decodes or _transposition(image) is None
 
 
-def _read_header(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image:
-    """Hold the header to the limits; no pixel is decoded yet."""
+def _read_header(data: bytes, limits: ImageLimits, min_side: int) -> Image.Image:
+    """Open the image and check its header against the limits; no pixel is decoded yet."""
     if not data:
         raise InvalidInput("the image is empty")
     if len(data) > limits.max_bytes:
         raise TooLarge(
-            f"the image has {len(data):,} bytes; the limit is {limits.max_bytes:,} bytes"
+            f"the image has {len(data):,} bytes; the limit is {limits.max_bytes:,} "
+            "(EMBEDDING_MAX_IMAGE_MB)"
         )
     name = recognize(data)
-    if name is None or name not in limits.formats:
-        found = "this is not an image" if name is None else f"{name} images are not allowed here"
-        raise UnsupportedMedia(f"{found}; formats that are: {', '.join(limits.formats)}")
+    formats = ", ".join(limits.formats)
+    if name is None:
+        raise UnsupportedMedia(f"not a supported image format (supported: {formats})")
+    if name not in limits.formats:
+        raise UnsupportedMedia(
+            f"{name} images are not allowed (EMBEDDING_IMAGE_FORMATS: {formats})"
+        )
     if name == "ICO":
         for size in _icon_sizes(data):
             _check_size(size, limits)
@@ -172,8 +176,8 @@ def _read_header(data: bytes, limits: ImageLimits, at_least: int) -> Image.Image
     _check_size(image.size, limits)
     if any(tile.codec_name in Image.DECODERS for tile in image.tile):
         _check_pixels(image.size, min(limits.max_pixels, MAX_INTERPRETED_PIXELS), f"{name} image")
-    if name == "JPEG" and at_least > 0:
-        image = _draft(image, data, at_least)
+    if name == "JPEG" and min_side > 0:
+        image = _draft(image, data, min_side)
     return image
 
 
@@ -183,21 +187,21 @@ def _open(name: str, data: bytes) -> ImageFile.ImageFile:
         decoder = getattr(import_module(module), kind)
     except ImportError:
         raise MissingExtra("HEIC images", "heif") from None
-    opened: ImageFile.ImageFile = decoder(io.BytesIO(data))
-    return opened
+    image: ImageFile.ImageFile = decoder(io.BytesIO(data))
+    return image
 
 
-def _draft(image: ImageFile.ImageFile, data: bytes, at_least: int) -> ImageFile.ImageFile:
-    """Let libjpeg scale down while decoding, to no less than twice what is needed."""
-    least = 2 * at_least
-    if min(image.size) < 2 * least:
+def _draft(image: ImageFile.ImageFile, data: bytes, min_side: int) -> ImageFile.ImageFile:
+    """Let libjpeg scale down while decoding, to at least twice the side that is needed."""
+    min_decoded = 2 * min_side
+    if min(image.size) < 2 * min_decoded:
         return image
-    image.draft(None, (least, least))
-    return image if min(image.size) >= least else _open("JPEG", data)
+    image.draft(None, (min_decoded, min_decoded))
+    return image if min(image.size) >= min_decoded else _open("JPEG", data)
 
 
 def _icon_sizes(data: bytes) -> list[tuple[int, int]]:
-    """True sizes of an icon's pictures: its directory has one byte a side, and may lie."""
+    """True sizes of an icon's images: its directory has one byte per side and may be wrong."""
     sizes = []
     for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
         (start,) = struct.unpack_from("<I", data, entry + 12)
@@ -207,52 +211,55 @@ def _icon_sizes(data: bytes) -> list[tuple[int, int]]:
             sizes.append(struct.unpack_from("<HH", data, start + 4))
         else:
             width, height = struct.unpack_from("<ii", data, start + 4)
-            sizes.append((abs(width), abs(height) // 2))  # colours and mask, one below the other
+            sizes.append((abs(width), abs(height) // 2))  # colors and mask, one below the other
     return sizes
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    _check_pixels(size, limits.max_pixels, "image")
+    _check_pixels(size, limits.max_pixels, "image", " (EMBEDDING_MAX_IMAGE_MPIX)")
 
 
-def _check_pixels(size: tuple[int, int], most: int, kind: str) -> None:
+def _check_pixels(size: tuple[int, int], max_pixels: int, kind: str, setting: str = "") -> None:
     width, height = size
     if width < 1 or height < 1:
         raise InvalidInput("the image has no pixels")
-    if width * height > most:
+    if width * height > max_pixels:
         raise TooLarge(
-            f"the {kind} has {width} x {height} pixels; the limit is {most / 1e6:.4g} megapixels"
+            f"the {kind} has {width} x {height} pixels; "
+            f"the limit is {max_pixels / 1e6:.4g} megapixels{setting}"
         )
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """The EXIF orientation; metadata that can't be read says nothing about it."""
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """The EXIF orientation; None if the metadata can't be read."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except DECODER_ERRORS:
+        return TRANSPOSITIONS.get(image.getexif().get(ORIENTATION, 1))
+    except PILLOW_ERRORS:
         return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _turn(image)
-    return image if turn is None else image.transpose(turn)
+    transposition = _transposition(image)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
-        return _grey((np.asarray(image) >> 8).astype(np.uint8))  # a PGM's full scale is 65535 too
+        return _gray(
+            (np.asarray(image) >> 8).astype(np.uint8)
+        )  # the full scale of a PGM is 65535 too
     if mode in ("I", "F"):
-        return _grey(by_own_range(np.asarray(image)))
+        return _gray(normalize_range(np.asarray(image)))
     if mode in ("RGBa", "La"):
         image = image.convert("RGBA" if mode == "RGBa" else "LA")
-    if "transparency" in image.info:  # Pillow would warn of it, or fail on a malformed one
+    if "transparency" in image.info:  # Pillow would warn, or fail if it is malformed
         image = image.copy()
         del image.info["transparency"]
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def _grey(levels: NDArray[np.uint8]) -> Image.Image:
+def _gray(levels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(levels).convert("RGB")
 
 
@@ -262,7 +269,10 @@ def _from_array(
     if array.ndim == 3 and 1 <= array.shape[2] <= 4:
         array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
     elif array.ndim != 2:
-        raise InvalidInput("an image array must be [height, width] or [height, width, channels]")
+        raise InvalidInput(
+            "an image array must have shape [height, width] or [height, width, 1 to 4 channels], "
+            f"not {list(array.shape)}"
+        )
     _check_size((array.shape[1], array.shape[0]), limits)
     reserve(array.shape[0] * array.shape[1] * (8 if copied or array.ndim == 2 else 4))
     if array.dtype == np.bool_:
@@ -272,9 +282,11 @@ def _from_array(
     elif array.dtype == np.uint16:
         levels = (array >> 8).astype(np.uint8)
     elif array.dtype.kind in "iuf":
-        levels = by_own_range(array)
+        levels = normalize_range(array)
     else:
-        raise InvalidInput("an image array must hold integers, floats or booleans")
+        raise InvalidInput(
+            f"an image array must be of integers, floats or booleans, not {array.dtype}"
+        )
     image = Image.fromarray(np.ascontiguousarray(levels))
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -1,4 +1,4 @@
-"""A frames manifest: JSON on disk that lists frames of one video, as pictures or by number."""
+"""A frames manifest: JSON on disk that lists frames of one video, as images or by number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 
-MAX_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 64 << 20
 
 Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -25,12 +25,12 @@ class ManifestFrame(BaseModel):
     is_detected_crop: bool | None = None
     detection_confidence: float | None = Field(default=None, ge=0, le=1)
     crop_bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
-    """x1, y1, x2, y2 in pixels of the frame; used where the crop has no picture of its own."""
+    """x1, y1, x2, y2 in pixels of the frame; used if the crop has no image of its own."""
     crop_index: int | None = None
 
 
 class Manifest(BaseModel):
-    """What the service reads of a manifest; its metadata keys are the caller's own."""
+    """The keys of a manifest that the service reads; others are the caller's metadata."""
 
     frames: Annotated[list[ManifestFrame], Field(min_length=1, fail_fast=True)]
     video_path: str | None = None
@@ -40,22 +40,27 @@ class Manifest(BaseModel):
         if self.video_path is None:
             for index, frame in enumerate(self.frames):
                 if frame.image_path is None:
-                    raise ValueError(f"frames.{index} has no image_path and there is no video_path")
+                    raise ValueError(
+                        f"frames[{index}] has no image_path, and there is no video_path"
+                    )
         return self
 
 
 def read_manifest(path: Path) -> Manifest:
     """Parse a manifest. Blocking.
 
-    Raises InvalidInput naming the field at fault, TooLarge above 64 MiB.
+    Raises InvalidInput with the path of the invalid field, TooLarge above 64 MiB.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise TooLarge("the manifest is larger than 64 MiB", param="frames_manifest_path")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise TooLarge(
+            "the manifest is larger than the limit of 64 MiB", param="frames_manifest_path"
+        )
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+        field = "".join(keys).removeprefix(".")
         reason = first["msg"].removeprefix("Value error, ")
-        message = f"the manifest is malformed: {where + ': ' if where else ''}{reason}"
+        message = f"invalid manifest: {field + ': ' if field else ''}{reason}"
         raise InvalidInput(message, param="frames_manifest_path") from None

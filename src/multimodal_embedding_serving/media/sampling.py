@@ -1,6 +1,6 @@
-"""What is taken of a video: the sampling contract, pure arithmetic over a frame count and a rate.
+"""Which frames of a video are sampled: pure arithmetic over a frame count and a rate.
 
-Nothing here decodes: the service knows these types, and only the decoder's process loads FFmpeg.
+Nothing here decodes: the service uses these types, and only the decoder process loads FFmpeg.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class Segment:
     num_frames: int = 64
     """Evenly spaced; 0: all."""
     extraction_fps: float | None = None
-    """Frames for each second of video."""
+    """Frames per second of video."""
     frame_indexes: tuple[int, ...] | None = None
-    """Absolute numbers; those outside the segment are dropped."""
+    """Absolute frame numbers; those outside the segment are dropped."""
     pooling: Literal["mean"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     index: int
-    """Its place among the video's frames in presentation order, from 0."""
+    """Frame number in presentation order, from 0."""
     timestamp: float
     """Seconds after the first frame."""
     rgb: NDArray[np.uint8]
-    """[height, width, 3], turned as the video's rotation says."""
+    """[height, width, 3], after the video's rotation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,15 @@ class VideoLimits:
     max_side: int = 8192
 
 
-FINE = 8
-"""Steps per frame up to which the contract's steps are counted out, roundings and all."""
+MAX_STEPS_PER_FRAME = 8
+"""Up to this many, the steps are counted one by one, with the same rounding as the contract."""
 
 
 def choose(segment: Segment, frames: int, rate: float) -> list[int]:
     """The numbers of the sampled frames, ascending, without duplicates.
 
-    `frames` is the video's count, `rate` its average frames a second. Raises InvalidInput, saying
-    the video's length, where the segment holds no frame or a number makes no sense.
+    `frames` is the number of frames, `rate` their average per second. Raises InvalidInput, with the
+    video's length, if the segment contains no frame or one of its numbers is not valid.
     """
     check_segment(segment)
     length = f"the video has {frames} frames ({frames / rate:.2f} s)"
@@ -70,11 +70,11 @@ def choose(segment: Segment, frames: int, rate: float) -> list[int]:
     if segment.clip_duration >= 0:
         end = min(frames, start + _whole(rate * segment.clip_duration, frames))
     if start >= frames:
-        where = f"startOffsetSec {segment.start_offset:g} lies beyond the end"
-        raise InvalidInput(f"{where}: {length}", param="segment_config")
+        problem = f"startOffsetSec {segment.start_offset:g} is beyond the end"
+        raise InvalidInput(f"{problem}: {length}", param="segment_config")
     if start >= end:
-        where = f"clip_duration {segment.clip_duration:g} s holds no frame"
-        raise InvalidInput(f"{where}: {length}", param="segment_config")
+        problem = f"clip_duration {segment.clip_duration:g} contains no frame"
+        raise InvalidInput(f"{problem}: {length}", param="segment_config")
     if segment.frame_indexes:
         inside = sorted({index for index in segment.frame_indexes if start <= index < end})
         if inside:
@@ -85,31 +85,32 @@ def choose(segment: Segment, frames: int, rate: float) -> list[int]:
 
 
 def check_segment(segment: Segment) -> None:
-    for name, value, least in (
+    for name, value, minimum in (
         ("startOffsetSec", segment.start_offset, 0.0),
         ("clip_duration", segment.clip_duration, -math.inf),
         ("num_frames", segment.num_frames, 0),
         ("extraction_fps", segment.extraction_fps or 0.0, 0.0),
     ):
-        if math.isnan(value) or value < least:
-            raise InvalidInput(f"{name} must be a number >= {least:g}", param="segment_config")
+        if math.isnan(value) or value < minimum:
+            accepted = "a number" if math.isinf(minimum) else f"a number of at least {minimum:g}"
+            raise InvalidInput(f"{name} must be {accepted}, not {value:g}", param="segment_config")
 
 
-def _whole(value: float, most: int) -> int:
-    """int(value), where anything beyond the video's end, infinity too, is just beyond it."""
-    return int(value) if value <= most else most + 1
+def _whole(value: float, frames: int) -> int:
+    """int(value), or frames + 1 for anything beyond the end (infinity too)."""
+    return int(value) if value <= frames else frames + 1
 
 
 def _paced(start: int, end: int, rate: float, fps: float) -> list[int]:
-    if fps > FINE * rate:  # steps of a fraction of a frame hit every frame
+    if fps > MAX_STEPS_PER_FRAME * rate:  # steps of a fraction of a frame hit every frame
         return list(range(start, end))
-    chosen = [start]
+    numbers = [start]
     step = 1
     while (place := start + step * rate / fps) < end:
-        if int(place) > chosen[-1]:
-            chosen.append(int(place))
+        if int(place) > numbers[-1]:
+            numbers.append(int(place))
         step += 1
-    return chosen
+    return numbers
 
 
 def _spread(start: int, end: int, count: int) -> list[int]:
@@ -120,7 +121,7 @@ def _spread(start: int, end: int, count: int) -> list[int]:
 
 
 def source_size(source: bytes | Path | int, limits: VideoLimits) -> int:
-    """Bytes of an encoded video, a file or an open descriptor; NotFound, InvalidInput, TooLarge."""
+    """Size of an encoded video in bytes. Raises NotFound, InvalidInput (empty), TooLarge."""
     try:
         if isinstance(source, bytes):
             size = len(source)
@@ -131,5 +132,8 @@ def source_size(source: bytes | Path | int, limits: VideoLimits) -> int:
     if size == 0:
         raise InvalidInput("the video is empty")
     if size > limits.max_bytes:
-        raise TooLarge(f"the video has {size:,} bytes; the limit is {limits.max_bytes:,} bytes")
+        raise TooLarge(
+            f"the video has {size:,} bytes; the limit is {limits.max_bytes:,} "
+            "(EMBEDDING_MAX_VIDEO_MB)"
+        )
     return size

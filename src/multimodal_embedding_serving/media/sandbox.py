@@ -1,4 +1,4 @@
-"""What a decoder's process may do: its memory, its time, its files, and no life of its own."""
+"""Limits a decoder process: memory, CPU time, files, and a lifetime that ends with its parent."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from multimodal_embedding_serving.media.budget import trim_memory
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
-LARGE = 1 << 20
-"""Bytes from which memory is a mapping of its own, and so goes back whole when it is freed."""
-OPEN_FILES = 16
-"""Its three standard streams, the channel, a video, a ring, and room for those of `/proc`."""
+MMAP_THRESHOLD = 1 << 20
+"""Bytes from which a block is its own mapping, and so returns to the system when it is freed."""
+MAX_OPEN_FILES = 16
+"""The three standard streams, the channel, a video, a ring, and spares for files in `/proc`."""
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the thread that started this process ends, and gain no rights by `exec`.
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, and keep `exec`
+    from gaining rights.
 
-    Exits where `parent` is gone already.
+    Exits if `parent` is already gone.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -35,42 +36,42 @@ def die_with(parent: int) -> None:
 
 
 def confine(memory: int) -> None:
-    """Bound the address space to `memory` bytes above what it is now, and forbid to write files.
+    """Limit the address space to `memory` bytes above its present size, and forbid writing files.
 
-    Where the machine is out of memory, this process goes before the service.
+    If the machine runs out of memory, the kernel kills this process before the service.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     libc = ctypes.CDLL(None)
-    # glibc reserves 64 MB for each thread's heap: addresses that nobody uses, but that count. And
-    # it learns to keep large blocks on its heaps, where small ones come to lie between them.
+    # glibc reserves 64 MB of addresses for each thread's heap; they count although nothing uses
+    # them. It also learns to keep large blocks on its heaps, where small ones then fragment them.
     libc.mallopt(M_ARENA_MAX, 2)
-    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-    most = address_space() + memory
+    libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    max_space = address_space() + memory
     for limit, value in (
-        (resource.RLIMIT_AS, most),
+        (resource.RLIMIT_AS, max_space),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
     ):
         resource.setrlimit(limit, (value, value))
 
 
-def allow_seconds(seconds: float) -> None:
-    """Let the process use this much more CPU time, then be killed."""
+def extend_cpu_limit(seconds: float) -> None:
+    """Allow this process `seconds` more of CPU time; the kernel kills it after that."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def address_space() -> int:
-    """Bytes of this process's address space."""
+    """Size of this process's address space in bytes."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
     return int(pages) * resource.getpagesize()
 
 
-def give_back_memory() -> None:
-    """Return what has been freed to the system, frames in reference cycles too."""
+def release_memory() -> None:
+    """Return freed memory to the system, including frames in reference cycles."""
     gc.collect()
     trim_memory()

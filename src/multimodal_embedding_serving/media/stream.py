@@ -1,4 +1,4 @@
-"""A blocking generator awaited on an event loop: a thread runs it, a bounded queue lies between."""
+"""Awaits a blocking generator on an event loop: a thread runs it and fills a bounded queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def stream(
     ahead: int,
     stop: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[T, None]:
-    """Yield what `make()` yields, one item at a time. As `stream_batches` otherwise."""
+    """Yield the items of `make()` one at a time; otherwise like `stream_batches`."""
     async with aclosing(stream_batches(make, pool, ahead=ahead, size=1, stop=stop)) as batches:
         async for batch in batches:
             yield batch.pop()
@@ -36,12 +36,12 @@ async def stream_batches(
     stop: Callable[[], None] = lambda: None,
     close_timeout: float = 0.0,
 ) -> AsyncGenerator[list[T], None]:
-    """Yield what `make()` yields, in lists of what is ready by then: 1 to `size` items.
+    """Yield the items of `make()` in lists of those that are ready: 1 to `size` items.
 
-    The generator runs on a thread of `pool`, at most `ahead` items in front. It is closed on that
-    thread when the consumer stops, is cancelled, or closes this one; `stop()` is called then, from
-    here, to end a step that may take long, and `close_timeout` seconds are allowed for it. An
-    exception of the generator is raised here, after what it yielded before.
+    The generator runs on a thread of `pool`, at most `ahead` items ahead. When the consumer stops,
+    is canceled or closes this generator, it is closed on its thread: within `close_timeout` seconds
+    on its own, and after that with the help of `stop()`, which is called here to end a long step.
+    An exception of the generator is raised here, after the items that it yielded before.
     """
     feed: _Feed[T] = _Feed(ahead)
     done = asyncio.get_running_loop().run_in_executor(pool, feed.run, make)
@@ -64,7 +64,7 @@ async def stream_batches(
 
 
 class _Feed(Generic[T]):
-    """What lies between the generator's thread and the event loop."""
+    """The bounded queue between the generator's thread and the event loop."""
 
     def __init__(self, ahead: int) -> None:
         self.ready: asyncio.Queue[T | asyncio.Future[None]] = asyncio.Queue()
@@ -73,17 +73,17 @@ class _Feed(Generic[T]):
         self._stopped = threading.Event()
 
     def run(self, make: Callable[[], Generator[T, None, None]]) -> None:
-        """On the thread: run the generator, and close it once `stop` is called."""
+        """On the thread: run the generator; close it once `stop` has been called."""
         with contextlib.closing(make()) as items:
             for item in items:
                 self._room.acquire()
                 if self._stopped.is_set():
                     return
                 self._loop.call_soon_threadsafe(self.ready.put_nowait, item)
-                del item  # its memory may be needed for the next one
+                del item  # the next item may need its memory
 
     async def take(self, size: int, done: asyncio.Future[None]) -> tuple[list[T], bool]:
-        """Wait for an item and take the others that are ready; True once `done` comes."""
+        """Wait for an item, then take all that are ready; the flag is True once `done` arrives."""
         batch: list[T] = []
         while len(batch) < size and not (batch and self.ready.empty()):
             item = await self.ready.get()
@@ -99,9 +99,9 @@ class _Feed(Generic[T]):
 
 
 class DaemonThread(Executor):
-    """An executor that starts a thread for each call, for what may block for ever.
+    """An executor that starts a daemon thread per call, for calls that may block for ever.
 
-    A read from a terminal does; the threads of a ThreadPoolExecutor would keep the process alive.
+    A read from a terminal may; a ThreadPoolExecutor's threads would keep the process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -123,6 +123,6 @@ class DaemonThread(Executor):
 
 
 def _read_error(done: asyncio.Future[Any]) -> None:
-    """Retrieve a failure, lest asyncio log it: nobody awaits it once the consumer has stopped."""
+    """Retrieve the exception, so that asyncio does not log it if the consumer has stopped."""
     if not done.cancelled():
         done.exception()

@@ -1,4 +1,4 @@
-"""Text to token ids, by the tokenizer file and the manifest that stand beside a text graph."""
+"""Text to token ids, with the tokenizer file and the manifest of a text graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers
 
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
-from multimodal_embedding_serving.transforms.windows import cut_windows
+from multimodal_embedding_serving.transforms.windows import split_windows
 from multimodal_embedding_serving.types import Features
 
 Role = Literal["query", "document"]
@@ -19,34 +19,34 @@ Role = Literal["query", "document"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSpec:
-    """The manifest's part of a TextTransform."""
+    """The part of the manifest that describes a TextTransform."""
 
     max_length: int
-    """Tokens that a text is cut to, special tokens included."""
+    """Tokens to which a text is truncated, special tokens included."""
     pad_id: int
     fixed_length: bool = False
-    """Every row is padded to max_length: the graph attends to all places."""
+    """Pad every row to max_length: the graph attends to all positions."""
     padding_side: Literal["right", "left", "file"] = "right"
-    """Of rows of a fixed length; file: as tokenizer.json says, right where it says nothing."""
+    """For rows of a fixed length; file: as in tokenizer.json, and right if it has none."""
     lowercase: bool = False
-    """Lower-case the text before the tokenizer's own normalisation, character by character."""
+    """Lower-case the text before the tokenizer's own normalization, character by character."""
     eos_kept: bool = True
-    """A text that is cut keeps the special token that the tokenizer appends, in the last place."""
+    """A truncated text keeps the special token that the tokenizer appends, in the last position."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Role -> a pattern with {text} and perhaps {instruction}."""
+    """Role -> a pattern with {text} and optionally {instruction}."""
     default_instruction: str | None = None
 
 
 class TextTransform:
-    """Prepares texts. Thread-safe; no str makes it fail."""
+    """Tokenizes texts. Thread-safe; accepts every str."""
 
     def __init__(
         self, tokenizer: Path | str, spec: Mapping[str, Any], *, window: int | None = None
     ) -> None:
-        """Open a tokenizer.json, or its text; its own truncation and padding are not used.
+        """Load a tokenizer.json from its path or its text; its truncation and padding are not used.
 
-        A text of more than `window` tokens, but at most max_length, goes in windows of so many;
-        None: the graph takes any length. Raises BundleError where the manifest's part and the
+        A text of more than `window` tokens is split into windows of that length, up to max_length
+        tokens; None: the graph takes any length. Raises BundleError if the manifest and the
         tokenizer contradict each other.
         """
         self.spec, self._window = TextSpec(**spec), window
@@ -54,8 +54,8 @@ class TextTransform:
             self._tokenizer = Tokenizer.from_str(tokenizer)
         else:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        stated = (self._tokenizer.padding or {}).get("direction", "right")
-        side = stated if self.spec.padding_side == "file" else self.spec.padding_side
+        direction = (self._tokenizer.padding or {}).get("direction", "right")
+        side = direction if self.spec.padding_side == "file" else self.spec.padding_side
         self._padded_left = side == "left"
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -66,40 +66,41 @@ class TextTransform:
             self._tokenizer.normalizer = normalizers.Sequence([lower, own] if own else [lower])
         special = len(self._tokenizer.encode("").ids)
         if self.spec.eos_kept and not special:
-            raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
+            raise BundleError("tokenizer.json appends no special token to keep (eos_kept)")
         if self.spec.max_length <= special:
             raise BundleError(
-                f"tokenizer.json: max_length {self.spec.max_length} leaves no room for text"
+                f"tokenizer.json: max_length {self.spec.max_length} leaves no room for text beside "
+                f"{special} special tokens"
             )
 
     def prepare(
         self, text: str, *, role: Role | None = None, instruction: str | None = None
     ) -> Features:
-        """One text -> int32 [tokens] ids, cut to max_length, padded only where that is fixed.
+        """One text -> int32 [tokens] ids, truncated to max_length, padded only if fixed_length.
 
-        A role whose prompt the model has wraps the text; `instruction` fills the prompt's own.
+        If the model has a prompt for `role`, it wraps the text; `instruction` replaces the default.
         """
         return self.prepare_many([text], role=role, instruction=instruction)[0]
 
     def prepare_many(
         self, texts: Sequence[str], *, role: Role | None = None, instruction: str | None = None
     ) -> list[Features]:
-        """The same for texts of one role and instruction."""
+        """`prepare` for several texts with the same role and instruction."""
         prompt = self.spec.prompts.get(role or "", "{text}")
         if instruction is None:
             instruction = self.spec.default_instruction or ""
-        wrapped = [
-            mend_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
+        prompts = [
+            repair_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
         ]
-        encoded = self._tokenizer.encode_batch_fast(wrapped)
+        encoded = self._tokenizer.encode_batch_fast(prompts)
         if self._window is None or all(len(each.ids) <= self._window for each in encoded):
-            return [self._cut(each.ids) for each in encoded]
-        before = mend_surrogates(prompt.partition("{text}")[0].format(instruction=instruction))
+            return [self._truncate(each.ids) for each in encoded]
+        before = repair_surrogates(prompt.partition("{text}")[0].format(instruction=instruction))
         opening = self._tokenizer.encode(before, add_special_tokens=False).ids
         return [self._in_windows(each.ids, opening, self._window) for each in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text that token ids of this tokenizer stand for. Raises InvalidInput."""
+        """The text of token ids of this tokenizer. Raises InvalidInput for an unknown id."""
         for each in ids:
             if not 0 <= each < self._size:
                 raise InvalidInput(
@@ -109,32 +110,32 @@ class TextTransform:
         return text.replace(self._suffix, " ").strip() if self._suffix else text
 
     def _in_windows(self, ids: list[int], prompt: list[int], window: int) -> Features:
-        """A text of any length; one whose prompt takes more than half of a window is cut."""
+        """Split a text into windows; truncate it if its prompt takes more than half of a window."""
         windows = self.spec.eos_kept and len(prompt) <= window // 2
-        longest = self.spec.max_length
-        whole = self._cut(ids, longest if windows else min(longest, window))
+        max_length = self.spec.max_length
+        whole = self._truncate(ids, max_length if windows else min(max_length, window))
         if whole.cost <= window:
             return whole
         first, *others = (
             Features(np.array(each.ids, np.int32), len(each.ids), len(each.ids), covers=each.covers)
-            for each in cut_windows(whole.row.tolist(), prompt, window)
+            for each in split_windows(whole.row.tolist(), prompt, window)
         )
         return replace(first, tokens=whole.tokens, truncated=whole.truncated, more=tuple(others))
 
-    def _cut(self, ids: list[int], longest: int | None = None) -> Features:
-        spec, length, longest = self.spec, len(ids), longest or self.spec.max_length
-        if length > longest:
-            kept = ids[-1:] if spec.eos_kept else []
-            ids = ids[: longest - len(kept)] + kept
+    def _truncate(self, ids: list[int], max_length: int | None = None) -> Features:
+        spec, length, max_length = self.spec, len(ids), max_length or self.spec.max_length
+        if length > max_length:
+            end = ids[-1:] if spec.eos_kept else []
+            ids = ids[: max_length - len(end)] + end
         places = spec.max_length if spec.fixed_length else max(1, len(ids))
         row = np.full(places, spec.pad_id, np.int32)
         start = places - len(ids) if self._padded_left else 0
         row[start : start + len(ids)] = ids
-        return Features(row, places, len(ids), truncated=length > longest)
+        return Features(row, places, len(ids), truncated=length > max_length)
 
 
-def mend_surrogates(text: str) -> str:
-    """Surrogate pairs joined, lone ones as U+FFFD: what can't be written as UTF-8 can't be read."""
+def repair_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone ones by U+FFFD: the tokenizer takes valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
