@@ -77,8 +77,8 @@ def test_progress_is_told(settings: Settings) -> None:
     assert stages[-1] == "opening the model"
 
 
-def test_a_name_that_is_nothing_lists_the_models() -> None:
-    with pytest.raises(UnknownModel, match="CLIP/clip-vit-b-32"):
+def test_an_unknown_name_says_where_the_models_are_listed() -> None:
+    with pytest.raises(UnknownModel, match=r"`mmes models` for the list, or use hf:org/name"):
         Engine.open("no/such-model")
 
 
