@@ -33,7 +33,7 @@ def test_a_row_is_complete(spec: ModelSpec) -> None:
     assert spec.repos or spec.id == DEFAULT_MODEL, (
         "only the shipped model comes without a repository"
     )
-    assert all((spec.name, spec.architecture, spec.licence))
+    assert all((spec.name, spec.architecture, spec.license))
     assert min(spec.dimension, spec.text_length, spec.image_size or 1) > 0
     assert spec.precision in set(PRECISIONS) - {"auto"}
 
@@ -76,7 +76,7 @@ def test_mobileclip_takes_its_tokenizer_from_clip_and_keeps_b_and_blt_apart() ->
 
 
 def test_weights_under_a_special_licence_say_so() -> None:
-    assert {spec.licence for spec in MODELS if spec.family == "MobileCLIP"} == {"apple-amlr"}
+    assert {spec.license for spec in MODELS if spec.family == "MobileCLIP"} == {"apple-amlr"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class ModelSpec:
     dimension: int
     text_length: int
     """Maximum length of a text, in tokens, including special tokens."""
-    licence: str
+    license: str
     aliases: tuple[str, ...] = ()
     precision: str = "f16"
     """How the weights are stored by default: f16 (compressed) or int8-weights."""
