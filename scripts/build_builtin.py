@@ -242,7 +242,7 @@ def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
         plans=plan(Checkpoint(join(text, image, matrix, mean), {}, spec)),
         tokenizer=tokenizer.to_str(),
         source={"packages": WHEELS, "files": FILES, "wordnet": DATA_HASH},
-        licence=spec.licence,
+        licence=spec.license,
     )
     conversion = Conversion(blueprint, spec.precision, notice=NOTICE)
     bundle = build_bundle(conversion, target, check_parity=measure)

@@ -74,7 +74,7 @@ def models_table() -> str:
             str(spec.image_size or "text only"),
             str(spec.dimension),
             str(spec.text_length),
-            spec.licence,
+            spec.license,
         ]
         for spec in MODELS
     )

@@ -33,7 +33,7 @@ def test_a_row_is_complete(spec: ModelSpec) -> None:
     assert spec.repos or spec.id == DEFAULT_MODEL, (
         "only the shipped model comes without a repository"
     )
-    assert all((spec.name, spec.architecture, spec.licence))
+    assert all((spec.name, spec.architecture, spec.license))
     assert min(spec.dimension, spec.text_length, spec.image_size or 1) > 0
     assert spec.precision in set(PRECISIONS) - {"auto"}
 
@@ -76,12 +76,34 @@ def test_mobileclip_takes_its_tokenizer_from_clip_and_keeps_b_and_blt_apart() ->
 
 
 def test_weights_under_a_special_licence_say_so() -> None:
-    assert {spec.licence for spec in MODELS if spec.family == "MobileCLIP"} == {"apple-amlr"}
+    assert {spec.license for spec in MODELS if spec.family == "MobileCLIP"} == {"apple-amlr"}
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownModel, match=r"clip-vit-b-99.*CLIP/clip-vit-b-32"):
-        resolve("clip-vit-b-99")
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("clip-x", "CLIP/clip-vit-b-32"),
+        ("CLIP", "CLIP/clip-vit-b-32"),
+        ("clip-vit-l-15", "CLIP/clip-vit-l-14"),
+        ("vit-b-16", "CLIP/clip-vit-b-16"),
+        ("Siglip", "SigLIP/siglip2-vit-b-16"),
+        ("qwen3-0.6b", "QwenText/qwen3-embedding-0.6b"),
+        ("blip", "Blip2/blip2_transformers"),
+        ("openai/clip-vit-base-patch32", "CLIP/clip-vit-b-16"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest_one(name: str, suggestion: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        resolve(name)
+    start = f"unknown model {name!r}. Did you mean {suggestion}? "
+    assert caught.value.message == start + "Run `mmes models` for the list"
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "bert-base", "a", "", "-"])
+def test_a_name_unlike_any_other_suggests_none(name: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        resolve(name)
+    assert caught.value.message == f"unknown model {name!r}. Run `mmes models` for the list"
 
 
 @given(st.text())

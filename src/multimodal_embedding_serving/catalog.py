@@ -1,12 +1,14 @@
-"""The models: one row each, data only. A new model is a new row, and nothing else.
+"""The models: one row of data each. A new model is a new row, and nothing else.
 
-A row holds what its checkpoint's own files may leave unsaid. Source: the model cards of the named repositories.
-`make docs` writes the rows to docs/models.md and setup.sh; `resolve()` turns any accepted spelling into a row.
+A row holds what the checkpoint's own files may not say. Source: the model cards of the listed repositories.
+`make docs` writes the rows to docs/models.md and setup.sh; `resolve()` maps every accepted spelling to its row.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from multimodal_embedding_serving.errors import UnknownModel
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "Builtin/mini"
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"
+MIN_SIMILARITY, MIN_SIMILARITY_OF_FAMILY = 0.6, 0.35
+"""How much a spelling must resemble an unknown name to be suggested for it (difflib's ratio; 0.6 is its own
+default). Less is enough where both begin with the same word: clip-x has 0.53 in common with clip-vit-b-32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +30,23 @@ class ModelSpec:
     family: str
     name: str
     repos: tuple[str, ...]
-    """Hugging Face repositories that hold the checkpoint, the preferred one first."""
+    """Hugging Face repositories that hold the checkpoint, in order of preference."""
     architecture: str
-    """The field's name of the network, as OpenCLIP or the paper spells it."""
+    """Name of the network, as OpenCLIP or the paper spells it."""
     image_size: int | None
-    """Side of the square image that the image tower takes, in pixels; None: text only."""
+    """Side of the image tower's square input, in pixels; None: the model embeds text only."""
     dimension: int
     text_length: int
-    """Longest text, in tokens, special tokens included."""
-    licence: str
+    """Maximum length of a text, in tokens, including special tokens."""
+    license: str
     aliases: tuple[str, ...] = ()
     precision: str = "f16"
-    """How weights are stored by default: f16 (compressed), int8-weights."""
+    """How the weights are stored by default: f16 (compressed) or int8-weights."""
     tokenizer_repo: str | None = None
-    """Where the tokenizer is when the checkpoint's repository has none."""
+    """Repository of the tokenizer, if the checkpoint's own repository has none."""
     measured: bool = True
-    """Whether docs/real_sizes.json and docs/parity.md must hold its figures. False for a new row: converting a
-    checkpoint of true size and comparing it with its upstream library takes hours, and can follow later."""
+    """Whether docs/real_sizes.json and docs/parity.md must have figures for it. False for a new row: converting the
+    full-size checkpoint and comparing it with its upstream library takes hours and can follow later."""
 
     @property
     def id(self) -> str:
@@ -106,26 +111,38 @@ MODELS: tuple[ModelSpec, ...] = (
 
 
 def spellings(spec: ModelSpec) -> tuple[str, ...]:
-    """Every name that means this row: `Family/name`, the bare name, the aliases with and without family, the repos."""
+    """Every name of this row: `Family/name`, the bare name, the aliases with and without family, the repositories."""
     names = (spec.name, *spec.aliases)
     return (*(f"{spec.family}/{name}" for name in names), *names, *spec.repos)
 
 
 def resolve(name: str) -> ModelSpec:
-    """The row that `name` means, in any accepted spelling, whatever its case.
+    """Return the row that `name` refers to, in any accepted spelling and in any case.
 
-    Raises UnknownModel, which lists the ids.
+    Raises UnknownModel, which suggests the nearest id.
     """
     spelling = name.strip().lower()
     for spec in MODELS:
         if spelling in {each.lower() for each in spellings(spec)}:
             return spec
-    known = ", ".join(spec.id for spec in MODELS)
-    raise UnknownModel(f"no model is named {name!r}; known: {known}")
+    nearest = _nearest(spelling)
+    suggestion = f". Did you mean {nearest.id}?" if nearest else "."
+    raise UnknownModel(f"unknown model {name!r}{suggestion} Run `mmes models` for the list")
+
+
+def _nearest(spelling: str) -> ModelSpec | None:
+    """The row whose spelling resembles this one most; None if none does enough."""
+    rows = {each.lower(): spec for spec in MODELS for each in spellings(spec)}
+    head = re.split(r"[-_/]", spelling)[0]
+    family = [each for each in rows if head and each.startswith(head)]
+    ratios = {each: SequenceMatcher(None, each, spelling[:80]).ratio() for each in family or rows}
+    nearest = max(ratios, key=ratios.__getitem__)
+    cutoff = MIN_SIMILARITY_OF_FAMILY if family else MIN_SIMILARITY
+    return rows[nearest] if ratios[nearest] >= cutoff else None
 
 
 def by_family() -> dict[str, list[str]]:
-    """Family -> names of its models, in catalog order."""
+    """Map each family to the names of its models, in catalog order."""
     families: dict[str, list[str]] = {}
     for spec in MODELS:
         families.setdefault(spec.family, []).append(spec.name)

@@ -235,7 +235,7 @@ def test_every_batch_is_counted() -> None:
     assert sizes == graph.sizes == [1, 2]
 
 
-def test_pictures_are_told_apart_by_their_pixels() -> None:
+def test_images_are_distinguished_by_their_pixels() -> None:
     items = [image_features(shade) for shade in range(10)]
     with batching(FakeGraph()) as batcher:
         assert_answers(now(batcher, *items), items)
@@ -276,24 +276,24 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
 
     if replica:
         limits["open_replica"] = open_replica
-    asked: list[tuple[str, Features, Future[Vector]]] = []
+    entries: list[tuple[str, Features, Future[Vector]]] = []
     with batching(graph, clock=clock, **limits) as batcher:
         occupy(batcher, graph, priority=Priority.BULK if replica else Priority.INTERACTIVE)
         for priority, lengths in submissions:
             for length in lengths:
-                kind = kinds[len(asked) % len(kinds)]
+                kind = kinds[len(entries) % len(kinds)]
                 first = {"poison": POISON, "nan": NOT_FINITE}.get(kind, 1)
-                item = text_features(first, *[1000 + len(asked)] * length)
+                item = text_features(first, *[1000 + len(entries)] * length)
                 deadline = clock.now + (1 if kind == "late" else 9)
                 (future,) = batcher.submit([item], priority=priority, deadline=deadline)
-                asked.append((kind, item, future))
+                entries.append((kind, item, future))
                 if kind == "cancelled":
                     future.cancel()
         clock.now += 5
         moved.set()
         graph.release()
         errors = {"late": DeadlineExceeded, "poison": GraphFailed, "nan": GraphFailed}
-        for kind, item, future in asked:
+        for kind, item, future in entries:
             if kind == "good":
                 np.testing.assert_array_equal(future.result(PATIENCE), vector_of(item.row))
             elif kind == "cancelled":
@@ -304,9 +304,9 @@ def test_whatever_is_submitted_every_item_gets_its_own_answer_within_the_limits(
     for batch in batches:
         assert len(batch) <= max_batch
         assert len(batch) == 1 or len(batch) * max(costs(batch)) <= max_cost
-    seen = {row.tobytes() for batch in batches for row in batch}
-    for kind, item, _ in asked:
-        assert (item.row.tobytes() in seen) == (kind not in ("late", "cancelled"))
+    computed = {row.tobytes() for batch in batches for row in batch}
+    for kind, item, _ in entries:
+        assert (item.row.tobytes() in computed) == (kind not in ("late", "cancelled"))
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,4 +1,4 @@
-"""A graph that fails, answers nonsense, or is closed: who is told what, and who never notices."""
+"""A graph that fails, answers nonsense, or is closed: who gets which error, and who none."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_nan_fails_alone_and_makes_the_graph_suspicious() -> None:
         good, bad = now(batcher, text(0, 4), text_features(NOT_FINITE, 2, 3, 4))
         graph.release()
         assert_answers([good], [text(0, 4)])
-        with pytest.raises(GraphFailed, match="no finite vector"):
+        with pytest.raises(GraphFailed, match="NaN or infinity for this item"):
             bad.result(PATIENCE)
         assert suspected.wait(PATIENCE)
         assert batcher.healthy
@@ -76,7 +76,7 @@ def test_only_a_failing_self_test_makes_the_batcher_unhealthy() -> None:
 
     def fail() -> None:
         tested.set()
-        raise RuntimeError("two pictures gave one vector")
+        raise RuntimeError("two images got one vector")
 
     graph = FakeGraph()
     with batching(graph, on_suspect=fail) as batcher:

@@ -22,23 +22,23 @@ from multimodal_embedding_serving.batching.priority import (lower_priority)
 os.nice({start})
 if os.getuid() == 0:
     os.setuid(65534)  # who may not raise a priority again
-found = []
+niceness_values = []
 
 def work():
     for niceness in {steps}:
         lower_priority(niceness)
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        niceness_values.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-print(found, os.getpriority(os.PRIO_PROCESS, 0))
+print(niceness_values, os.getpriority(os.PRIO_PROCESS, 0))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
 @pytest.mark.parametrize(
-    ("start", "steps", "found"),
+    ("start", "steps", "expected_steps"),
     [
         (0, [REPLICA_NICENESS], [2]),
         (0, [WORKER_NICENESS, IMAGE_NICENESS], [5, 10]),
@@ -48,10 +48,10 @@ print(found, os.getpriority(os.PRIO_PROCESS, 0))
     ],
 )
 def test_a_thread_steps_back_from_its_process_and_never_up(
-    start: int, steps: list[int], found: list[int]
+    start: int, steps: list[int], expected_steps: list[int]
 ) -> None:
     base = os.nice(0)
-    expected = [min(base + each, MAX_NICENESS) for each in found]
+    expected = [min(base + each, MAX_NICENESS) for each in expected_steps]
     done = subprocess.run(
         [sys.executable, "-c", STEPS.format(start=start, steps=steps)],
         capture_output=True,

@@ -18,11 +18,11 @@ from tests.fakes import PATIENCE, text_features
 
 def test_the_pool_takes_interactive_tasks_before_waiting_bulk_tasks() -> None:
     order: list[str] = []
-    held, started = threading.Event(), threading.Event()
+    gate, started = threading.Event(), threading.Event()
 
     def first() -> None:
         started.set()
-        assert held.wait(PATIENCE)
+        assert gate.wait(PATIENCE)
 
     with PriorityPool(1) as pool:
         pool.enter(Priority.BULK, first)
@@ -30,7 +30,7 @@ def test_the_pool_takes_interactive_tasks_before_waiting_bulk_tasks() -> None:
         for name in ("bulk 1", "bulk 2"):
             pool.enter(Priority.BULK, partial(order.append, name))
         pool.enter(Priority.INTERACTIVE, partial(order.append, "quick"))
-        held.set()
+        gate.set()
     assert order == ["quick", "bulk 1", "bulk 2"]
 
 

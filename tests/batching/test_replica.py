@@ -52,7 +52,7 @@ def test_what_waits_together_overtakes_together_but_bulk_stays() -> None:
         assert not more[0].done()
 
 
-def test_no_copy_is_opened_before_an_item_is_held_up_by_bulk() -> None:
+def test_no_copy_is_opened_before_bulk_blocks_an_item() -> None:
     graph, opened = FakeGraph(), threading.Event()
 
     def fail() -> Graph | None:
@@ -126,10 +126,10 @@ def test_an_item_that_fails_on_the_copy_is_tried_on_the_graph_and_fails_alone() 
 
 @pytest.mark.parametrize("fault", [None, OSError("no such file")])
 def test_without_a_copy_items_wait_as_they_did(fault: Exception | None) -> None:
-    asked = threading.Event()
+    called = threading.Event()
 
     def refuse() -> Graph | None:
-        asked.set()
+        called.set()
         if fault:
             raise fault
         return None
@@ -138,7 +138,7 @@ def test_without_a_copy_items_wait_as_they_did(fault: Exception | None) -> None:
     with batching(graph, open_replica=refuse) as batcher:
         bulk = bulk_running(batcher, graph)
         futures = now(batcher, text(0, 4))
-        assert asked.wait(PATIENCE)
+        assert called.wait(PATIENCE)
         graph.release()
         assert_answers(futures + bulk, [text(0, 4), text_features(9000)])
 

@@ -40,7 +40,7 @@ def prepare(items: Sequence[Any]) -> list[Features | EmbeddingError]:
 
 
 class WatchedBatcher(Batcher):
-    """A Batcher that tells when items have been handed to it."""
+    """A Batcher that signals when items have been handed to it."""
 
     def __init__(self, graph: FakeGraph) -> None:
         super().__init__(graph, name="text", max_batch=8, max_cost=1024)
@@ -56,7 +56,7 @@ class WatchedBatcher(Batcher):
 
 
 class WatchedPool(PriorityPool):
-    """A PriorityPool that says when tasks have been queued."""
+    """A PriorityPool that signals when tasks have been queued."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -92,9 +92,9 @@ def tower_over(
 
 
 def vectors(outcomes: Sequence[ItemResult]) -> list[Vector]:
-    found = [outcome.vector for outcome in outcomes if outcome.vector is not None]
-    assert len(found) == len(outcomes)
-    return found
+    rows = [outcome.vector for outcome in outcomes if outcome.vector is not None]
+    assert len(rows) == len(outcomes)
+    return rows
 
 
 def assert_outcomes(outcomes: Sequence[ItemResult], numbers: Sequence[int]) -> None:
@@ -223,11 +223,11 @@ async def test_a_request_that_is_gone_never_reaches_the_graph() -> None:
 
 async def test_a_request_that_is_gone_is_not_even_prepared() -> None:
     prepared: list[int] = []
-    held, pool = threading.Event(), WatchedPool(1)
+    gate, pool = threading.Event(), WatchedPool(1)
 
     def slow(items: Sequence[Any]) -> list[Features | EmbeddingError]:
         prepared.extend(items)
-        assert held.wait(PATIENCE)
+        assert gate.wait(PATIENCE)
         return prepare(items)
 
     with tower_over(FakeGraph(), prepare=slow, pool=pool) as (tower, _):
@@ -238,7 +238,7 @@ async def test_a_request_that_is_gone_is_not_even_prepared() -> None:
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-        held.set()
+        gate.set()
         assert_outcomes(await running, [1])
         assert_outcomes(await tower.embed([3], priority=QUICK), [3])
     assert prepared == [1, 3]

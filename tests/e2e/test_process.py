@@ -67,7 +67,7 @@ def test_sigterm_ends_it_while_the_model_is_still_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"EMBEDDING_MODEL_NAME": "no/such"}, "no model is named 'no/such'"),
+        ({"EMBEDDING_MODEL_NAME": "no/such"}, "unknown model 'no/such'"),
         ({"EMBEDDING_DEVICE": "TOASTER"}, "EMBEDDING_DEVICE='TOASTER' is not allowed"),
         ({"EMBEDDING_QUEUE_LIMIT": "many"}, "EMBEDDING_QUEUE_LIMIT='many' is not allowed"),
     ],

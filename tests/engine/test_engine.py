@@ -1,4 +1,4 @@
-"""The engine: order, errors by item, admission, deadlines, lanes, cutting, self-test, reopening."""
+"""The engine: order, item errors, admission, deadlines, priority, self-test, reloading."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def graphs() -> dict[Any, FakeGraph]:
 
 @pytest.fixture
 def engine(graphs: dict[Any, FakeGraph]) -> Iterator[Engine]:
-    with fake_engine(Settings.from_env({}, queue_limit=10, max_items=20), graphs) as made:
-        yield made
+    with fake_engine(Settings.from_env({}, queue_limit=10, max_items=20), graphs) as engine:
+        yield engine
         for graph in graphs.values():
             graph.release()
 
 
 async def test_mixed_inputs_are_answered_in_order(engine: Engine) -> None:
-    picture = Images([photo()])
-    answers = await engine.aembed([Texts(["a"]), picture, Texts(["b", "c"]), picture])
+    image = Images([photo()])
+    answers = await engine.aembed([Texts(["a"]), image, Texts(["b", "c"]), image])
     assert [len(answer.vectors) for answer in answers] == [1, 1, 2, 1]
     assert np.array_equal(answers[2].vectors[1], vector_of(text_row("c")))
     assert np.array_equal(answers[1].vectors, answers[3].vectors)
@@ -112,7 +112,9 @@ async def test_a_cancelled_request_leaves_its_place(
     assert await engine.aembed([Texts(list("0123456789"))])
 
 
-async def test_a_deadline_that_passes_is_told(engine: Engine, graphs: dict[Any, FakeGraph]) -> None:
+async def test_a_deadline_that_passes_is_an_error(
+    engine: Engine, graphs: dict[Any, FakeGraph]
+) -> None:
     graphs["text"].hold()
     with pytest.raises(DeadlineExceeded) as caught:
         await engine.aembed([Texts(["a", "b"])], deadline=time.monotonic() + 0.02)
@@ -143,7 +145,9 @@ async def test_other_dimensions_are_refused(engine: Engine, size: int) -> None:
         await engine.aembed([Texts(["a"])], dimensions=size)
 
 
-async def test_a_model_that_allows_it_cuts_and_renormalises(graphs: dict[Any, FakeGraph]) -> None:
+async def test_a_model_that_allows_it_truncates_and_renormalizes(
+    graphs: dict[Any, FakeGraph],
+) -> None:
     with fake_engine(Settings.from_env({}), graphs, min_dimension=3) as engine:
         (answer,) = await engine.aembed([Texts(["a"])], dimensions=3)
         head = vector_of(text_row("a"))[:3]
@@ -153,7 +157,7 @@ async def test_a_model_that_allows_it_cuts_and_renormalises(graphs: dict[Any, Fa
 
 
 def test_vectors_that_cancel_out_have_no_mean() -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="cannot mean-pool"):
         renormalize(np.zeros((1, 4), np.float32))
 
 
@@ -193,8 +197,8 @@ def test_embed_of_nothing_is_no_rows(engine: Engine) -> None:
 def test_threads_may_embed_at_once(engine: Engine) -> None:
     with ThreadPoolExecutor(8) as callers:
         texts = [f"t{n}" for n in range(8)]
-        found = list(callers.map(lambda text: engine.embed(texts=text)[0], texts))
-    assert np.array_equal(found, [vector_of(text_row(text, "query")) for text in texts])
+        vectors = list(callers.map(lambda text: engine.embed(texts=text)[0], texts))
+    assert np.array_equal(vectors, [vector_of(text_row(text, "query")) for text in texts])
 
 
 def test_a_closed_engine_is_not_ready(graphs: dict[Any, FakeGraph]) -> None:
@@ -254,7 +258,7 @@ def test_a_model_that_breaks_is_opened_again(graphs: dict[Any, FakeGraph]) -> No
     assert thread is not None
     assert engine.reopen() is None
     assert not engine.healthy
-    with pytest.raises(NotReady, match="opened again"):
+    with pytest.raises(NotReady, match="failed its self-test and is being reloaded"):
         engine.embed(texts="a")
     reopened.set()
     thread.join(PATIENCE)

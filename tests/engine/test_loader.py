@@ -45,8 +45,8 @@ def settings(bundle: Bundle) -> Settings:
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    with Engine.open(settings=settings) as opened:
-        yield opened
+    with Engine.open(settings=settings) as engine:
+        yield engine
 
 
 def test_a_bundle_opens_to_an_engine_that_tells_inputs_apart(engine: Engine) -> None:
@@ -71,22 +71,22 @@ def test_a_shorter_length_may_be_set(settings: Settings, bundle: Bundle) -> None
         assert engine.info.text_length == 8
 
 
-def test_progress_is_told(settings: Settings) -> None:
+def test_progress_is_reported(settings: Settings) -> None:
     stages: list[str] = []
     Engine.open(settings=settings, progress=lambda stage, share: stages.append(stage)).close()
     assert stages[-1] == "opening the model"
 
 
-def test_a_name_that_is_nothing_lists_the_models() -> None:
-    with pytest.raises(UnknownModel, match="CLIP/clip-vit-b-32"):
+def test_an_unknown_name_says_where_the_models_are_listed() -> None:
+    with pytest.raises(UnknownModel, match=r"`mmes models` for the list, or use hf:org/name"):
         Engine.open("no/such-model")
 
 
 def test_a_bundle_that_lost_its_tokenizer_is_refused(settings: Settings, tmp_path: Path) -> None:
     conversion = small_conversion(tokenizer=None)
-    made = build_bundle(conversion, tmp_path / "mute")
+    bundle = build_bundle(conversion, tmp_path / "mute")
     with pytest.raises(BundleError, match="tokenizer"):
-        Engine.open(str(made.path), model_cache=False)
+        Engine.open(str(bundle.path), model_cache=False)
 
 
 def test_a_token_id_that_is_none_fails_alone(bundle: Bundle) -> None:
@@ -102,28 +102,28 @@ def test_a_token_id_that_is_none_fails_alone(bundle: Bundle) -> None:
 def test_a_tower_that_breaks_while_in_use_is_reported(
     bundle: Bundle, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph that gives NaN from some moment on: its self-test fails, and the opener hears it."""
+    """A graph that returns NaN from some moment on fails its self-test; `on_broken` is called."""
     graph = Flaky()
     monkeypatch.setattr(
         "multimodal_embedding_serving.engine.loader.compile_tower", lambda *_: graph
     )
     metrics = Metrics()
-    opener = ModelLoader(
+    loader = ModelLoader(
         bundle, settings, MediaAccess.from_settings(settings, metrics.received), metrics
     )
     broken = threading.Event()
-    towers = opener.open()
-    opener.on_broken = broken.set
+    towers = loader.open()
+    loader.on_broken = broken.set
     graph.broken = True
     features = Features(np.zeros(3, np.int32), 3, 3)
     (future,) = towers["text"].batcher.submit([features], priority=Priority.BULK)
-    with pytest.raises(Exception, match="finite"):
+    with pytest.raises(Exception, match="NaN or infinity"):
         future.result(PATIENCE)
     assert broken.wait(PATIENCE)
     for tower in towers.values():
         tower.close()
     with pytest.raises(SelfTestFailed):
-        opener.open()
+        loader.open()
 
 
 class Flaky(FakeGraph):

@@ -1,4 +1,4 @@
-"""The wire's input kinds: what they accept, what they refuse, and what they plan."""
+"""The input kinds of the wire: what they accept and reject, and what they expand to."""
 
 from __future__ import annotations
 
@@ -34,45 +34,45 @@ from tests.media_files import read_barcode, write_image, write_video
 LIMITS = InputLimits(max_items=2048, max_text_chars=20)
 
 
-class Given(BaseModel):
+class Body(BaseModel):
     input: Input
 
 
 class FakeFetcher:
-    """Remembers what was asked for."""
+    """Records its calls."""
 
     def __init__(self, data: bytes = b"") -> None:
         self.data = data
-        self.asked: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     async def get(self, url: str, *, max_bytes: int) -> bytes:
-        self.asked.append((url, max_bytes))
+        self.calls.append((url, max_bytes))
         return self.data
 
     async def aclose(self) -> None:
-        self.asked.clear()
+        self.calls.clear()
 
 
 @pytest.fixture
 def media(tmp_path: Path) -> Iterator[MediaAccess]:
     settings = Settings.from_env({}, media_roots=(tmp_path,), max_frames=50)
-    made = MediaAccess.from_settings(settings, lambda kind, size: None)
-    yield made
-    made.close()
+    access = MediaAccess.from_settings(settings, lambda kind, size: None)
+    yield access
+    access.close()
 
 
-def parse(**given: Any) -> Embeddable:
-    return Given.model_validate({"input": given}).input
+def parse(**fields: Any) -> Embeddable:
+    return Body.model_validate({"input": fields}).input
 
 
-async def run(plan: ItemBatch) -> list[Any]:
-    """All raw items of a plan that streams."""
-    items = cast("AsyncGenerator[Any, None]", plan.items)
-    return [raw async for raw in items]
+async def run(batch: ItemBatch) -> list[Any]:
+    """All items of a batch that streams."""
+    items = cast("AsyncGenerator[Any, None]", batch.items)
+    return [item async for item in items]
 
 
 def test_each_kind_is_in_the_union_under_a_tag_of_its_own() -> None:
-    schema = Given.model_json_schema()["properties"]["input"]
+    schema = Body.model_json_schema()["properties"]["input"]
     tags = {kind.model_json_schema()["properties"]["type"]["const"] for kind in KINDS}
     assert set(schema["discriminator"]["mapping"]) == tags
     assert len(tags) == len(schema["oneOf"]) == len(KINDS)
@@ -84,7 +84,7 @@ def test_each_kind_names_its_modality_and_expands_to_items(kind: type[BaseModel]
     assert inspect.iscoroutinefunction(getattr(kind, "expand", None))
 
 
-async def test_a_string_is_planned_as_a_query_and_a_list_as_documents(media: MediaAccess) -> None:
+async def test_a_string_becomes_a_query_and_a_list_documents(media: MediaAccess) -> None:
     single = await parse(type="text", text="a").expand(media, LIMITS)
     assert (single.items, single.many) == ([TextItem("a", "query")], False)
     several = await parse(type="text", text=["a"]).expand(media, LIMITS)
@@ -95,23 +95,25 @@ async def test_a_long_text_is_refused_by_its_place(media: MediaAccess) -> None:
     with pytest.raises(TooLarge) as caught:
         await parse(type="text", text=["a", "b" * 21]).expand(media, LIMITS)
     assert caught.value.index == 1
+    expected = "the text has 21 characters; the limit is 20 (EMBEDDING_MAX_TEXT_CHARS)"
+    assert caught.value.message == expected
 
 
 async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: MediaAccess) -> None:
     fetcher = FakeFetcher(b"bytes")
     media = replace(media, fetcher=fetcher)
-    plan = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).expand(
+    batch = await parse(type="image_url", image_url=["https://a/b.png", "data:,x"]).expand(
         media, LIMITS
     )
-    fetch, encoded = cast("list[Any]", plan.items)
-    assert fetcher.asked == []
+    fetch, encoded = cast("list[Any]", batch.items)
+    assert fetcher.calls == []
     assert media.image_source(await fetch()) == b"bytes"
-    assert fetcher.asked == [("https://a/b.png", 32 * 2**20)]
+    assert fetcher.calls == [("https://a/b.png", 32 * 2**20)]
     assert encoded == Encoded("data:,x")
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("config", "expected"),
     [
         ({}, Segment()),
         ({"num_frames": None, "fps": None}, Segment()),
@@ -122,8 +124,8 @@ async def test_an_images_url_is_fetched_only_when_its_turn_comes(media: MediaAcc
         ({"clip_duration": -1, "pooling": "mean"}, Segment(pooling="mean")),
     ],
 )
-def test_a_segment_config_fills_in_the_defaults(given: dict[str, Any], expected: Segment) -> None:
-    assert SegmentConfig.model_validate(given).segment(Segment()) == expected
+def test_a_segment_config_fills_in_the_defaults(config: dict[str, Any], expected: Segment) -> None:
+    assert SegmentConfig.model_validate(config).segment(Segment()) == expected
 
 
 def test_the_defaults_of_a_segment_come_from_the_settings() -> None:
@@ -132,7 +134,7 @@ def test_the_defaults_of_a_segment_come_from_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "config",
     [
         {"num_frames": -1},
         {"num_frames": 1.5},
@@ -145,17 +147,17 @@ def test_the_defaults_of_a_segment_come_from_the_settings() -> None:
         {"startOffsetSec": float("nan")},
     ],
 )
-def test_a_segment_config_out_of_range_is_refused(given: dict[str, Any]) -> None:
+def test_a_segment_config_out_of_range_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        SegmentConfig.model_validate(given)
+        SegmentConfig.model_validate(config)
 
 
 async def test_a_videos_frames_stream_and_are_named_as_they_come(media: MediaAccess) -> None:
     data = write_video(frames=20, rate=10)
-    plan = await Video(data, Segment(frame_indexes=(3, 11))).expand(media, LIMITS)
-    assert (plan.count, plan.video, plan.many, plan.frames) == (2, True, True, [])
-    assert [read_barcode(rgb) for rgb in await run(plan)] == [3, 11]
-    assert [(frame.index, frame.timestamp) for frame in plan.frames or []] == [(3, 0.3), (11, 1.1)]
+    batch = await Video(data, Segment(frame_indexes=(3, 11))).expand(media, LIMITS)
+    assert (batch.count, batch.video, batch.many, batch.frames) == (2, True, True, [])
+    assert [read_barcode(rgb) for rgb in await run(batch)] == [3, 11]
+    assert [(frame.index, frame.timestamp) for frame in batch.frames or []] == [(3, 0.3), (11, 1.1)]
 
 
 @pytest.mark.parametrize(
@@ -176,18 +178,18 @@ async def test_admission_counts_the_frames_that_can_be_expected(
 
 
 async def test_a_video_outside_the_roots_fails_when_it_is_loaded(media: MediaAccess) -> None:
-    plan = await parse(type="video_file", video_path="/etc/passwd").expand(media, LIMITS)
+    batch = await parse(type="video_file", video_path="/etc/passwd").expand(media, LIMITS)
     with pytest.raises(Forbidden):
-        await run(plan)
+        await run(batch)
 
 
 async def test_a_video_in_base64_above_its_limit_is_not_decoded(media: MediaAccess) -> None:
     limits = replace(media.videos, max_bytes=100)
-    plan = await parse(type="video_base64", video_base64="A" * 9000).expand(
+    batch = await parse(type="video_base64", video_base64="A" * 9000).expand(
         replace(media, videos=limits), LIMITS
     )
     with pytest.raises(TooLarge):
-        await run(plan)
+        await run(batch)
 
 
 def write_manifest(folder: Path, **manifest: Any) -> Embeddable:
@@ -199,21 +201,21 @@ def entry(number: int, **more: Any) -> dict[str, Any]:
     return {"frame_number": number, "timestamp": number / 25, "type": "full_frame", **more}
 
 
-async def test_a_manifest_takes_pictures_first_and_then_the_video(
+async def test_a_manifest_takes_images_first_and_then_the_video(
     media: MediaAccess, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_image("png"))
     (tmp_path / "v.mp4").write_bytes(write_video(frames=12))
     crop = entry(9, crop_bbox=[0, 0, 32.5, 16], type="detected_crop")
     frames = [entry(9), entry(4, image_path="a.png"), entry(2), crop, entry(40)]
-    given = write_manifest(tmp_path, frames=frames, video_path="v.mp4")
-    plan = await given.expand(media, LIMITS)
-    picture, second, ninth, part = await run(plan)
-    assert picture == (tmp_path / "a.png").resolve()
+    manifest = write_manifest(tmp_path, frames=frames, video_path="v.mp4")
+    batch = await manifest.expand(media, LIMITS)
+    image, second, ninth, crop_of_ninth = await run(batch)
+    assert image == (tmp_path / "a.png").resolve()
     assert (read_barcode(second), read_barcode(ninth)) == (2, 9)
-    assert part.shape == (16, 32, 3)
-    assert plan.order == [1, 2, 0, 3]
-    assert [skipped.frame_number for skipped in plan.skipped or []] == [40]
+    assert crop_of_ninth.shape == (16, 32, 3)
+    assert batch.order == [1, 2, 0, 3]
+    assert [skipped.frame_number for skipped in batch.skipped or []] == [40]
 
 
 async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
@@ -221,29 +223,29 @@ async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_image("png"))
     frames = [entry(1), entry(2, image_path="a.png"), entry(3, image_path="b.png")]
-    plan = await write_manifest(tmp_path, frames=frames, video_path="gone.mp4").expand(
+    batch = await write_manifest(tmp_path, frames=frames, video_path="gone.mp4").expand(
         media, LIMITS
     )
-    assert len(await run(plan)) == 1
-    errors = {skipped.frame_number: skipped.error for skipped in plan.skipped or []}
+    assert len(await run(batch)) == 1
+    errors = {skipped.frame_number: skipped.error for skipped in batch.skipped or []}
     assert set(errors) == {1, 3}
     assert all(isinstance(error, NotFound) for error in errors.values())
 
 
-async def test_a_picture_outside_the_roots_is_refused_by_its_place(
+async def test_an_image_outside_the_roots_is_refused_by_its_place(
     media: MediaAccess, tmp_path: Path
 ) -> None:
     frames = [entry(1, image_path="a.png"), entry(2, image_path="/etc/hostname")]
-    plan = await write_manifest(tmp_path, frames=frames).expand(media, LIMITS)
+    batch = await write_manifest(tmp_path, frames=frames).expand(media, LIMITS)
     with pytest.raises(Forbidden) as caught:
-        await run(plan)
+        await run(batch)
     assert caught.value.index == 1
 
 
 async def test_a_manifest_of_too_many_frames_is_refused(media: MediaAccess, tmp_path: Path) -> None:
-    given = write_manifest(tmp_path, frames=[entry(1)] * 51, video_path="v.mp4")
+    manifest = write_manifest(tmp_path, frames=[entry(1)] * 51, video_path="v.mp4")
     with pytest.raises(TooLarge):
-        await given.expand(media, LIMITS)
+        await manifest.expand(media, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -262,22 +264,22 @@ async def test_images_of_this_process_are_taken_as_they_are(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"content")
-    plan = await Images([b"bytes", path, "data:;base64,AA=="]).expand(media, LIMITS)
-    sources = [media.image_source(raw) for raw in cast("list[Any]", plan.items)]
+    batch = await Images([b"bytes", path, "data:;base64,AA=="]).expand(media, LIMITS)
+    sources = [media.image_source(item) for item in cast("list[Any]", batch.items)]
     assert sources == [b"bytes", b"content", b"\0"]
 
 
 async def test_texts_keep_their_role_and_instruction(media: MediaAccess) -> None:
-    plan = await Texts(["a", (1, 2)], "query", "Find").expand(media, LIMITS)
-    assert plan.items == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
+    batch = await Texts(["a", (1, 2)], "query", "Find").expand(media, LIMITS)
+    assert batch.items == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
 
 
 def test_each_event_loop_has_a_fetcher_of_its_own() -> None:
-    made: list[FakeFetcher] = []
+    created: list[FakeFetcher] = []
 
     def make() -> FakeFetcher:
-        made.append(FakeFetcher(b"bytes"))
-        return made[-1]
+        created.append(FakeFetcher(b"bytes"))
+        return created[-1]
 
     fetchers = LoopFetchers(make)
 
@@ -287,5 +289,5 @@ def test_each_event_loop_has_a_fetcher_of_its_own() -> None:
 
     asyncio.run(twice())
     asyncio.run(twice())
-    assert [fetcher.asked for fetcher in made] == [[("a", 1), ("b", 2)]] * 2
+    assert [fetcher.calls for fetcher in created] == [[("a", 1), ("b", 2)]] * 2
     asyncio.run(fetchers.aclose())

@@ -180,7 +180,7 @@ TRAPS = {
     ),
     "the same vector for everything passes": Trap(
         "engine/loader.py",
-        "np.linalg.norm(vectors[0] - vectors[1]) < LEAST_DISTANCE",
+        "np.linalg.norm(vectors[0] - vectors[1]) < MIN_DISTANCE",
         "vectors is None",
         "tests/engine/test_engine.py::test_a_broken_graph_fails_its_self_test",
     ),

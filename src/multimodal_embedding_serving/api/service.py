@@ -64,9 +64,10 @@ class Service:
         self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
 
     def note(self, stage: str, share: float) -> None:
-        """How far opening is. Called from the opening thread."""
-        if stage != self.stage:
-            log.info("%s", stage)
+        """Record how far opening is, for /ready; `open_engine` shows and logs it.
+
+        Called from the opening thread.
+        """
         self.stage, self.share = stage, min(max(share, 0.0), 1.0)
 
     def open_in_background(self, factory: EngineFactory) -> None:

@@ -1,1 +1,1 @@
-"""One graph's queue, its batches, and the tower that feeds it."""
+"""The queue and batches of one graph, and the tower that feeds them."""

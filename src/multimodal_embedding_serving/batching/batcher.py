@@ -1,9 +1,9 @@
-"""Merges what many requests wait for into batches of one graph; knows no model and no event loop.
+"""Merges the items of concurrent requests into batches for one graph.
 
-Each of the graph's `parallel` workers is a thread that takes the next batch by itself: at once when
-something waits, and whatever has piled up when it was busy. Nothing here sleeps or polls. Which
-items make a batch is decided in `queue`; items that a long bulk batch holds up may be answered
-by a copy of the graph, in `replica`.
+Knows no model and no event loop. Each of the graph's `parallel` workers is a thread that takes the
+next batch as soon as it is free: at once if an item is waiting, and otherwise everything that piled
+up while it was busy. Nothing here sleeps or polls. `queue` decides which items form a batch; items
+blocked by a long bulk batch may be computed on a copy of the graph, in `replica`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vec
 log = logging.getLogger(__name__)
 
 CALL_COST = 16
-"""What a call of the graph costs by itself, in tokens: a CLIP text of 16 tokens takes 7 ms alone
-and 3.5 ms as one of many (performance.md), so half of the 7 ms is the call's."""
+"""The overhead of one call of the graph, in tokens: a CLIP text of 16 tokens takes 7 ms alone and
+3.5 ms as one of many (performance.md), so half of the 7 ms is overhead."""
 MAX_FAILURES = 3
-"""So many failing batches in a row make the graph suspicious."""
+"""After this many failed batches in a row the graph is tested."""
 
 
 class Batcher:
     """One graph's queue and workers.
 
     `on_batch(items)` is called with the size of every batch. `on_suspect()` is called on a worker's
-    thread, one at a time, after a NaN or three failing batches in a row: it tests the graph itself
-    (never through this batcher, whose worker it occupies) and raises if the graph is broken; then
-    `healthy` is False. Deadlines are readings of `clock`. `open_replica` is called once, on a
-    thread of its own; the copy is closed with the batcher.
+    thread, never twice at a time, after a NaN or after MAX_FAILURES failed batches in a row: it
+    must test the graph directly (not through this batcher, whose worker it occupies) and raise if
+    the graph is broken; `healthy` is False from then on. Deadlines are readings of `clock`.
+    `open_replica` is called at most once, on a thread of its own; the copy is closed with the
+    batcher.
     """
 
     def __init__(
@@ -77,27 +78,27 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Items that no worker has taken yet."""
+        """The number of items that no worker has taken yet."""
         return self._schedule.waiting
 
     def submit(
         self, features: Sequence[Features], *, priority: Priority, deadline: float | None = None
     ) -> list[Future[Vector]]:
-        """Queue items; each future gets its vector or an EmbeddingError. Cancel one to drop it.
+        """Queue items -> a future for each, of its vector or an EmbeddingError.
 
-        Raises NotReady once closed.
+        Cancel a future to drop its item. Raises NotReady once closed.
         """
         return self._schedule.put(features, priority, deadline)
 
     def close(self) -> None:
-        """Fail what waits with NotReady, let running batches end, stop the workers."""
+        """Fail waiting items with NotReady, finish running batches, stop the workers."""
         self._schedule.close()
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join()
 
     def run(self, batch: Sequence[Entry]) -> None:
-        """Compute and answer a batch; where it fails as a whole, item by item."""
+        """Compute and answer a batch; if it fails as a whole, item by item."""
         started, rows = self._clock(), [entry.row for entry in batch]
         try:
             answers, suspicious = self._compute(self._graph, rows)
@@ -105,18 +106,18 @@ class Batcher:
             cost = len(batch) * max(entry.cost for entry in batch)
             self._schedule.learn(cost, self._clock() - started)
         except Exception:
-            log.exception("a batch of %d failed; retrying its items one by one", len(batch))
+            log.exception("a batch of %d items failed; retrying them one by one", len(batch))
             answers, suspicious = self._one_by_one(rows)
         self._answer(batch, answers)
         if suspicious:
             self._suspect()
 
     def try_run(self, batch: Sequence[Entry], graph: Graph) -> bool:
-        """Compute and answer a batch on a copy; False, and no answer, where the copy fails."""
+        """Compute and answer a batch on a copy; return False, without answers, if that fails."""
         try:
             answers, failed = self._compute(graph, [entry.row for entry in batch])
         except Exception:
-            log.exception("the interactive replica failed")
+            log.exception("a batch failed on the interactive replica")
             return False
         if not failed:
             self._answer(batch, answers)
@@ -139,18 +140,19 @@ class Batcher:
     def _compute(
         self, graph: Graph, rows: Sequence[Row]
     ) -> tuple[list[Vector | GraphFailed], bool]:
-        """An answer per row, and whether one of them held a NaN or an infinity."""
+        """An answer per row, and whether one of them contained NaN or infinity."""
         vectors: Vectors = graph(rows)
         if vectors.shape != (len(rows), self._graph.dimension):
-            raise ValueError(f"{len(rows)} rows gave vectors of shape {vectors.shape}")
+            expected = (len(rows), self._graph.dimension)
+            raise ValueError(f"the graph returned shape {vectors.shape} instead of {expected}")
         answers: list[Vector | GraphFailed] = list(vectors)
         not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         for index in not_finite:
-            answers[index] = GraphFailed("the model gave no finite vector for this item")
+            answers[index] = GraphFailed("the model returned NaN or infinity for this item")
         return answers, bool(not_finite.size)
 
     def _one_by_one(self, rows: Sequence[Row]) -> tuple[list[Vector | GraphFailed], bool]:
-        """The same after the batch failed as a whole: only the culprits fail."""
+        """The same after the batch failed as a whole: only the items at fault fail."""
         with self._lock:
             self._failures += 1
             suspicious = self._failures >= MAX_FAILURES
@@ -159,7 +161,7 @@ class Batcher:
             try:
                 answer, not_finite = self._compute(self._graph, [row])
             except Exception:
-                log.exception("an item failed in its batch and alone")
+                log.exception("an item failed both in its batch and alone")
                 answer, not_finite = [GraphFailed("the model failed on this item")], False
             answers, suspicious = answers + answer, suspicious or not_finite
         return answers, suspicious
@@ -172,7 +174,7 @@ class Batcher:
         try:
             self._on_suspect()
         except Exception:
-            log.exception("the self-test of a suspicious graph failed")
+            log.exception("the graph failed its self-test")
             self._broken = True
         finally:
             self._suspicious = False

@@ -1,4 +1,4 @@
-"""Who goes first: interactive work before bulk, answering before computing."""
+"""Priorities: interactive work before bulk, answering requests before computing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from enum import IntEnum
 from multimodal_embedding_serving.errors import NotReady
 
 WORKER_NICENESS = 5
-"""Computing yields to answering: /health must not wait for a processor that a graph holds."""
+"""Computing yields to answering: /health must not wait for a CPU that a graph occupies."""
 IMAGE_NICENESS = 10
-"""Images come in bulk, and a text is waited for: it gets three quarters of what both want."""
+"""Images come in bulk, while somebody waits for a text: texts get three quarters of the CPU time
+that both compete for."""
 REPLICA_NICENESS = 2
-"""Interactive items that overtake bulk ones get two thirds of the processors, but for answering."""
+"""Interactive items that overtake bulk ones get two thirds of the CPU time, after answering."""
 MAX_NICENESS = 19
 
 
@@ -29,21 +30,21 @@ class Priority(IntEnum):
 
 
 def lower_priority(niceness: int = WORKER_NICENESS) -> None:
-    """Lower this thread's priority, and that of threads it starts, below the event loop's.
+    """Lower the priority of this thread, and of threads that it starts, below the event loop's.
 
-    By so much below the process's own, which may be a low one; never back up, which only a
-    privileged process may. Where threads have no priority of their own (elsewhere than on Linux)
-    this does nothing.
+    `niceness` is relative to the process's own, which may be low already. The priority is never
+    raised again: only a privileged process may do that. Does nothing where threads have no priority
+    of their own (elsewhere than on Linux).
     """
     if sys.platform == "linux":
         process, thread = os.getpid(), threading.get_native_id()
-        wanted = min(os.getpriority(os.PRIO_PROCESS, process) + niceness, MAX_NICENESS)
-        if wanted > os.getpriority(os.PRIO_PROCESS, thread):
-            os.setpriority(os.PRIO_PROCESS, thread, wanted)
+        target = min(os.getpriority(os.PRIO_PROCESS, process) + niceness, MAX_NICENESS)
+        if target > os.getpriority(os.PRIO_PROCESS, thread):
+            os.setpriority(os.PRIO_PROCESS, thread, target)
 
 
 class PriorityPool(ThreadPoolExecutor):
-    """Threads: the next free one takes an interactive task before every waiting bulk task."""
+    """A thread pool in which interactive tasks run before all waiting bulk tasks."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, "prepare", lower_priority)
@@ -52,9 +53,9 @@ class PriorityPool(ThreadPoolExecutor):
         }
 
     def enter(self, priority: Priority, task: Callable[[], None]) -> None:
-        """Queue a task, which tells its own outcome. Raises NotReady once shut down.
+        """Queue a task, which reports its own outcome. Raises NotReady once shut down.
 
-        Shut the pool down without `cancel_futures`: a queued task may be awaited.
+        Shut the pool down without `cancel_futures`: a caller may be awaiting a queued task.
         """
         self._tasks[priority].append(task)
         try:
@@ -63,7 +64,7 @@ class PriorityPool(ThreadPoolExecutor):
             raise NotReady("the model is closed") from None
 
     def _run_first(self) -> None:
-        """As many runs as tasks, but each takes the task that is the most urgent by then."""
+        """Run the task that is most urgent by now; there is one such call for each task."""
         for tasks in self._tasks.values():
             try:
                 task = tasks.popleft()

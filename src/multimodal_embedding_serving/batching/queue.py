@@ -1,8 +1,8 @@
-"""What waits for one graph, and which of it goes next.
+"""The entries that wait for one graph, and which of them form the next batch.
 
-The oldest waiting entry is always in the next batch of its priority, joined by those nearest to it
-in length, as long as their padding costs less than a call of their own would. Interactive entries
-go first, and bulk gets a turn now and then. Equal rows in flight are computed once.
+The oldest waiting entry is always in the next batch of its priority, together with those closest to
+it in length, as long as their padding costs less than a call of their own would. Interactive
+entries go first; bulk gets a turn now and then. Equal rows in flight are computed once.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from multimodal_embedding_serving.errors import DeadlineExceeded, GraphFailed, N
 from multimodal_embedding_serving.types import Features, Row, Vector
 
 MAX_INTERACTIVE_TURNS = 4
-"""While both priorities wait, bulk gets one batch after so many interactive ones."""
+"""While both priorities wait, bulk gets one batch after this many interactive ones."""
 RECENT_SECONDS, MAX_BULK_SECONDS = 1.0, 0.05
-"""For RECENT_SECONDS after an interactive entry, a bulk batch is cut to what the graph does in
-MAX_BULK_SECONDS (but to one entry at least), because the next interactive entry may have to wait
-for all of it. Long texts gain nothing from company anyway."""
-PACE_SMOOTHING = 0.2
-"""The weight of the latest call in the estimate of the graph's pace."""
+"""For RECENT_SECONDS after an interactive entry, a bulk batch is limited to what the graph computes
+in MAX_BULK_SECONDS (but at least one entry), because the next interactive entry may have to wait
+for all of it. Long texts gain nothing from batching anyway."""
+THROUGHPUT_SMOOTHING = 0.2
+"""The weight of the latest call in the estimate of the graph's throughput."""
 MAX_KEY_BYTES = 4096
-"""A longer row is identified by its hash, to keep the queue small."""
-TOO_LATE = "the deadline passed before this item's turn"
+"""Longer rows are identified by a hash, to keep the queue small."""
+TOO_LATE = (
+    "the request's deadline passed before this item was processed "
+    "(see EMBEDDING_REQUEST_TIMEOUT_SEC)"
+)
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One row for a graph, and everyone who waits for its vector, each with a deadline."""
+    """One row for a graph, and the futures that wait for its vector, each with a deadline."""
 
     row: Row
     cost: int
@@ -50,14 +53,14 @@ class Entry:
         return self.key[0]
 
     def take(self, now: float) -> list[Future[Vector]]:
-        """Start everyone who still waits; return those whose deadline has passed."""
+        """Start the futures that were not cancelled; return those whose deadline has passed."""
         self.taken = True
         alive = [each for each in self.waiters if each[0].set_running_or_notify_cancel()]
         self.waiters = [each for each in alive if each[1] > now]
         return [future for future, deadline in alive if deadline <= now]
 
     def answer(self, answer: Vector | GraphFailed | NotReady) -> None:
-        """Answer every waiter; each gets an error of its own, which will carry its item's index."""
+        """Answer every waiter; each gets its own error, because the item's index is set on it."""
         for future, _ in self.waiters:
             if isinstance(answer, GraphFailed | NotReady):
                 future.set_exception(type(answer)(answer.message))
@@ -67,24 +70,24 @@ class Entry:
 
 @dataclass(slots=True)
 class Selection:
-    """What `Queue.pick` took out of the queue."""
+    """What `Queue.pick` removed from the queue."""
 
     batch: list[Entry] = field(default_factory=list)
     """Entries for one call of the graph."""
     late: list[Future[Vector]] = field(default_factory=list)
-    """Waiters whose deadline had passed."""
+    """Futures whose deadline has passed."""
     abandoned: list[Entry] = field(default_factory=list)
-    """Entries that nobody waits for any more."""
+    """Entries that nothing waits for any more."""
 
     def add(self, entry: Entry, now: float) -> bool:
-        """Start an entry; False where nobody waits for it any more."""
+        """Start an entry; return False if nothing waits for it any more."""
         self.late += entry.take(now)
         (self.batch if entry.waiters else self.abandoned).append(entry)
         return bool(entry.waiters)
 
 
 class Queue:
-    """The entries that wait at one priority."""
+    """The waiting entries of one priority."""
 
     def __init__(self) -> None:
         self._by_age: deque[Entry] = deque()
@@ -100,7 +103,7 @@ class Queue:
         self.count += 1
 
     def pick(self, limit: int, max_cost: int, max_padding: int, now: float) -> Selection:
-        """The oldest entry, joined by those nearest to it in cost.
+        """Remove the oldest entry and those closest to it in cost.
 
         At most `limit` entries, `max_cost` tokens once padded (but always one entry) and
         `max_padding` tokens of padding.
@@ -108,7 +111,7 @@ class Queue:
         selection = Selection()
         while self._by_age and not selection.batch:
             selection.add(self._pop(self._by_age[0].cost), now)
-            self._forget_taken()
+            self._drop_taken()
         if not selection.batch:
             return selection
         longest = total = oldest = selection.batch[0].cost
@@ -120,11 +123,11 @@ class Queue:
                     break
                 if selection.add(self._pop(cost), now):
                     total, longest = total + cost, top
-        self._forget_taken()
+        self._drop_taken()
         return selection
 
     def _pop(self, cost: int) -> Entry:
-        """The oldest entry of this cost."""
+        """Remove the oldest entry of this cost."""
         bucket = self._by_cost[cost]
         entry = bucket.popleft()
         if not bucket:
@@ -132,14 +135,16 @@ class Queue:
         self.count -= 1
         return entry
 
-    def _forget_taken(self) -> None:
+    def _drop_taken(self) -> None:
         while self._by_age and self._by_age[0].taken:
             self._by_age.popleft()
 
 
 class Schedule:
-    """The queues of one graph. Every method is safe to call from any thread; `take` and
-    `take_held_up` block. Deadlines are readings of `clock`."""
+    """The queues of one graph. Thread-safe; `take`, `take_blocked` and `wait_until_blocked` block.
+
+    Deadlines are readings of `clock`.
+    """
 
     def __init__(
         self, *, max_batch: int, max_cost: int, call_cost: int, clock: Callable[[], float]
@@ -147,25 +152,25 @@ class Schedule:
         self._max_batch, self._max_cost, self._call_cost = max_batch, max_cost, call_cost
         self._clock = clock
         self._lock = threading.Lock()
-        self._work, self._held_up = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._work, self._blocked = threading.Condition(self._lock), threading.Condition(self._lock)
         self._queues = {priority: Queue() for priority in Priority}
         self._entries: dict[tuple[Priority, bytes], Entry] = {}
         self._idle = self._turns = self._bulk_running = 0
         self._interactive_at = -inf
-        self._pace = 0.0  # cost a second; 0: not measured yet
+        self._throughput = 0.0  # cost per second; 0: not measured yet
         self._bulk_paused = False
         self.closed = False
 
     @property
     def waiting(self) -> int:
-        """Entries that no worker has taken yet."""
+        """The number of entries that no worker has taken yet."""
         return sum(queue.count for queue in self._queues.values())
 
     def put(
         self, features: Sequence[Features], priority: Priority, deadline: float | None
     ) -> list[Future[Vector]]:
-        """Queue items; each future gets its vector or an EmbeddingError. Raises NotReady."""
-        keys = [(priority, _identity(each.row)) for each in features]
+        """Queue items -> a future for each, of its vector or an EmbeddingError. Raises NotReady."""
+        keys = [(priority, _row_key(each.row)) for each in features]
         futures: list[Future[Vector]] = [Future() for _ in features]
         with self._lock:
             if self.closed:
@@ -181,11 +186,11 @@ class Schedule:
                     future.set_running_or_notify_cancel()
                 entry.waiters.append((future, inf if deadline is None else deadline))
             self._work.notify(len(futures))
-            self._notify_held_up()
+            self._notify_blocked()
         return futures
 
     def take(self) -> list[Entry] | None:
-        """The next batch of a worker, which may be empty; None once closed.
+        """Wait for a worker's next batch, which may be empty; return None once closed.
 
         The worker calls `release` with the batch when it is free again.
         """
@@ -200,39 +205,39 @@ class Schedule:
             self._bulk_running += _is_bulk(batch)
             if self.waiting:
                 self._work.notify()
-            self._notify_held_up()
+            self._notify_blocked()
         _fail_late(late)
         return batch
 
-    def take_held_up(self) -> list[Entry] | None:
-        """Wait until bulk holds up interactive entries, then take these; None once closed."""
-        if not self.wait_until_held_up():
+    def take_blocked(self) -> list[Entry] | None:
+        """Wait until bulk blocks interactive entries, then take these; return None once closed."""
+        if not self.wait_until_blocked():
             return None
         with self._lock:
             batch, late = self._pick(Priority.INTERACTIVE, self._max_cost)
         _fail_late(late)
         return batch
 
-    def wait_until_held_up(self) -> bool:
-        """Wait until interactive entries wait for the end of a bulk batch; False once closed."""
+    def wait_until_blocked(self) -> bool:
+        """Wait until interactive entries wait for a bulk batch; return False once closed."""
         with self._lock:
-            self._held_up.wait_for(lambda: self.closed or self._holds_up)
+            self._blocked.wait_for(lambda: self.closed or self._is_blocked)
             return not self.closed
 
     def finish(self, batch: Sequence[Entry]) -> None:
-        """Equal rows that come from now on are computed anew: these are about to be answered."""
+        """Forget the entries, which are about to be answered: equal rows are computed again."""
         with self._lock:
             for entry in batch:
                 del self._entries[entry.key]
 
     def release(self, batch: Sequence[Entry]) -> None:
-        """The worker that took this batch is free again."""
+        """Note that the worker that took this batch is free again."""
         with self._lock:
             self._bulk_running -= _is_bulk(batch)
 
     @contextmanager
-    def pausing_bulk(self) -> Iterator[None]:
-        """Hand out no bulk batches meanwhile, as long as anything interactive may come."""
+    def pause_bulk(self) -> Iterator[None]:
+        """Hand out no bulk batches inside the `with` block."""
         self._bulk_paused = True
         try:
             yield
@@ -242,23 +247,24 @@ class Schedule:
                 self._work.notify_all()
 
     def learn(self, cost: int, seconds: float) -> None:
-        """How fast the graph is. Workers may write at once: any of their figures will do."""
+        """Update the graph's throughput. Unlocked: any of several workers' figures will do."""
         if seconds > 0:
-            pace, known = cost / seconds, self._pace
-            self._pace = known + PACE_SMOOTHING * (pace - known) if known else pace
+            latest, average = cost / seconds, self._throughput
+            change = THROUGHPUT_SMOOTHING * (latest - average)
+            self._throughput = average + change if average else latest
 
     def close(self) -> None:
-        """Fail what waits with NotReady, and wake everyone who waits for work."""
+        """Fail waiting entries with NotReady, and wake the threads that wait for work."""
         with self._lock:
             self.closed = True
-            left = [entry for queue in self._queues.values() for entry in queue]
+            entries = [entry for queue in self._queues.values() for entry in queue]
             self._queues = {priority: Queue() for priority in Priority}
-            for entry in left:
+            for entry in entries:
                 entry.take(-inf)
             self._work.notify_all()
-            self._held_up.notify_all()
-        for entry in left:
-            entry.answer(NotReady("the model was closed before this item's turn"))
+            self._blocked.notify_all()
+        for entry in entries:
+            entry.answer(NotReady("the model was closed before this item was processed"))
 
     # ── under the lock ──
 
@@ -268,27 +274,27 @@ class Schedule:
         return bool(interactive if self._bulk_paused else self.waiting)
 
     @property
-    def _holds_up(self) -> bool:
+    def _is_blocked(self) -> bool:
         waiting = self._queues[Priority.INTERACTIVE].count
         return bool(waiting and self._bulk_running and not self._idle)
 
-    def _notify_held_up(self) -> None:
-        if self._holds_up:
-            self._held_up.notify()
+    def _notify_blocked(self) -> None:
+        if self._is_blocked:
+            self._blocked.notify()
 
     def _next_batch(self) -> tuple[list[Entry], list[Future[Vector]]]:
-        """A batch of the priority whose turn it is, and those whose deadline has passed."""
+        """A batch of the priority whose turn it is, and the futures whose deadline has passed."""
         priority, cost = Priority.INTERACTIVE, self._max_cost
         waiting, bulk = self._queues[priority].count, self._queues[Priority.BULK].count
         self._turns = self._turns + 1 if bulk and waiting else 0
         if not waiting or (self._turns > MAX_INTERACTIVE_TURNS and not self._bulk_paused):
             priority, self._turns = Priority.BULK, 0
             if self._clock() - self._interactive_at < RECENT_SECONDS:
-                cost = min(cost, int(self._pace * MAX_BULK_SECONDS))
+                cost = min(cost, int(self._throughput * MAX_BULK_SECONDS))
         return self._pick(priority, cost)
 
     def _pick(self, priority: Priority, max_cost: int) -> tuple[list[Entry], list[Future[Vector]]]:
-        """A batch of this priority, and those whose deadline has passed."""
+        """A batch of this priority, and the futures whose deadline has passed."""
         queue = self._queues[priority]
         share = ceil(queue.count / (self._idle + 1))
         limit = max(1, min(share, self._max_batch))
@@ -307,8 +313,8 @@ def _fail_late(futures: Sequence[Future[Vector]]) -> None:
         future.set_exception(DeadlineExceeded(TOO_LATE))
 
 
-def _identity(row: Row) -> bytes:
-    """What equal rows share. 224 x 224 pixels take 0.1 ms, against 10 ms or more in the graph."""
+def _row_key(row: Row) -> bytes:
+    """A key that equal rows share. 224 x 224 pixels take 0.1 ms, and 10 ms or more in the graph."""
     if row.nbytes <= MAX_KEY_BYTES:
         return row.tobytes()
     return hashlib.sha256(np.ascontiguousarray(row).data).digest()

@@ -1,9 +1,9 @@
-"""The interactive replica: a second copy of a graph, for interactive items that bulk holds up.
+"""The interactive replica: a second copy of a graph, for interactive items that bulk blocks.
 
-A call of a graph can't be interrupted, and a long one holds up whoever comes behind it. So an
-interactive item that finds every worker busy, one of them with bulk, is answered by a copy of the
-graph on a thread of its own. The copy is opened when it is first needed; the two share the
-processors from then on.
+A call of a graph can't be interrupted, and a long one blocks everything behind it. So if every
+worker is busy, at least one of them with bulk, a copy of the graph computes the interactive items,
+on a thread of its own. The copy is opened when it is first needed; the two share the processors
+from then on.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from multimodal_embedding_serving.types import Graph
 log = logging.getLogger(__name__)
 
 OpenReplica = Callable[[], Graph | None]
-"""Opens a copy of the graph; None where there is no room for one."""
+"""Opens a copy of the graph; returns None if there is no memory for one."""
 
 
 class Compute(Protocol):
-    """What a batcher does with a batch."""
+    """The part of a batcher that computes a batch."""
 
     def run(self, batch: Sequence[Entry]) -> None:
         """Compute and answer a batch on the batcher's own graph."""
         ...
 
     def try_run(self, batch: Sequence[Entry], graph: Graph) -> bool:
-        """Compute and answer a batch on another graph; False, and no answer, where that fails."""
+        """Compute and answer a batch on another graph; False, without answers, if that fails."""
         ...
 
 
 class Replica(threading.Thread):
-    """The replica's thread: ends when the schedule is closed, no copy can be had, or it failed."""
+    """The replica's thread. Ends if the copy can't be opened or fails, and once all is closed."""
 
     def __init__(
         self, schedule: Schedule, compute: Compute, open_replica: OpenReplica, *, name: str
@@ -46,18 +46,18 @@ class Replica(threading.Thread):
 
     def run(self) -> None:
         lower_priority(REPLICA_NICENESS)
-        if not self._schedule.wait_until_held_up():
+        if not self._schedule.wait_until_blocked():
             return
-        # Opening a copy takes the processors for a second or so: bulk alone steps aside.
-        with self._schedule.pausing_bulk():
+        # Opening a copy occupies the processors for a second or so: only bulk has to wait for it.
+        with self._schedule.pause_bulk():
             graph = self._open()
         if graph is None:
             return
-        while (batch := self._schedule.take_held_up()) is not None:
+        while (batch := self._schedule.take_blocked()) is not None:
             if batch and not self._compute.try_run(batch, graph):
                 log.error(
-                    "interactive replica closed after a failure; "
-                    "the graph itself takes its batch of %d",
+                    "the interactive replica failed and is closed; "
+                    "retrying its batch of %d items on the main graph",
                     len(batch),
                 )
                 self._compute.run(batch)
@@ -68,5 +68,5 @@ class Replica(threading.Thread):
         try:
             return self._open_replica()
         except Exception:
-            log.exception("no interactive replica: a copy of the graph could not be opened")
+            log.exception("could not open the interactive replica; continuing without one")
             return None

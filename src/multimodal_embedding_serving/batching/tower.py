@@ -1,8 +1,8 @@
-"""One modality of an open model: items in, vectors out, in order.
+"""One modality of a loaded model: items in, vectors out, in order.
 
-An item's path: awaited if it is still a promise, prepared on a thread, handed from that thread to
-the batcher, and answered to the event loop with its slice. At most `window` items of a request are
-on that path at a time, so a video of any length passes through little memory.
+An item is awaited if it is a coroutine function, preprocessed on a thread, handed from that thread
+to the batcher, and returned to the event loop with its slice. At most `window` items of a request
+are in flight at a time, so that a video of any length needs little memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Graph, Modality, Vector
 
 Item = Any
-"""Whatever `Prepare` takes, or a promise of it: a function to be awaited."""
+"""What `Prepare` takes, or a coroutine function that returns it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What one item gave: a vector or an error."""
+    """The result of one item: a vector or an error."""
 
     vector: Vector | None = None
     error: EmbeddingError | None = None
@@ -39,16 +39,16 @@ class ItemResult:
 
 
 Prepared = Features | ItemResult | EmbeddingError
-"""An item ready for the graph, one whose vector is cached already, or a bad one."""
+"""An item ready for the graph, the result of a cached one, or the error of an invalid one."""
 Prepare = Callable[[Sequence[Any]], Sequence[Prepared]]
-"""Runs on a thread. A bad item is an error in the list, not an exception."""
+"""Runs on a thread. An invalid item is an error in the list, not an exception."""
 
 
 class Tower:
-    """Embeds the items of one modality. Safe to use from several event loops at once.
+    """Embeds the items of one modality. May be used from several event loops at once.
 
-    Items travel in slices of `slice_size`: one for images, some dozens for texts, which cost less
-    to prepare than to hand from thread to thread.
+    Items are processed in slices of `slice_size`: one for images, a few dozen for texts, which cost
+    less to preprocess than to hand from thread to thread.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Tower:
     ) -> list[ItemResult]:
         """One result per item, in order. `deadline` is a time.monotonic().
 
-        Items whose turn comes too late fail with DeadlineExceeded. When this is cancelled, or
-        `items` raises, the items on their way are dropped before they reach the graph.
+        Items that miss the deadline fail with DeadlineExceeded. If this is cancelled, or `items`
+        raises, the items in flight are dropped before they reach the graph.
         """
-        slices, slots = _cut(items, self._slice_size), asyncio.Semaphore(self._max_slices)
+        slices, slots = _split(items, self._slice_size), asyncio.Semaphore(self._max_slices)
         tasks: list[asyncio.Task[list[ItemResult]]] = []
         try:
             while True:
@@ -99,16 +99,16 @@ class Tower:
         return [result for of_slice in results for result in of_slice]
 
     def close(self) -> None:
-        """Fail what waits, then free the graph. The pool belongs to whoever made it."""
+        """Fail waiting items, then free the graph. The pool is left to its owner."""
         self.batcher.close()
         self.graph.close()
 
 
 class _Slice:
-    """Items that are prepared in one task of the pool, and answered to the event loop at once.
+    """Items that are preprocessed in one task of the pool and returned together.
 
-    A thread prepares them and the graph's workers answer them, each in its own time; the event loop
-    is woken once, by the last answer.
+    A thread preprocesses them and the graph's workers answer them one after the other; the event
+    loop is woken once, by the last answer.
     """
 
     def __init__(
@@ -119,18 +119,21 @@ class _Slice:
         self._loop = asyncio.get_running_loop()
         self._complete: asyncio.Future[None] = self._loop.create_future()
         self._lock = threading.Lock()
-        self._left = 1  # the preparation, then one for each vector
+        self._pending = 1  # the preprocessing, then one for each vector
         self._dropped = False
         self._prepared: list[Prepared] = []
         self._vectors: list[Future[Vector]] = []
         self._failure: BaseException | None = None
 
     async def embed(self, items: list[Item], pool: PriorityPool) -> list[ItemResult]:
-        """One result per item; `items` is emptied once they are prepared. When this is cancelled,
-        so are the items that still wait."""
-        ready = await asyncio.gather(*map(_awaited, items)) if any(map(callable, items)) else items
+        """One result per item; `items` is emptied once they are preprocessed.
+
+        If this is cancelled, so are the items that still wait.
+        """
+        fetches = any(map(callable, items))
+        resolved = await asyncio.gather(*map(_resolve, items)) if fetches else items
         try:
-            pool.enter(self._priority, lambda: self._run(ready))
+            pool.enter(self._priority, lambda: self._run(resolved))
             await self._complete
         except asyncio.CancelledError:
             self._drop()
@@ -141,18 +144,18 @@ class _Slice:
         return [_result(each, vectors) for each in self._prepared]
 
     def _run(self, items: list[Any]) -> None:
-        """On a thread of the pool."""
+        """Runs on a thread of the pool."""
         try:
             if not self._dropped:
                 self._submit(items)
-        except BaseException as failure:  # to be raised where the slice is awaited, too
+        except BaseException as failure:  # raised again where the slice is awaited
             self._failure = failure
             raise
         finally:
             self._arrive()
 
     def _submit(self, items: list[Any]) -> None:
-        """Prepare the items and hand them to the batcher."""
+        """Preprocess the items and hand them to the batcher."""
         if self._deadline is not None and self._deadline <= time.monotonic():
             self._prepared = [DeadlineExceeded(TOO_LATE) for _ in items]
             return
@@ -171,17 +174,17 @@ class _Slice:
             self._vectors = self._batcher.submit(
                 rows, priority=self._priority, deadline=self._deadline
             )
-            self._left += len(rows)
+            self._pending += len(rows)
         for vector in self._vectors:
             vector.add_done_callback(self._arrive)
 
     def _arrive(self, _: object = None) -> None:
-        """The preparation or a vector is there; the last one wakes the event loop."""
+        """The preprocessing or a vector is done; the last one wakes the event loop."""
         with self._lock:
-            self._left -= 1
-            complete = not self._left
+            self._pending -= 1
+            complete = not self._pending
         if complete:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
@@ -199,13 +202,13 @@ def _is_error(item: Any) -> bool:
     return isinstance(item, EmbeddingError)
 
 
-async def _awaited(item: Item) -> Any:
-    """What a promise brings, or the error that comes instead."""
+async def _resolve(item: Item) -> Any:
+    """The result of a coroutine function, or the error that it raised."""
     if not callable(item):
         return item
-    promise: Callable[[], Awaitable[Any]] = item
+    fetch: Callable[[], Awaitable[Any]] = item
     try:
-        return await promise()
+        return await fetch()
     except EmbeddingError as error:
         return error
 
@@ -229,8 +232,10 @@ def _result(prepared: Prepared, vectors: Iterator[Future[Vector]]) -> ItemResult
     return ItemResult(vector, None, prepared.tokens, prepared.truncated)
 
 
-async def _cut(items: Iterable[Item] | AsyncIterator[Item], size: int) -> AsyncIterator[list[Item]]:
-    """Lists of `size` items; the last one may be shorter."""
+async def _split(
+    items: Iterable[Item] | AsyncIterator[Item], size: int
+) -> AsyncIterator[list[Item]]:
+    """Yield lists of `size` items; the last one may be shorter."""
     part: list[Item] = []
     async for item in items if isinstance(items, AsyncIterator) else _each(items):
         part.append(item)

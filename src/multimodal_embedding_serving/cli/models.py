@@ -33,7 +33,7 @@ def models(
     for spec in MODELS:
         mark = " (default)" if spec.id == DEFAULT_MODEL else ""
         numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
-        table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence)
+        table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.license)
     Console().print(table)
 
 
@@ -44,7 +44,7 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
         "image_size": spec.image_size,
         "dimension": spec.dimension,
         "text_length": spec.text_length,
-        "licence": spec.licence,
+        "licence": spec.license,
         "repositories": spec.repos,
         "default": spec.id == DEFAULT_MODEL,
     }

@@ -64,7 +64,7 @@ def read_blueprint(
     if spec is not None:
         find_family(spec.family)
         where = " or ".join(resolved.sources)
-        log.info("%s is licensed under %s: see %s", resolved.model, spec.licence, where)
+        log.info("%s is licensed under %s: see %s", resolved.model, spec.license, where)
     files = fetch(resolved, progress, access)
     progress("reading the checkpoint", 0.0)
     weights = read_weights(files.weights)
@@ -77,7 +77,7 @@ def read_blueprint(
         tokenizer=read_tokenizer(files, resolved, progress, access),
         source={"repo": files.repo, "revision": files.revision, "layout": files.layout}
         | {"files": {path.name: path.stat().st_size for path in files.weights}},
-        licence=spec.licence if spec else "",
+        licence=spec.license if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
         default_precision=spec.precision if spec else family.precision,

@@ -51,7 +51,7 @@ def resolve_model(settings: Settings) -> ResolvedModel:
     try:
         spec = resolve(name)
     except UnknownModel as error:
-        raise UnknownModel(f"{error.message}, hf:org/name, or a folder") from None
+        raise UnknownModel(f"{error.message}, or use hf:org/name or a folder") from None
     if not spec.repos:  # shipped with the package
         bundle = Path(str(files(PACKAGE).joinpath("builtin", spec.name)))
     return ResolvedModel(spec, spec.repos, spec.id, models / spec.family / spec.name, bundle)

@@ -1,4 +1,4 @@
-"""One open model: loaded, fed, kept healthy; `Engine` is all that users need of it."""
+"""One loaded model and everything that serves it; users need only `Engine`."""
 
 from multimodal_embedding_serving.engine.engine import Engine
 

@@ -1,7 +1,7 @@
-"""One open model: inputs in, unit vectors out.
+"""One loaded model: inputs in, unit vectors out.
 
-The engine admits requests, picks the tower, holds the deadline, and puts the answer together. It
-runs on whatever event loop awaits it; `embed` serves callers that have none.
+The engine admits requests, picks the tower, enforces the deadline and assembles the results. It
+runs on the event loop that awaits it; `embed` is for callers without one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.conversion.store import load_model
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
-from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, named
+from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, set_index
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     DimensionsNotAllowed,
@@ -53,12 +53,12 @@ from multimodal_embedding_serving.types import Modality, Progress, Vectors, igno
 
 log = logging.getLogger(__name__)
 
-FEW = 32
-"""Requests of more items than this go to the bulk lane, as do videos."""
+MAX_INTERACTIVE_ITEMS = 32
+"""Requests with more items than this have bulk priority, as do videos."""
 
 
 class Engine:
-    """One open model. Safe to use from several threads and event loops at once."""
+    """One loaded model. Thread-safe, and usable from several event loops at once."""
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Engine:
         self._closed = False
         self._background: asyncio.AbstractEventLoop | None = None
         self.healthy = True
-        """False while a broken model is opened again, and once closed."""
+        """False while a model that failed its self-test is being reloaded, and once closed."""
         self.dead = False
-        """The model broke and could not be opened again."""
+        """The model failed its self-test and could not be reloaded."""
 
     @classmethod
     def open(
@@ -96,20 +96,20 @@ class Engine:
         metrics: Metrics | None = None,
         **overrides: Any,
     ) -> Engine:
-        """Open a model, converting it first where that has not been done. Blocking.
+        """Load a model, converting it first if necessary. Blocks.
 
-        `overrides` are fields of Settings. `progress(stage, share)` hears how far it is.
+        `overrides` are fields of Settings. `progress(stage, share)` is called as loading proceeds.
         """
         settings = settings or Settings.from_env(model=model, **overrides)
         metrics = metrics or Metrics()
         media = MediaAccess.from_settings(settings, metrics.received)
-        opened = load_model(settings, progress)
+        loaded_model = load_model(settings, progress)
         progress("opening the model", 0.0)
-        opener = ModelLoader(opened, settings, media, metrics)
-        towers = opener.open()
-        info = opener.describe(towers)
-        engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=opener.open)
-        opener.on_broken = engine.reopen
+        loader = ModelLoader(loaded_model, settings, media, metrics)
+        towers = loader.open()
+        info = loader.describe(towers)
+        engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=loader.open)
+        loader.on_broken = engine.reopen
         return engine
 
     async def aembed(
@@ -120,10 +120,10 @@ class Engine:
         deadline: float | None = None,
         priority: Priority | None = None,
     ) -> list[EmbeddingResult]:
-        """Embed inputs -> one answer each, in order. `deadline` is a time.monotonic().
+        """Embed inputs -> one result each, in order. `deadline` is a time.monotonic().
 
-        Raises the first error, naming its item by index: among the inputs if there are several,
-        among the items of the only one otherwise.
+        Raises the first error. Its index is that of the input if there are several, and that of
+        the item within the only input otherwise.
         """
         self._check(inputs)
         size = self._size(dimensions)
@@ -141,7 +141,8 @@ class Engine:
                     )
         except TimeoutError:
             if scope.expired():
-                raise DeadlineExceeded("the request's deadline has passed") from None
+                message = "the request missed its deadline (see EMBEDDING_REQUEST_TIMEOUT_SEC)"
+                raise DeadlineExceeded(message) from None
             raise
         several = len(batches) > 1
         return [
@@ -160,19 +161,19 @@ class Engine:
         instruction: str | None = None,
         dimensions: int | None = None,
     ) -> Vectors:
-        """Embed texts, or images, or one video's frames -> float32 [n, dimension]. Blocking.
+        """Embed texts, images, or the frames of one video -> float32 [n, dimension]. Blocks.
 
         A string is a query and a list holds documents, unless `role` says otherwise. Images are
         paths, bytes, PIL images, arrays or URLs; a video is a path, bytes or a URL.
         """
-        given = [each for each in (texts, images, video) if each is not None]
-        if len(given) != 1:
-            raise InvalidInput("give one of texts, images and video")
+        arguments = [each for each in (texts, images, video) if each is not None]
+        if len(arguments) != 1:
+            raise InvalidInput("exactly one of texts, images and video is required")
         source: Embeddable
         if texts is not None:
             single = isinstance(texts, str)
-            listed = [texts] if isinstance(texts, str) else list(texts)
-            source = Texts(listed, role or ("query" if single else "document"), instruction)
+            batch = [texts] if isinstance(texts, str) else list(texts)
+            source = Texts(batch, role or ("query" if single else "document"), instruction)
         elif images is not None:
             source = Images(images if isinstance(images, list | tuple) else [images])  # type: ignore[list-item]
         else:
@@ -189,7 +190,7 @@ class Engine:
             future.cancel()
 
     def close(self) -> None:
-        """Fail what waits, stop the threads, free the device."""
+        """Fail waiting items, stop the threads, free the device."""
         self._closed, self.healthy = True, False
         for tower in self.towers.values():
             tower.close()
@@ -201,7 +202,7 @@ class Engine:
             self._background = None
 
     async def aclose(self) -> None:
-        """Close on an event loop that `aembed` was awaited on: its connections too."""
+        """Close, including the connections of the running event loop."""
         await self._media.fetcher.aclose()
         await asyncio.to_thread(self.close)
 
@@ -217,7 +218,7 @@ class Engine:
         if self._closed:
             raise NotReady("the model is closed")
         if not self.healthy:
-            raise NotReady("the model broke and is being opened again")
+            raise NotReady("the model failed its self-test and is being reloaded; retry shortly")
         for place, each in enumerate(inputs):
             if each.modality not in self.towers:
                 names = ", ".join(self.info.modalities)
@@ -228,7 +229,7 @@ class Engine:
                 )
 
     def _size(self, dimensions: int | None) -> int:
-        """The length of the vectors to answer."""
+        """The length of the vectors to return. Raises DimensionsNotAllowed."""
         longest, shortest = self.info.dimension, self.info.min_dimension
         if dimensions is None or dimensions == longest:
             return longest
@@ -236,13 +237,13 @@ class Engine:
             return dimensions
         allowed = f"{shortest} to {longest}" if shortest < longest else f"only {longest}"
         raise DimensionsNotAllowed(
-            f"dimensions={dimensions} is not allowed for {self.info.id}: {allowed}",
+            f"dimensions={dimensions} is not allowed for {self.info.id}; allowed: {allowed}",
             param="dimensions",
         )
 
     @contextmanager
     def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
-        """Count the items in and out. A request larger than the queue may enter when alone."""
+        """Count the items in and out. A request larger than the queue may enter if it is alone."""
         items = sum(1 if batch.video else batch.count for batch in batches)
         if items > self._limits.max_items:
             raise too_many_items(items, self._limits.max_items)
@@ -251,11 +252,15 @@ class Engine:
         with self._lock:
             if self._admitted and self._admitted + count > limit:
                 wait = min(60, math.ceil(self._pace))
-                raise QueueFull("too many items are waiting; try again later", retry_after=wait)
+                raise QueueFull(
+                    f"the queue has no room for {count:,} more items (limit: {limit:,}, "
+                    "EMBEDDING_QUEUE_LIMIT); retry later",
+                    retry_after=wait,
+                )
             self._admitted += count
-        account = current_request.get()
-        if account is not None:
-            account.items += count
+        request = current_request.get()
+        if request is not None:
+            request.items += count
         started = time.monotonic()
         try:
             yield
@@ -271,7 +276,7 @@ class Engine:
         priority: Priority,
         deadline: float,
     ) -> list[list[ItemResult]]:
-        """Results by batch. Batches of one tower go through it together; streams go alone."""
+        """Results by batch. A tower's batches are embedded together; streams each on their own."""
         groups: dict[Modality | int, list[int]] = {}
         for place, batch in enumerate(batches):
             alone = isinstance(batch.items, AsyncGenerator)
@@ -288,30 +293,31 @@ class Engine:
                             items, priority=priority, deadline=deadline
                         )
                     except EmbeddingError as error:
-                        raise named(error, places[0] if len(batches) > 1 else None) from None
+                        raise set_index(error, places[0] if len(batches) > 1 else None) from None
                 return
             merged = [item for place in places for item in batches[place].items]  # type: ignore[union-attr]
-            left = iter(await tower.embed(merged, priority=priority, deadline=deadline))
+            remaining = iter(await tower.embed(merged, priority=priority, deadline=deadline))
             for place in places:
-                results[place] = list(islice(left, batches[place].count))
+                results[place] = list(islice(remaining, batches[place].count))
 
-        await _together([run(places) for places in groups.values()])
-        for each, done in zip(inputs, results, strict=True):
-            self._metrics.embedded(each.modality, len(done), sum(item.tokens for item in done))
+        await _run_all([run(places) for places in groups.values()])
+        for each, items_of_input in zip(inputs, results, strict=True):
+            tokens = sum(item.tokens for item in items_of_input)
+            self._metrics.embedded(each.modality, len(items_of_input), tokens)
         return results
 
     # ── around requests ──
 
     def reopen(self) -> threading.Thread | None:
-        """A tower is broken: stop answering, open the model again, and only then go on.
+        """Reload the model after a failed self-test; requests fail with NotReady until it is done.
 
-        Returns the thread that does it; None where that is already being done.
+        Returns the thread that reloads it; None if it is being reloaded already.
         """
         with self._lock:
             if self._closed or not self.healthy:
                 return None
             self.healthy = False
-        log.error("the model's self-test failed; it is opened again")
+        log.error("the model failed its self-test and is being reloaded")
         thread = threading.Thread(target=self._rebuild, name="reopen", daemon=True)
         thread.start()
         return thread
@@ -342,16 +348,19 @@ async def _expand(
     try:
         return await inputs[place].expand(media, limits)
     except EmbeddingError as error:
-        raise named(error, place if len(inputs) > 1 else None) from None
+        raise set_index(error, place if len(inputs) > 1 else None) from None
 
 
 def _priority(batches: Sequence[ItemBatch]) -> Priority:
-    bulk = any(batch.video for batch in batches) or sum(batch.count for batch in batches) > FEW
+    bulk = (
+        any(batch.video for batch in batches)
+        or sum(batch.count for batch in batches) > MAX_INTERACTIVE_ITEMS
+    )
     return Priority.BULK if bulk else Priority.INTERACTIVE
 
 
-async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all; the first failure cancels the others and is raised."""
+async def _run_all(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all at once; the first failure cancels the others and is raised."""
     if len(jobs) == 1:
         return await jobs[0]
     try:

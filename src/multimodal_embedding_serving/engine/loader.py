@@ -1,4 +1,4 @@
-"""From a model's name to towers that have passed their self-test."""
+"""From a bundle or a torch model to towers that have passed their self-test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from multimodal_embedding_serving.batching.replica import OpenReplica
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
-from multimodal_embedding_serving.engine.cache import Recall, VectorCache
+from multimodal_embedding_serving.engine.cache import TowerCache, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.graph.runtime import keeping_locale
@@ -40,42 +40,43 @@ from multimodal_embedding_serving.types import Features, Graph, Modality
 log = logging.getLogger(__name__)
 
 TEXT_BATCH, TEXT_COST = 64, 8192
-"""Texts, and tokens once padded, of one call."""
+"""Texts per call, and tokens per call including padding."""
 TEXT_WINDOW, TEXT_SLICE = 2048, 32
-"""Prepared texts are small: all of a request may wait, so that like lengths find each other."""
+"""Preprocessed texts are small: all of a request may be queued at once, so that texts of similar
+length end up in one batch."""
 IMAGE_BATCH = 8
-"""Pictures of one call on a CPU: more gain nothing there (performance.md)."""
+"""Images per call on a CPU, where larger batches gain nothing (performance.md)."""
 IMAGE_WINDOW = 16
-"""Pictures of one request in memory at a time: two batches. A raw 4K frame has 25 MB."""
+"""Images of one request in memory at a time: two batches. A raw 4K frame has 25 MB."""
 
 REPLICA_HEADROOM = 4
-"""Free memory that a copy of a graph asks for, over its file: float16 weights become float32, and
-as much again stays free."""
+"""Free memory that a copy of a graph requires, as a multiple of its file: float16 weights become
+float32, and as much again must stay free."""
 
 UNIT_TOLERANCE = 0.02
-"""How far from 1 a norm may be: bf16 keeps 8 bits of each number."""
-LEAST_DISTANCE = 1e-3
-"""Vectors of different inputs that are nearer than this are the same to rounding."""
+"""How far a norm may be from 1: bf16 has 8 bits of precision."""
+MIN_DISTANCE = 1e-3
+"""Vectors of different inputs that are closer than this are equal up to rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What there is to know about the open model."""
+    """The metadata of the loaded model."""
 
     id: str
     family: str
     dimension: int
     min_dimension: int
-    """The shortest vector that `dimensions` may ask for; `dimension` where cutting is refused."""
+    """The shortest vector that `dimensions` may request; equal to `dimension` if it is fixed."""
     modalities: tuple[Modality, ...]
     device: str
     backend: str
     precision: str
     """How the weights are stored."""
     inference: str = "f32"
-    """The precision that the graph computes in."""
+    """The precision in which the graph computes."""
     fingerprint: str
-    """Vectors with equal fingerprints may be compared."""
+    """Vectors with equal fingerprints are comparable."""
     notice: str | None = None
     text_length: int | None = None
     image_size: int | None = None
@@ -85,7 +86,7 @@ class ModelInfo:
 
 
 def probes(modality: Modality) -> list[Any]:
-    """Two raw items that every model must tell apart."""
+    """Two items that every model must distinguish."""
     if modality == "text":
         return [TextItem("a photo of a cat"), TextItem("the stock market fell sharply today")]
     ramp = np.linspace(0, 255, 256).astype(np.uint8)
@@ -95,27 +96,30 @@ def probes(modality: Modality) -> list[Any]:
 
 
 def self_test(graph: Graph, prepare: Prepare, modality: Modality) -> None:
-    """Two different inputs give finite, unit and different vectors, or SelfTestFailed.
+    """Check that two different inputs get finite and different vectors of unit length.
 
-    The graph is called directly: it can be tested while its batcher is suspicious of it.
+    Calls the graph directly, so that it can be tested while its batcher suspects it. Raises
+    SelfTestFailed.
     """
     rows = []
     for features in prepare(probes(modality)):
         if isinstance(features, EmbeddingError):
-            raise SelfTestFailed(f"{modality}: a probe can't be prepared: {features.message}")
+            raise SelfTestFailed(f"{modality}: could not preprocess a probe: {features.message}")
         if isinstance(features, Features):
             rows.append(features.row)
     vectors = graph(rows)
     if not np.isfinite(vectors).all():
-        raise SelfTestFailed(f"{modality}: the model's vectors are not finite numbers")
+        raise SelfTestFailed(
+            f"{modality}: the model returned NaN or infinity instead of finite vectors"
+        )
     if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > UNIT_TOLERANCE:
         raise SelfTestFailed(f"{modality}: the model's vectors do not have unit length")
-    if np.linalg.norm(vectors[0] - vectors[1]) < LEAST_DISTANCE:
-        raise SelfTestFailed(f"{modality}: the model gives different inputs the same vector")
+    if np.linalg.norm(vectors[0] - vectors[1]) < MIN_DISTANCE:
+        raise SelfTestFailed(f"{modality}: the model returned the same vector for different inputs")
 
 
 class ModelLoader:
-    """Opens the towers of one model, again if need be."""
+    """Opens the towers of one model; may be called again to reload them."""
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class ModelLoader:
         *,
         static: bool | None = None,
     ) -> None:
-        """`static`: compile static shapes; None: where the device takes no others."""
+        """`static`: compile with static shapes; None: only if the device requires them."""
         self._model, self._settings = model, settings
         self._media, self._metrics = media, metrics
         if static is None:
@@ -137,7 +141,7 @@ class ModelLoader:
             self._cache = cache = VectorCache(settings.cache_mb << 20)
             metrics.watch_cache(lambda: cache.size)
         self.on_broken: Callable[[], object] = lambda: None
-        """Called on a worker's thread when a tower in use has failed its self-test."""
+        """Called on a worker's thread when a tower in use fails its self-test."""
 
     def open(self) -> dict[Modality, Tower]:
         """Raises SelfTestFailed, BundleError, SettingsError."""
@@ -153,7 +157,7 @@ class ModelLoader:
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
-        told = inference if backend == "openvino" else f"torch-{inference}"
+        suffix = inference if backend == "openvino" else f"torch-{inference}"
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
@@ -164,7 +168,7 @@ class ModelLoader:
             backend=backend,
             precision=manifest.precision,
             inference=inference,
-            fingerprint=f"{manifest.fingerprint}-{told}",
+            fingerprint=f"{manifest.fingerprint}-{suffix}",
             notice=manifest.notice,
             text_length=self._text_spec(text.transform)["max_length"] if text else None,
             image_size=image.transform["size"] if image else None,
@@ -177,35 +181,35 @@ class ModelLoader:
         return choose_shape(transform, self._settings) if self._static else None
 
     def _text_spec(self, transform: Mapping[str, Any]) -> dict[str, Any]:
-        """The transform, its texts cut to what the settings and the graph allow."""
+        """The transform, with its maximum length limited by the settings and the graph."""
         if transform.get("fixed_length"):
             return dict(transform)
-        longest = min(transform["max_length"], self._settings.max_length)
+        max_length = min(transform["max_length"], self._settings.max_length)
         shape = self._shape(transform)
         if shape is not None and not self._settings.chunk_long_text:
-            longest = min(longest, shape.length or longest)
-        return {**transform, "max_length": longest}
+            max_length = min(max_length, shape.length or max_length)
+        return {**transform, "max_length": max_length}
 
     def _tower(self, modality: Modality) -> Tower:
         lower_priority(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)
         spec = self._model.manifest.towers[modality].transform
         settings, shape = self._settings, self._shape(spec)
-        way = None if shape else find_tuned_config(self._model, modality, settings)
-        if way:
-            settings = way.applied(settings)
-            log.info("%s: %s", modality, way)
-        make = self._preparation(modality, spec, shape)
+        tuned = None if shape else find_tuned_config(self._model, modality, settings)
+        if tuned:
+            settings = tuned.applied(settings)
+            log.info("%s: %s", modality, tuned)
+        prepare_with = self._preprocessing(modality, spec, shape)
         if modality == "text":
-            batch = way.batch if way else TEXT_BATCH
+            batch = tuned.batch if tuned else TEXT_BATCH
             cost, window, slice_size = TEXT_COST, TEXT_WINDOW, TEXT_SLICE
         else:
-            best = IMAGE_BATCH if settings.device == "CPU" else settings.image_batch
-            batch = min(settings.image_batch, way.batch if way else best)
+            default = IMAGE_BATCH if settings.device == "CPU" else settings.image_batch
+            batch = min(settings.image_batch, tuned.batch if tuned else default)
             cost, slice_size = batch * spec["patches"], 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph, prepare = compile_tower(self._model, modality, settings, shape), make(None)
+        graph, prepare = compile_tower(self._model, modality, settings, shape), prepare_with(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -213,26 +217,27 @@ class ModelLoader:
             max_batch=batch,
             max_cost=cost,
             on_batch=self._metrics.batch_sizes(modality),
-            on_suspect=partial(self._examine, graph, prepare, modality),
-            open_replica=self._replica(modality, settings, prepare),
+            on_suspect=partial(self._test_suspect, graph, prepare, modality),
+            open_replica=self._replica_opener(modality, settings, prepare),
         )
         self._metrics.watch_queue(modality, lambda: batcher.waiting)
         return Tower(
             modality,
             graph,
-            make(self._recall(modality)),
+            prepare_with(self._tower_cache(modality)),
             pool=self._media.workers,
             batcher=batcher,
             window=window,
             slice_size=slice_size,
         )
 
-    def _replica(
+    def _replica_opener(
         self, modality: Modality, settings: Settings, prepare: Prepare
     ) -> OpenReplica | None:
-        """How to open a copy of a tower's graph: of OpenVINO's on a CPU, up to the settings' size.
+        """What opens a copy of a tower's graph; None where there is to be none.
 
-        Elsewhere a copy would take a device's memory, and torch would share its threads with it.
+        Only OpenVINO graphs on a CPU up to the size in the settings get one: elsewhere a copy would
+        take the device's memory, and torch would share its threads with it.
         """
         model = self._model
         if not isinstance(model, Bundle) or settings.device != "CPU" or self._static:
@@ -245,8 +250,8 @@ class ModelLoader:
             if free_memory() < REPLICA_HEADROOM * size:
                 log.warning("%s: not enough memory for an interactive replica", modality)
                 return None
-            # Reading the cache of compiled graphs would set the C locale for a moment, while others
-            # are at work; compiling doesn't.
+            # Reading a compiled graph from OpenVINO's cache would set the C locale for a moment,
+            # while other threads are at work; compiling doesn't.
             copy = compile_tower(model, modality, replace(settings, model_cache=False))
             self_test(copy, prepare, modality)
             log.info("%s: the interactive replica is open", modality)
@@ -254,28 +259,28 @@ class ModelLoader:
 
         return open_copy
 
-    def _preparation(
+    def _preprocessing(
         self, modality: Modality, spec: Mapping[str, Any], shape: StaticShape | None
-    ) -> Callable[[Recall | None], Prepare]:
-        """How a tower prepares items, with the cache or without."""
+    ) -> Callable[[TowerCache | None], Prepare]:
+        """The preprocessing of a tower, as a function of its cache."""
         if modality == "image":
             transform = ImageTransform.from_manifest(spec)
             return partial(prepare_images, transform, self._media)
         tokenizer = self._model.tokenizer
         if tokenizer is None:
-            raise BundleError(f"{self._model.manifest.model}: there is no tokenizer")
-        longest = None if shape is None else shape.length
-        read = TextTransform(tokenizer, self._text_spec(spec), window=longest)
-        return partial(prepare_texts, read)
+            raise BundleError(f"{self._model.manifest.model}: the tokenizer is missing")
+        window = None if shape is None else shape.length
+        text_transform = TextTransform(tokenizer, self._text_spec(spec), window=window)
+        return partial(prepare_texts, text_transform)
 
-    def _recall(self, modality: Modality) -> Recall | None:
+    def _tower_cache(self, modality: Modality) -> TowerCache | None:
         if self._cache is None:
             return None
-        mark = f"{self._model.manifest.fingerprint} {modality}"
-        return Recall(self._cache, mark, self._metrics.cache_lookups(modality))
+        scope = f"{self._model.manifest.fingerprint} {modality}"
+        return TowerCache(self._cache, scope, self._metrics.cache_lookups(modality))
 
-    def _examine(self, graph: Graph, prepare: Prepare, modality: Modality) -> None:
-        """The self-test of a tower in use; the failure is told before it is raised."""
+    def _test_suspect(self, graph: Graph, prepare: Prepare, modality: Modality) -> None:
+        """Test a tower in use; a failure calls `on_broken` before it is raised."""
         passed = False
         try:
             self_test(graph, prepare, modality)

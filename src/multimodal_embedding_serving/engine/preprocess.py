@@ -1,4 +1,4 @@
-"""What a tower does to raw items before its graph, and for which of them it need do nothing."""
+"""Preprocessing of a tower's items, which the cache may make unnecessary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from multimodal_embedding_serving.batching.tower import Prepare, Prepared
-from multimodal_embedding_serving.engine.cache import Recall
+from multimodal_embedding_serving.engine.cache import TowerCache
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
@@ -17,59 +17,61 @@ from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Features
 
 
-def prepare_texts(transform: TextTransform, recall: Recall | None = None) -> Prepare:
-    """What the text tower does to `TextItem` before its graph."""
+def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> Prepare:
+    """The preprocessing of the text tower: `TextItem` to token ids."""
 
-    def read(words: TextItem) -> str | EmbeddingError:
+    def read(item: TextItem) -> str | EmbeddingError:
         try:
-            return words.text if isinstance(words.text, str) else transform.decode(words.text)
+            return item.text if isinstance(item.text, str) else transform.decode(item.text)
         except EmbeddingError as error:
             return error
 
     def prepare(items: Sequence[TextItem]) -> list[Prepared]:
-        ready: list[Prepared] = []
-        for (role, instruction), words in groupby(
+        prepared: list[Prepared] = []
+        for (role, instruction), group in groupby(
             items, lambda each: (each.role, each.instruction)
         ):
-            texts = [read(each) for each in words]
-            good = [text for text in texts if isinstance(text, str)]
-            done = iter(transform.prepare_many(good, role=role, instruction=instruction))
-            ready += [next(done) if isinstance(text, str) else text for text in texts]
-        return ready
+            texts = [read(item) for item in group]
+            valid = [text for text in texts if isinstance(text, str)]
+            features = iter(transform.prepare_many(valid, role=role, instruction=instruction))
+            prepared += [next(features) if isinstance(text, str) else text for text in texts]
+        return prepared
 
-    return prepare if recall is None else recall_texts(recall, prepare)
+    return prepare if cache is None else _use_cache(cache, prepare)
 
 
-def recall_texts(recall: Recall, prepare: Prepare) -> Prepare:
-    """Prepare only those `TextItem` whose vectors are not known."""
+def _use_cache(cache: TowerCache, prepare: Prepare) -> Prepare:
+    """Preprocess only the texts whose vectors are not in the cache."""
 
-    def key(words: TextItem) -> bytes:
-        told, kind = words.text, type(words.text).__name__
-        told = told if isinstance(told, str) else repr(told)
-        return recall.key(kind, words.role, words.instruction, told)
+    def key(item: TextItem) -> bytes:
+        content, kind = item.text, type(item.text).__name__
+        content = content if isinstance(content, str) else repr(content)
+        return cache.key(kind, item.role, item.instruction, content)
 
-    def recalled(items: Sequence[TextItem]) -> list[Prepared]:
-        keys = [key(words) for words in items]
-        known = [recall.find(key) for key in keys]
-        fresh = iter(prepare([item for item, hit in zip(items, known, strict=True) if hit is None]))
+    def prepare_misses(items: Sequence[TextItem]) -> list[Prepared]:
+        keys = [key(item) for item in items]
+        hits = [cache.get(key) for key in keys]
+        misses = [item for item, hit in zip(items, hits, strict=True) if hit is None]
+        prepared = iter(prepare(misses))
         return [
-            hit or recall.keeping(next(fresh), key) for key, hit in zip(keys, known, strict=True)
+            hit or cache.store_later(next(prepared), key)
+            for key, hit in zip(keys, hits, strict=True)
         ]
 
-    return recalled
+    return prepare_misses
 
 
 def prepare_images(
-    transform: ImageTransform, media: MediaAccess, recall: Recall | None = None
+    transform: ImageTransform, media: MediaAccess, cache: TowerCache | None = None
 ) -> Prepare:
-    """What the image tower does to encoded images and frames before its graph."""
+    """The preprocessing of the image tower: encoded images and frames to pixels."""
 
     def prepare_one(item: Any) -> Prepared:
         try:
             source = media.image_source(item)
-            key = recall.key(source) if recall and isinstance(source, bytes) else None
-            if recall and key and (known := recall.find(key)):
-                return known
+            key = cache.key(source) if cache and isinstance(source, bytes) else None
+            if cache and key and (hit := cache.get(key)):
+                return hit
             with media.budget.share() as reserve:
                 image = decode_rgb(
                     source,
@@ -79,10 +81,10 @@ def prepare_images(
                     reserve=reserve,
                 )
                 row = transform(image)
-                del image  # before its share is free
+                del image  # before its share of the budget is released
         except EmbeddingError as error:
             return error
         features = Features(row, transform.patches, transform.patches)
-        return recall.keeping(features, key) if recall and key else features
+        return cache.store_later(features, key) if cache and key else features
 
     return lambda items: [prepare_one(item) for item in items]

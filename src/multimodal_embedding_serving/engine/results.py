@@ -1,4 +1,4 @@
-"""From a tower's outcomes to the answer of one input."""
+"""From a tower's item results to the result of one input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multimodal_embedding_serving.types import Vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingResult:
-    """The answer to one input."""
+    """The result of one input."""
 
     vectors: Vectors
     many: bool
@@ -29,29 +29,28 @@ class EmbeddingResult:
     tokens: int
     truncated: bool
     frames: list[FrameInfo] | None = None
-    """One for each vector; for a pooled one, the frames that it is the mean of."""
+    """One for each vector; for a pooled vector, the frames that were averaged."""
     skipped: list[Skipped] | None = None
 
 
 def assemble(
     batch: ItemBatch, results: Sequence[ItemResult], size: int, index: int | None = None
 ) -> EmbeddingResult:
-    """Vectors of `size` numbers in the answer's order, with their frames and those left out.
+    """Vectors of `size` numbers in the response's order, with their frames and the skipped ones.
 
-    `index` names the input among several. Raises the first item's error.
+    `index` is the input's among several. Raises the first item's error.
     """
     if batch.skipped is None:
         for place, result in enumerate(results):
             if result.error is not None:
                 inner = place if batch.many else None
-                raise named(result.error, inner if index is None else index)
-    places = range(len(results))
-    kept = [place for place in places if _keep(batch, place, results[place])]
+                raise set_index(result.error, inner if index is None else index)
+    places = [place for place in range(len(results)) if _has_vector(batch, place, results[place])]
     if batch.order is not None:
-        kept.sort(key=batch.order.__getitem__)
-    if batch.skipped and not kept:
-        raise named(batch.skipped[0].error, index)
-    rows = [vector for place in kept if (vector := results[place].vector) is not None]
+        places.sort(key=batch.order.__getitem__)
+    if batch.skipped and not places:
+        raise set_index(batch.skipped[0].error, index)
+    rows = [vector for place in places if (vector := results[place].vector) is not None]
     vectors = np.stack(rows) if rows else np.empty((0, size), np.float32)
     if batch.pooled:
         vectors = vectors.mean(axis=0, keepdims=True)
@@ -60,31 +59,31 @@ def assemble(
     return EmbeddingResult(
         vectors=vectors,
         many=batch.many,
-        tokens=sum(results[place].tokens for place in kept),
-        truncated=any(results[place].truncated for place in kept),
-        frames=None if batch.frames is None else [batch.frames[place] for place in kept],
+        tokens=sum(results[place].tokens for place in places),
+        truncated=any(results[place].truncated for place in places),
+        frames=None if batch.frames is None else [batch.frames[place] for place in places],
         skipped=batch.skipped,
     )
 
 
 def renormalize(vectors: Vectors) -> Vectors:
-    """Rows at unit length again. Raises InvalidInput for a row that has none (a mean of zero)."""
+    """Scale rows [n, dimension] to unit length. Raises InvalidInput for a row of zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not norms.all():
-        raise InvalidInput("the frames' vectors cancel out: there is no mean direction")
+        raise InvalidInput("cannot mean-pool: the frame embeddings sum to zero")
     unit: Vectors = (vectors / norms).astype(np.float32)
     return unit
 
 
-def named(error: EmbeddingError, index: int | None) -> EmbeddingError:
-    """The error with the item it is about; those that are about the service name none."""
+def set_index(error: EmbeddingError, index: int | None) -> EmbeddingError:
+    """Set the index of the item at fault; errors about the service itself have none."""
     if index is not None and not isinstance(error, QueueFull | NotReady | DeadlineExceeded):
         error.index = index
     return error
 
 
-def _keep(batch: ItemBatch, place: int, result: ItemResult) -> bool:
-    """Whether an outcome is a vector; a frame that can't be read is put among the skipped."""
+def _has_vector(batch: ItemBatch, place: int, result: ItemResult) -> bool:
+    """Whether an item has a vector; an unreadable frame is added to the skipped ones instead."""
     if result.error is None:
         return True
     if result.error.status >= 429 or batch.skipped is None or batch.frames is None:

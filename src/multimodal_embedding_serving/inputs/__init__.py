@@ -1,1 +1,1 @@
-"""What a request may hold (`kinds`) and the items that it expands to (`items`)."""
+"""What a request may contain (`kinds`), and the items that it expands to (`items`)."""

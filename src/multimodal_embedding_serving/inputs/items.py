@@ -1,7 +1,7 @@
 """What an input expands to: the items that a tower embeds.
 
-An item is a text, encoded image bytes, a promise that fetches them, or a frame that streams out of
-a video; the tower prepares it on its threads. To expand an input is cheap: nothing is fetched,
+An item is a text, an encoded image, a coroutine function that fetches one, or a frame streamed from
+a video; the tower preprocesses it on its threads. Expanding an input is cheap: nothing is fetched,
 decoded or opened on the event loop.
 """
 
@@ -39,7 +39,7 @@ RGB = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TextItem:
-    """A raw text: a string, or token ids that stand for one."""
+    """A text before preprocessing: a string, or the token ids of one."""
 
     text: str | tuple[int, ...]
     role: Role | None = None
@@ -48,7 +48,7 @@ class TextItem:
 
 @dataclass(frozen=True, slots=True)
 class FrameInfo:
-    """Which frame a vector stands for: its number in the video, its time in seconds (to the us)."""
+    """The frame behind a vector: its number in the video, its time in seconds (to the us)."""
 
     index: int
     timestamp: float
@@ -56,7 +56,7 @@ class FrameInfo:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A frame of a manifest that could not be read, and why."""
+    """A frame of a manifest that could not be read, and the reason."""
 
     frame_number: int
     error: EmbeddingError
@@ -68,23 +68,23 @@ class ItemBatch:
 
     items: Sequence[Any] | AsyncGenerator[Any, None]
     count: int
-    """Items, as admission counts them; for a video an estimate of its frames."""
+    """The number of items for admission; for a video, an estimate of its frames."""
     many: bool = True
-    """The answer is a list of vectors."""
+    """The response is a list of vectors, not a single one."""
     video: bool = False
     pooled: bool = False
-    """Answer the renormalized mean."""
+    """Return the renormalized mean of the vectors."""
     frames: list[FrameInfo] | None = None
-    """Filled while the frames stream, in the order of the items."""
+    """Filled as the frames stream, in the order of the items."""
     order: list[int] | None = None
-    """Filled while the frames stream: the place of each item in the answer; None: as they come."""
+    """Filled as the frames stream: each item's place in the response; None: in stream order."""
     skipped: list[Skipped] | None = None
-    """None: an item's error is the request's. A list: frames that can't be read are left out."""
+    """None: an item's error fails the request. A list: unreadable frames are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputLimits:
-    """What one request may hold."""
+    """Limits on one request."""
 
     max_items: int
     max_text_chars: int
@@ -95,13 +95,13 @@ class InputLimits:
 
 
 def too_many_items(count: int, limit: int) -> TooLarge:
-    """The error of a request with more items than EMBEDDING_MAX_ITEMS allows."""
+    """The error for a request with more items than EMBEDDING_MAX_ITEMS allows."""
     message = f"the request has {count:,} items; the limit is {limit:,} (EMBEDDING_MAX_ITEMS)"
     return TooLarge(message, param="input")
 
 
 class Embeddable(Protocol):
-    """What the engine embeds: a kind of the wire (`kinds`), or one of the in-process ones below."""
+    """What the engine embeds: a wire kind (`kinds`), or one of the in-process kinds below."""
 
     @property
     def modality(self) -> Modality: ...
@@ -111,7 +111,7 @@ class Embeddable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts in one role. `many` False: the answer is one vector."""
+    """Texts in one role. `many=False`: the response is a single vector."""
 
     texts: Sequence[str | tuple[int, ...]]
     role: Role | None = None
@@ -122,15 +122,18 @@ class Texts:
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         for index, text in enumerate(self.texts):
             if len(text) > limits.max_text_chars:
-                message = f"the text is longer than {limits.max_text_chars} characters"
+                message = (
+                    f"the text has {len(text):,} characters; the limit is "
+                    f"{limits.max_text_chars:,} (EMBEDDING_MAX_TEXT_CHARS)"
+                )
                 raise TooLarge(message, index=index if self.many else None)
-        words = [TextItem(text, self.role, self.instruction) for text in self.texts]
-        return ItemBatch(items=words, count=len(words), many=self.many)
+        items = [TextItem(text, self.role, self.instruction) for text in self.texts]
+        return ItemBatch(items=items, count=len(items), many=self.many)
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images that the process holds: bytes, PIL images, arrays, paths, URLs (http or data)."""
+    """Images of this process: bytes, PIL images, arrays, paths, URLs (http, https or data)."""
 
     images: Sequence[ImageSource | Path | str]
     modality: ClassVar[Modality] = "image"
@@ -155,7 +158,7 @@ class Video:
 
     @classmethod
     def of(cls, source: bytes | Path | str, segment: Segment) -> Video:
-        """A caller's in this process: bytes, a path, or a URL."""
+        """A video of this process: bytes, a path, or a URL."""
         if isinstance(source, str):
             return cls(Remote(source) if is_url(source) else Path(source), segment)
         return cls(source, segment)
@@ -165,7 +168,7 @@ class Video:
         pooled = self.segment.pooling == "mean"
         return ItemBatch(
             items=self.stream(media, frames),
-            count=_expected(self.segment, media),
+            count=_estimate_frames(self.segment, media),
             many=not pooled,
             video=True,
             pooled=pooled,
@@ -173,7 +176,7 @@ class Video:
         )
 
     async def stream(self, media: MediaAccess, infos: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
-        """The frames' pixels; which frame it is, is appended to `infos` before each is yielded."""
+        """Yield the frames' pixels; append each frame's info to `infos` before yielding it."""
         video = media.open_video(await media.video_source(self.source), self.segment)
         run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
         async with aclosing(run) as frames:
@@ -182,22 +185,22 @@ class Video:
                 yield frame.rgb
 
 
-def _expected(segment: Segment, media: MediaAccess) -> int:
-    """Frames that a segment will hold, as far as its configuration tells: for admission."""
+def _estimate_frames(segment: Segment, media: MediaAccess) -> int:
+    """The number of frames in a segment, as far as its configuration says: for admission."""
     if segment.frame_indexes:
-        expected = float(len(segment.frame_indexes))
+        frames = float(len(segment.frame_indexes))
     elif segment.extraction_fps is not None and segment.clip_duration > 0:
-        expected = segment.clip_duration * segment.extraction_fps
+        frames = segment.clip_duration * segment.extraction_fps
     else:
-        expected = segment.num_frames or media.videos.max_frames
-    return max(1, int(min(expected, media.videos.max_frames)))
+        frames = segment.num_frames or media.videos.max_frames
+    return max(1, int(min(frames, media.videos.max_frames)))
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFrames:
-    """A manifest's frames: first those that have a picture, then those that the video holds.
+    """A manifest's frames: first those with an image file, then those that come from the video.
 
-    `ItemBatch.order` puts the vectors back into the manifest's order.
+    `ItemBatch.order` restores the manifest's order.
     """
 
     manifest: Manifest
@@ -206,16 +209,20 @@ class ManifestFrames:
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         count = len(self.manifest.frames)
         if count > media.videos.max_frames:
-            raise TooLarge(f"the manifest lists more than {media.videos.max_frames} frames")
+            limit = media.videos.max_frames
+            raise TooLarge(
+                f"the manifest lists {count:,} frames; the limit is {limit:,} "
+                "(EMBEDDING_MAX_FRAMES)"
+            )
         batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skipped=[])
         batch.items = self._items(media, batch)
         return batch
 
     async def _items(self, media: MediaAccess, batch: ItemBatch) -> AsyncGenerator[Any, None]:
-        of_video: dict[int, list[tuple[int, ManifestFrame]]] = {}
+        video_entries: dict[int, list[tuple[int, ManifestFrame]]] = {}
         for place, entry in enumerate(self.manifest.frames):
             if entry.image_path is None:
-                of_video.setdefault(entry.frame_number, []).append((place, entry))
+                video_entries.setdefault(entry.frame_number, []).append((place, entry))
                 continue
             try:
                 path = await asyncio.to_thread(media_path, entry.image_path, media.roots)
@@ -224,22 +231,22 @@ class ManifestFrames:
             except EmbeddingError as error:
                 raise error.at(place) from None
             else:
-                _note(batch, place, entry)
+                _add(batch, place, entry)
                 yield path
-        if of_video:
-            async with aclosing(self._cut(media, batch, of_video)) as frames:
+        if video_entries:
+            async with aclosing(self._read_video(media, batch, video_entries)) as frames:
                 async for frame in frames:
                     yield frame
 
-    async def _cut(
+    async def _read_video(
         self,
         media: MediaAccess,
         batch: ItemBatch,
         entries: dict[int, list[tuple[int, ManifestFrame]]],
     ) -> AsyncGenerator[RGB, None]:
-        """Frames and crops of the video, by frame number; an error of the video skips the rest."""
+        """Yield frames and crops of the video, by frame number; a video error skips the rest."""
         failure: EmbeddingError = InvalidInput("frame_number is out of range for this video")
-        # num_frames=1: what the sampling contract falls back to if no number lies in the video
+        # num_frames=1: the sampling contract's fallback if no number is in the video's range
         segment = Segment(num_frames=1, frame_indexes=tuple(sorted(entries)))
         infos: list[FrameInfo] = []
         video = Video(BelowRoots(self.manifest.video_path or ""), segment)
@@ -247,20 +254,20 @@ class ManifestFrames:
             async with aclosing(video.stream(media, infos)) as frames:
                 async for rgb in frames:
                     for place, entry in entries.pop(infos[-1].index, ()):
-                        part = _crop(rgb, entry)
-                        if part.size:
-                            _note(batch, place, entry)
-                            yield part
+                        crop = _crop(rgb, entry)
+                        if crop.size:
+                            _add(batch, place, entry)
+                            yield crop
                         else:
-                            _skip(batch, entry, InvalidInput("crop_bbox lies outside the frame"))
+                            _skip(batch, entry, InvalidInput("crop_bbox is outside the frame"))
         except EmbeddingError as error:
             failure = error
-        for left in entries.values():
-            for _, entry in left:
+        for group in entries.values():
+            for _, entry in group:
                 _skip(batch, entry, failure)
 
 
-def _note(batch: ItemBatch, place: int, entry: ManifestFrame) -> None:
+def _add(batch: ItemBatch, place: int, entry: ManifestFrame) -> None:
     if batch.frames is not None and batch.order is not None:
         batch.frames.append(FrameInfo(entry.frame_number, entry.timestamp))
         batch.order.append(place)

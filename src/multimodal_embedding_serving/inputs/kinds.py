@@ -1,8 +1,7 @@
-"""What clients can send to be embedded: one class per input kind, and their list `KINDS`.
+"""The inputs that clients can send: one class per input kind, and their list `KINDS`.
 
 Each class is the wire contract of its kind (see docs/api.md), names its modality, and expands to
-items. The union that requests are validated against and the documented schema are built from the
-list.
+items. The union that validates requests and the documented schema are built from the list.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ from multimodal_embedding_serving.types import Modality
 
 T = TypeVar("T")
 
-MOST_INDEXES = 100_000
+MAX_FRAME_INDEXES = 100_000
 
 OneOrMany = str | Annotated[list[str], Field(min_length=1, fail_fast=True)]
-"""Only the first bad item is told: telling a million would take a gigabyte."""
+"""Validation stops at the first bad item: reporting a million would take a gigabyte."""
 
 
 class WireModel(BaseModel):
@@ -57,7 +56,7 @@ class WireModel(BaseModel):
 
 
 class SegmentConfig(WireModel):
-    """Which frames of a video. Every key is optional; null means the default."""
+    """Which frames of a video to embed. Every key is optional; null means the default."""
 
     startOffsetSec: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # noqa: N815
     clip_duration: float | None = Field(default=None, allow_inf_nan=False)
@@ -69,7 +68,7 @@ class SegmentConfig(WireModel):
         validation_alias=AliasChoices("extraction_fps", "fps"),
     )
     frame_indexes: list[Annotated[int, Field(ge=0, le=2**53)]] | None = Field(
-        default=None, max_length=MOST_INDEXES
+        default=None, max_length=MAX_FRAME_INDEXES
     )
     pooling: Literal["mean"] | None = None
 
@@ -81,24 +80,24 @@ class SegmentConfig(WireModel):
         return value
 
     def segment(self, defaults: Segment) -> Segment:
-        def given(value: T | None, default: T) -> T:
+        def choose(value: T | None, default: T) -> T:
             return default if value is None else value
 
         indexes = None if self.frame_indexes is None else tuple(self.frame_indexes)
         return Segment(
-            start_offset=given(self.startOffsetSec, defaults.start_offset),
-            clip_duration=given(self.clip_duration, defaults.clip_duration),
-            num_frames=given(self.num_frames, defaults.num_frames),
-            extraction_fps=given(self.extraction_fps, defaults.extraction_fps),
-            frame_indexes=given(indexes, defaults.frame_indexes),
-            pooling=given(self.pooling, defaults.pooling),
+            start_offset=choose(self.startOffsetSec, defaults.start_offset),
+            clip_duration=choose(self.clip_duration, defaults.clip_duration),
+            num_frames=choose(self.num_frames, defaults.num_frames),
+            extraction_fps=choose(self.extraction_fps, defaults.extraction_fps),
+            frame_indexes=choose(indexes, defaults.frame_indexes),
+            pooling=choose(self.pooling, defaults.pooling),
         )
 
 
-def read_segment(given: Mapping[str, Any] | None, defaults: Segment) -> Segment:
-    """A segment_config of this process. Raises InvalidInput naming the key."""
+def read_segment(config: Mapping[str, Any] | None, defaults: Segment) -> Segment:
+    """Parse the segment_config of an in-process call. Raises InvalidInput, which names the key."""
     try:
-        return SegmentConfig.model_validate(given or {}).segment(defaults)
+        return SegmentConfig.model_validate(config or {}).segment(defaults)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in ("segment", *first["loc"]))
@@ -106,7 +105,7 @@ def read_segment(given: Mapping[str, Any] | None, defaults: Segment) -> Segment:
 
 
 class TextInput(WireModel):
-    """A string is a query and gives one vector; a list holds documents and gives a list."""
+    """A string is a query and returns one vector; a list holds documents and returns a list."""
 
     type: Literal["text"]
     text: OneOrMany
@@ -124,8 +123,7 @@ class ImageUrlInput(WireModel):
     modality: ClassVar[Modality] = "image"
 
     def items(self, media: MediaAccess) -> list[Any]:
-        urls = _listed(self.image_url)
-        return [media.fetch_image(url) for url in urls]
+        return [media.fetch_image(url) for url in _as_list(self.image_url)]
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         items = self.items(media)
@@ -138,8 +136,7 @@ class ImageBase64Input(WireModel):
     modality: ClassVar[Modality] = "image"
 
     def items(self, media: MediaAccess) -> list[Any]:
-        listed = _listed(self.image_base64)
-        return [Encoded(data) for data in listed]
+        return [Encoded(data) for data in _as_list(self.image_base64)]
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         items = self.items(media)
@@ -147,7 +144,7 @@ class ImageBase64Input(WireModel):
 
 
 class VideoFramesInput(WireModel):
-    """Frames that the caller has cut out: one vector each, in order."""
+    """Frames that the client has extracted: one vector each, in order."""
 
     type: Literal["video_frames"]
     video_frames: Annotated[
@@ -157,12 +154,12 @@ class VideoFramesInput(WireModel):
     modality: ClassVar[Modality] = "image"
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
-        items = [raw for frame in self.video_frames for raw in frame.items(media)]
+        items = [item for frame in self.video_frames for item in frame.items(media)]
         return ItemBatch(items=items, count=len(items))
 
 
 class VideoInput(WireModel, ABC):
-    """What the three video kinds share; each says where its bytes are."""
+    """What the three video kinds share; each gives the source of its bytes."""
 
     segment_config: SegmentConfig | None = None
     modality: ClassVar[Modality] = "image"
@@ -195,7 +192,7 @@ class VideoBase64Input(VideoInput):
 
 
 class VideoFileInput(VideoInput):
-    """A file under one of the media roots."""
+    """A file under one of the media roots (EMBEDDING_MEDIA_ROOTS)."""
 
     type: Literal["video_file"]
     video_path: str
@@ -206,7 +203,7 @@ class VideoFileInput(VideoInput):
 
 
 class FramesBatchInput(WireModel):
-    """A manifest under one of the media roots: one vector per frame that can be read."""
+    """A manifest under one of the media roots: one vector per readable frame."""
 
     type: Literal["frames_batch"]
     frames_manifest_path: str
@@ -230,7 +227,7 @@ KINDS: tuple[type[WireModel], ...] = (
     VideoFileInput,
     FramesBatchInput,
 )
-"""Every kind, one class each. A new kind goes here, and nowhere else."""
+"""All input kinds. A new kind is added here and nowhere else."""
 
 if TYPE_CHECKING:
     Input = Embeddable
@@ -238,5 +235,5 @@ else:
     Input = Annotated[reduce(or_, KINDS), Field(discriminator="type")]
 
 
-def _listed(one_or_many: str | list[str]) -> list[str]:
+def _as_list(one_or_many: str | list[str]) -> list[str]:
     return [one_or_many] if isinstance(one_or_many, str) else one_or_many

@@ -1,4 +1,4 @@
-"""Where media come from: limits, the fetcher, pools; and how sources become bytes."""
+"""Access to media: limits, the fetcher, the pools, and how sources become bytes."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.settings import Settings
 
-MOST_VIDEOS = 4
-"""Videos that are decoded at a time, each in a process of its own and on several threads."""
+MAX_VIDEOS = 4
+"""Videos decoded at a time, each in a process of its own and on several threads."""
 DECODE_BYTES = 512 << 20
-"""What all pictures that are being decoded may take."""
+"""Memory limit for all images that are being decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A video behind a URL, or within a data URI."""
+    """A video at a URL, or in a data URI."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class BelowRoots:
-    """A video's path as a client wrote it: allowed only below the media roots."""
+    """A video's path as the client wrote it: allowed only below the media roots."""
 
     path: str
 
 
 VideoSource = bytes | Path | Encoded | Remote | BelowRoots
-"""Where a video comes from; a Path is one of this process and is read as it is."""
+"""Where a video comes from. A Path comes from this process and is not checked against the roots."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """A picture behind a URL, until a worker thread takes it: the request holds its bytes."""
+class FetchedImage:
+    """A fetched image until a worker thread takes it: its bytes count towards its request."""
 
     data: bytes
-    account: RequestContext | None
+    request: RequestContext | None
 
     def release(self) -> bytes:
-        """The picture, which the decoding budget answers for from now on."""
-        if self.account is not None:
-            self.account.give_back(len(self.data))
+        """Return the bytes, which the decoding budget counts from now on."""
+        if self.request is not None:
+            self.request.give_back(len(self.data))
         return self.data
 
 
-class Fetching(Protocol):
-    """What gets the bytes behind a URL."""
+class MediaFetcher(Protocol):
+    """Gets the bytes at a URL."""
 
     async def get(self, url: str, *, max_bytes: int) -> bytes: ...
 
@@ -72,11 +72,11 @@ class Fetching(Protocol):
 
 
 class LoopFetchers:
-    """One fetcher for each event loop: the connections that it keeps belong to their loop."""
+    """One fetcher for each event loop, because connections belong to the loop that opened them."""
 
-    def __init__(self, make: Callable[[], Fetching]) -> None:
+    def __init__(self, make: Callable[[], MediaFetcher]) -> None:
         self._make = make
-        self._by_loop: WeakKeyDictionary[AbstractEventLoop, Fetching] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[AbstractEventLoop, MediaFetcher] = WeakKeyDictionary()
 
     async def get(self, url: str, *, max_bytes: int) -> bytes:
         loop = get_running_loop()
@@ -85,7 +85,7 @@ class LoopFetchers:
         return await self._by_loop[loop].get(url, max_bytes=max_bytes)
 
     async def aclose(self) -> None:
-        """Close the running loop's connections."""
+        """Close the connections of the running loop."""
         fetcher = self._by_loop.pop(get_running_loop(), None)
         if fetcher is not None:
             await fetcher.aclose()
@@ -93,27 +93,26 @@ class LoopFetchers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaAccess:
-    """What inputs need to get at media: limits, the fetcher, the folders that may be read."""
+    """What inputs need to read media: limits, the fetcher, the folders that may be read, pools."""
 
     images: ImageLimits
     videos: VideoLimits
-    fetcher: Fetching
+    fetcher: MediaFetcher
     roots: tuple[Path, ...]
     segment: Segment
-    """The defaults of segment_config."""
+    """Defaults of segment_config."""
     workers: PriorityPool
     """Threads that decode and resize images and tokenize texts."""
     decoders: DecoderPool
     """The processes that decode videos."""
     budget: DecodeBudget
-    """The memory of pictures that are being decoded."""
+    """Memory for the images that are being decoded."""
     threads: int = 0
-    """FFmpeg threads per video; 0 = FFmpeg's choice."""
+    """FFmpeg threads per video; 0 = FFmpeg decides."""
     ahead: int = 4
-    """Decoded frames that may wait for the image tower."""
-
+    """Decoded frames of a video that may wait for the image tower."""
     received: Callable[[str, int], None]
-    """Hears of encoded media: its kind (image or video) and its bytes."""
+    """Called with the kind (image or video) and size in bytes of all encoded media."""
 
     @classmethod
     def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> MediaAccess:
@@ -141,7 +140,7 @@ class MediaAccess:
             ),
             workers=PriorityPool(settings.worker_count),
             decoders=DecoderPool(
-                min(settings.worker_count, MOST_VIDEOS),
+                min(settings.worker_count, MAX_VIDEOS),
                 slots=(settings.frame_queue or 4) + settings.worker_count + 2,
                 limits=DecoderLimits(seconds=settings.request_timeout),
             ),
@@ -152,22 +151,22 @@ class MediaAccess:
         )
 
     def close(self) -> None:
-        """Stop the threads, once what they do is done."""
+        """Stop the threads after their current tasks, and the decoder processes."""
         self.workers.shutdown(wait=False)
         self.decoders.close()
 
     def fetch_image(self, url: str) -> Any:
-        """The item of an image's URL: a thunk, or the data that a data URI holds."""
+        """The item for an image's URL: a coroutine function, or the contents of a data URI."""
         if url[:5].lower() == "data:":
             return Encoded(url)
         return partial(self._fetch_image, url)
 
-    async def _fetch_image(self, url: str) -> Fetched:
+    async def _fetch_image(self, url: str) -> FetchedImage:
         data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
-        return Fetched(data, current_request.get())
+        return FetchedImage(data, current_request.get())
 
     async def video_source(self, source: VideoSource) -> bytes | Path | Encoded:
-        """Fetch a remote video, or find a path below the media roots.
+        """Fetch a remote video, or resolve a path below the media roots.
 
         Raises RemoteFailed, Forbidden, NotFound, TooLarge.
         """
@@ -181,11 +180,11 @@ class MediaAccess:
         return source
 
     def image_source(self, item: Any) -> ImageSource:
-        """An item -> what `decode_rgb` takes. Blocking: for worker threads."""
+        """Convert an item to what `decode_rgb` takes. Blocks: for worker threads."""
         source: ImageSource = item
         if isinstance(item, Encoded):
             source = item.decode(self.images.max_bytes, "image")
-        elif isinstance(item, Fetched):
+        elif isinstance(item, FetchedImage):
             source = item.release()
         elif isinstance(item, Path):
             source = _read(item, self.images.max_bytes)
@@ -194,7 +193,7 @@ class MediaAccess:
         return source
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
-        """A video on its way through a decoder process."""
+        """Start decoding a video in a decoder process."""
         return Decoding(
             self.decoders,
             source,
@@ -206,14 +205,17 @@ class MediaAccess:
 
 
 def is_url(text: str) -> bool:
-    """Whether a string of a caller in this process names a remote or inline medium, not a path."""
+    """Whether a string from this process is an http, https or data URL, not a path."""
     return text[:8].lower().startswith(("http://", "https://", "data:"))
 
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        if path.stat().st_size > limit:
-            raise TooLarge(f"the file is larger than {limit} bytes")
+        size = path.stat().st_size
+        if size > limit:
+            raise TooLarge(
+                f"the file has {size:,} bytes; the limit is {limit:,} (EMBEDDING_MAX_IMAGE_MB)"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"the file can't be read: {error.strerror}") from None
+        raise InvalidInput(f"could not read the file: {error.strerror}") from None
