@@ -32,7 +32,7 @@ def test_what_the_model_embeds_is_measured(
 def test_no_input_is_in_flight_twice(tmp_path: Path) -> None:
     model = FakeModel()
     asyncio.run(measure(model, tmp_path, 0.05))
-    texts = [each for each in model.seen if not each.endswith(".jpg")]
+    texts = [each for each in model.requests if not each.endswith(".jpg")]
     assert len(texts) == len(set(texts))
     photos = make_photos(tmp_path, 20)
     assert len({path.read_bytes() for path in photos}) == 20
