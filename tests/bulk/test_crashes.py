@@ -121,7 +121,7 @@ def test_whatever_happens_the_next_run_is_right_in_every_format(
 
 
 def hold(steps: list[Step], name: str) -> None:
-    """Files appear, change, become invalid and disappear, and runs are killed; then one finishes."""
+    """Files appear, change, turn invalid and disappear, and runs are killed; then one finishes."""
     with TemporaryDirectory() as place:
         folder, out = Path(place) / "media", Path(place) / name
         folder.mkdir()
