@@ -8,7 +8,6 @@
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
-#   make scaling   what docs/scaling.md counts with, measured on this machine
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -35,7 +34,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench scaling docs site soak clean
+.PHONY: serve test test-all check format look bench docs site soak clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -61,9 +60,6 @@ look: $(VENV)/.serve
 
 bench: $(BENCH)/.made
 	$(BENCH)/bin/python -m benchmarks.run $(if $(QUICK),--quick)
-
-scaling: $(BENCH)/.made
-	$(BENCH)/bin/python -m benchmarks.scaling
 
 docs: $(VENV)/.serve
 	$(BIN)/python -m scripts.generate_docs

@@ -161,20 +161,9 @@ async def closed_loop(
 
 
 async def open_loop(
-    server: Server,
-    requests: Sequence[Request],
-    rate: float,
-    seconds: float,
-    seed: int | None = None,
+    server: Server, requests: Sequence[Request], rate: float, seconds: float
 ) -> Trace:
-    """`rate` requests a second by the clock, each on a connection of its own while others wait.
-
-    With a `seed` they come at random (a Poisson process), the same at each call.
-    """
-    count = round(rate * seconds)
-    times = [number / rate for number in range(count)]
-    if seed is not None:
-        times = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
+    """`rate` requests a second by the clock, each on a connection of its own while others wait."""
     trace, idle = Trace(), [Connection(server.port)]
 
     async def ask(request: Request, due: float) -> None:
@@ -187,8 +176,8 @@ async def open_loop(
     async def run() -> None:
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for number, time_due in enumerate(times):
-                due = begun + time_due
+            for number in range(round(rate * seconds)):
+                due = begun + number / rate
                 await asyncio.sleep(due - time.perf_counter())
                 group.create_task(ask(requests[number % len(requests)], due))
 

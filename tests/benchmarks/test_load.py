@@ -104,13 +104,6 @@ async def test_an_open_loop_sends_by_the_clock() -> None:
     assert trace.seconds > 0.09  # the last is due after 19 of 200ths of a second
 
 
-async def test_an_open_loop_at_random_sends_as_many_and_the_same_at_each_call() -> None:
-    answer = Answering()
-    async with answering(answer) as server:
-        trace = await open_loop(server, text_requests(["a"]), rate=400, seconds=0.1, seed=1)
-    assert len(trace.latencies) == 40
-
-
 async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> None:
     asked = 0
 

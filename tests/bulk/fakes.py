@@ -39,8 +39,8 @@ class FakeModel:
     fingerprint: str = "f1"
     parallel: int = 8
     raises: dict[str, EmbeddingError] = field(default_factory=dict)
-    seen: list[str] = field(default_factory=list)
-    """Names of the files, and texts, that it was asked for."""
+    requests: list[str] = field(default_factory=list)
+    """Names of the files, and texts, that it was asked to embed."""
     closed: bool = False
 
     @property
@@ -48,7 +48,7 @@ class FakeModel:
         return Identity("Fake/one", self.fingerprint, 8, self.kinds)
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
-        self.seen += texts
+        self.requests += texts
         await asyncio.sleep(0)
         if any(text in self.raises for text in texts):
             raise next(self.raises[text] for text in texts if text in self.raises)
@@ -70,7 +70,7 @@ class FakeModel:
         if isinstance(source, bytes):
             return self._content(source)
         name = Path(source).name
-        self.seen.append(name)
+        self.requests.append(name)
         await asyncio.sleep(0.0001 * (len(name) % 3))  # some overtake others
         if name in self.raises:
             raise self.raises[name]
@@ -98,10 +98,10 @@ def embed(
     """One run over a folder."""
     fresh = options.pop("fresh", False)
     mark = {"mark": options.pop("mark")} if "mark" in options else {}
-    chosen = Options(**{"part_rows": 3, **options})
+    job_options = Options(**{"part_rows": 3, **options})
     output = FileOutput(out) if isinstance(out, Path) else out
     listing = Listing((str(folder),), **mark)
-    return asyncio.run(run(listing, model or FakeModel(), output, chosen, fresh=fresh))
+    return asyncio.run(run(listing, model or FakeModel(), output, job_options, fresh=fresh))
 
 
 Row = tuple[str, str, int | None, float | None, tuple[float, ...]]
@@ -110,14 +110,14 @@ Row = tuple[str, str, int | None, float | None, tuple[float, ...]]
 def rows(out: Path) -> list[Row]:
     """(name, kind, frame, timestamp, vector) of an output, in its order."""
     if out.suffix == ".parquet":
-        listed = pyarrow.parquet.read_table(out).to_pylist()
+        entries = pyarrow.parquet.read_table(out).to_pylist()
     elif out.suffix == ".jsonl":
-        listed = [json.loads(line) for line in out.read_text().splitlines()]
+        entries = [json.loads(line) for line in out.read_text().splitlines()]
     else:
         facts = out.with_suffix(".rows.jsonl").read_text().splitlines()
         matrix = np.load(out)
         assert len(facts) == len(matrix)
-        listed = [
+        entries = [
             {**json.loads(line), "vector": vector.tolist()}
             for line, vector in zip(facts, matrix, strict=True)
         ]
@@ -129,7 +129,7 @@ def rows(out: Path) -> list[Row]:
             row["timestamp"],
             tuple(float(np.float32(number)) for number in row["vector"]),
         )
-        for row in listed
+        for row in entries
     ]
 
 

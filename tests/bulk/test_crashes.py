@@ -1,4 +1,4 @@
-"""A job that ends at any of its steps goes on where it was: nothing lost, nothing twice."""
+"""A job that dies at any step resumes there: nothing is lost or written twice."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ STEPS = [
     (Path, "replace"),
     (Path, "unlink"),
 ]
-"""What changes anything on the disk."""
+"""The functions that change anything on the disk."""
 
 
 class Killed(BaseException):
-    """The end of the process: after it nothing is done any more."""
+    """The end of the process: nothing runs after it."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def test_a_job_may_end_at_any_step(tmp_path: Path, name: str) -> None:
         except Killed:
             model = FakeModel()
             embed(folder, place / name, model)
-            assert len(model.seen) == len(set(model.seen))
+            assert len(model.requests) == len(set(model.requests))
         assert rows(place / name) == whole, moment
         assert set(errors(place / name)) == {"c.png"}
         moment += 1
@@ -121,7 +121,7 @@ def test_whatever_happens_the_next_run_is_right_in_every_format(
 
 
 def hold(steps: list[Step], name: str) -> None:
-    """Files come, change, turn bad and go, and runs are killed; then a run comes to its end."""
+    """Files appear, change, turn invalid and disappear, and runs are killed; then one finishes."""
     with TemporaryDirectory() as place:
         folder, out = Path(place) / "media", Path(place) / name
         folder.mkdir()
@@ -141,20 +141,20 @@ def hold(steps: list[Step], name: str) -> None:
                 os.utime(path, (time, time))
         model = FakeModel()
         embed(folder, out, model, removed="drop")
-        assert len(model.seen) == len(set(model.seen))
-        found = rows(out)
-        assert sorted(found, key=str) == sorted(expected(folder), key=str)
+        assert len(model.requests) == len(set(model.requests))
+        actual = rows(out)
+        assert sorted(actual, key=str) == sorted(expected(folder), key=str)
         bad = {each.name for each in folder.iterdir() if each.read_bytes() == BAD}
         assert set(errors(out)) == bad
         again = FakeModel()
         embed(folder, out, again, removed="drop")
-        assert not again.seen
-        assert rows(out) == found
+        assert not again.requests
+        assert rows(out) == actual
 
 
 def expected(folder: Path) -> list[Row]:
     """The rows of a folder's files as they are now, from the model's own rule."""
-    listed: list[Row] = []
+    entries: list[Row] = []
     for path in folder.iterdir():
         content = path.read_bytes()
         if content == BAD:
@@ -162,8 +162,8 @@ def expected(folder: Path) -> list[Row]:
         if path.suffix == ".mp4":
             for n in range(len(content) % 4 + 1):
                 numbers = tuple(map(float, vector(content + bytes([n]))))
-                listed.append((path.name, "video", 10 * n, 0.5 * n, numbers))
+                entries.append((path.name, "video", 10 * n, 0.5 * n, numbers))
         else:
             kind = "text" if path.suffix == ".txt" else "image"
-            listed.append((path.name, kind, None, None, tuple(map(float, vector(content)))))
-    return listed
+            entries.append((path.name, kind, None, None, tuple(map(float, vector(content)))))
+    return entries

@@ -1,4 +1,4 @@
-"""A bulk job over a folder: what it writes, what it does again, what it refuses."""
+"""A bulk job over a folder: what it writes, what it repeats, what it rejects."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_every_format_holds_the_same_rows(folder: Path, tmp_path: Path, name: st
     tally = embed(folder, tmp_path / name)
     assert (tally.embedded, tally.failed, tally.unchanged) == (8, 0, 0)
     embed(folder, tmp_path / "other.jsonl", part_rows=1000)
-    found = rows(tmp_path / name)
-    assert found == rows(tmp_path / "other.jsonl")
-    assert tally.vectors == tally.rows == len(found) > 8
+    actual = rows(tmp_path / name)
+    assert actual == rows(tmp_path / "other.jsonl")
+    assert tally.vectors == tally.rows == len(actual) > 8
     assert names(tmp_path / name) == [Path(each).name for each in NAMES]
-    film = [row for row in found if row[0] == "b.mp4"]
-    assert [row[1:4] for row in film] == [("video", 10 * n, 0.5 * n) for n in range(len(film))]
-    assert all(row[2] is None for row in found if row[1] != "video")
+    video = [row for row in actual if row[0] == "b.mp4"]
+    assert [row[1:4] for row in video] == [("video", 10 * n, 0.5 * n) for n in range(len(video))]
+    assert all(row[2] is None for row in actual if row[1] != "video")
     assert not errors(tmp_path / name)
 
 
@@ -84,7 +84,7 @@ def test_a_second_run_embeds_only_what_is_new_or_changed(folder: Path, out: Path
     fill(folder, ["new.jpg"])
     model = FakeModel()
     tally = embed(folder, out, model)
-    assert sorted(model.seen) == ["g.jpg", "new.jpg"]
+    assert sorted(model.requests) == ["g.jpg", "new.jpg"]
     assert (tally.embedded, tally.unchanged) == (2, 7)
     after = {row[0]: row for row in rows(out)}
     assert set(after) == {*before, "new.jpg"}
@@ -97,7 +97,7 @@ def test_a_run_with_nothing_to_do_leaves_the_file_alone(folder: Path, out: Path)
     before = out.stat()
     model = FakeModel()
     assert embed(folder, out, model).unchanged == 8
-    assert not model.seen
+    assert not model.requests
     assert out.stat().st_mtime_ns == before.st_mtime_ns
     assert out.stat().st_ino == before.st_ino
 
@@ -108,12 +108,12 @@ def test_content_decides_where_that_is_asked_for(folder: Path, out: Path) -> Non
         os.utime(path, (1, 1))
     model = FakeModel()
     embed(folder, out, model, mark=mark_by_content)
-    assert not model.seen
+    assert not model.requests
     stat = (folder / "a.jpg").stat()
     (folder / "a.jpg").write_bytes(b"A.jpg")
     os.utime(folder / "a.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     embed(folder, out, model, mark=mark_by_content)
-    assert model.seen == ["a.jpg"]
+    assert model.requests == ["a.jpg"]
 
 
 def test_bad_files_have_a_file_of_their_own(folder: Path, out: Path) -> None:
@@ -133,10 +133,10 @@ def test_a_bad_file_is_tried_again_when_it_changes_or_is_asked_for(folder: Path,
     embed(folder, out)
     model = FakeModel()
     tally = embed(folder, out, model)
-    assert not model.seen
+    assert not model.requests
     assert (tally.failed, tally.errors) == (0, 1)
     embed(folder, out, model, retry=True)
-    assert model.seen == ["c.png"]
+    assert model.requests == ["c.png"]
     fill(folder, ["c.png"])
     embed(folder, out)
     assert "c.png" in names(out)
@@ -156,7 +156,7 @@ def test_the_services_own_failure_is_tried_again_by_the_next_run(folder: Path, o
     assert errors(out) == {"a.jpg": "graph_failed"}
     model = FakeModel()
     embed(folder, out, model)
-    assert model.seen == ["a.jpg"]
+    assert model.requests == ["a.jpg"]
     assert not errors(out)
 
 
@@ -192,8 +192,8 @@ def test_an_end_of_the_service_keeps_what_was_embedded(
     assert not out.exists()
     model = FakeModel()
     embed(folder, out, model)
-    assert "a.jpg" not in model.seen
-    assert "f.jpg" in model.seen
+    assert "a.jpg" not in model.requests
+    assert "f.jpg" in model.requests
     assert names(out) == [Path(name).name for name in NAMES]
 
 
@@ -201,7 +201,7 @@ def test_the_wrong_model_ends_the_job_at_once(folder: Path, out: Path) -> None:
     model = FakeModel(raises={"a.jpg": ModelMismatch("another model")}, parallel=1)
     with pytest.raises(ModelMismatch):
         embed(folder, out, model)
-    assert len(model.seen) < 4
+    assert len(model.requests) < 4
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def test_vectors_of_another_making_are_not_mixed_in(
 
 def test_a_strangers_file_is_not_overwritten(folder: Path, out: Path) -> None:
     out.write_bytes(b"somebody's")
-    with pytest.raises(InvalidInput, match="exists and is not of this job; --fresh overwrites"):
+    with pytest.raises(InvalidInput, match="was not written by this job; use --fresh"):
         embed(folder, out)
     assert out.read_bytes() == b"somebody's"
     embed(folder, out, fresh=True)
     assert len(names(out)) == len(NAMES)
     out.write_bytes(b"somebody's again")
-    with pytest.raises(InvalidInput, match="was changed since"):
+    with pytest.raises(InvalidInput, match="was changed by something else"):
         embed(folder, out)
 
 
@@ -245,7 +245,10 @@ def test_a_file_that_was_taken_away_is_made_again(folder: Path, out: Path) -> No
 
 
 def test_a_second_job_on_the_same_output_is_refused(folder: Path, out: Path) -> None:
-    with lock(FileOutput(out).state), pytest.raises(InvalidInput, match="another job writes to"):
+    with (
+        lock(FileOutput(out).state),
+        pytest.raises(InvalidInput, match="another job is writing to"),
+    ):
         embed(folder, out)
 
 

@@ -1,4 +1,4 @@
-"""`mmes embed --out` in a process of its own that is killed, and started again."""
+"""`mmes embed --out` in a process of its own that is killed and restarted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from PIL import Image
 from tests.bulk.fakes import Row, errors, rows
 from tests.serving import PATIENCE
 
-PICTURES, KILLS = 40, 2
+PHOTOS, KILLS = 40, 2
 MANY, MANY_KILLS = 300, 20
 EXACT = {**os.environ, "EMBEDDING_PRECISION": "f32"}
-"""A job that goes on batches otherwise: in bf16, which some CPUs choose, that rounds otherwise."""
+"""A resumed job forms other batches, which round differently in bf16, the default of some CPUs."""
 
 
 def paint(folder: Path, count: int) -> None:
-    """Small photos; every tenth is cut off, and one is no picture at all."""
+    """Small photos; every tenth is cut off, and one is not an image at all."""
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 255, (6, 8, 3), np.uint8)
         path = folder / f"{number % 7}" / f"{number:04}.jpg"
@@ -34,7 +34,7 @@ def paint(folder: Path, count: int) -> None:
         Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC).save(path)
         if number % 10 == 5:
             path.write_bytes(path.read_bytes()[:500])
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("not an image")
 
 
 def command(folder: Path, out: Path) -> list[str]:
@@ -53,7 +53,7 @@ def finish(folder: Path, out: Path) -> dict[str, int]:
 
 
 def kill_after(folder: Path, out: Path, parts: int, delay: float) -> None:
-    """Start a run, and kill it that long after it has published so many parts more."""
+    """Start a run, and kill it `delay` seconds after it has published `parts` more parts."""
     state = out.with_name(out.name + ".state")
 
     def published() -> int:
@@ -72,17 +72,17 @@ def kill_after(folder: Path, out: Path, parts: int, delay: float) -> None:
     process.wait(PATIENCE)
 
 
-def hold(found: list[Row], whole: list[Row]) -> None:
+def assert_same_rows(actual: list[Row], whole: list[Row]) -> None:
     """The same rows, in the same order; the vectors to rounding (batches differ)."""
-    assert [row[:4] for row in found] == [row[:4] for row in whole]
-    left, right = (np.array([row[4] for row in each]) for each in (found, whole))
+    assert [row[:4] for row in actual] == [row[:4] for row in whole]
+    left, right = (np.array([row[4] for row in each]) for each in (actual, whole))
     np.testing.assert_allclose(left, right, atol=2e-6)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    paint(folder, PICTURES)
+    folder = tmp_path_factory.mktemp("photos")
+    paint(folder, PHOTOS)
     return folder
 
 
@@ -104,8 +104,8 @@ def test_a_job_that_is_killed_again_and_again_loses_and_repeats_nothing(
         kill_after(folder, out, parts=chance.randint(1, 3), delay=chance.uniform(0, 0.05))
     report = finish(folder, out)
     assert report["unchanged"] > 0
-    assert report["embedded"] + report["unchanged"] + report["failed"] == PICTURES + 1
-    hold(rows(out), rows(whole))
+    assert report["embedded"] + report["unchanged"] + report["failed"] == PHOTOS + 1
+    assert_same_rows(rows(out), rows(whole))
     assert errors(out) == errors(whole)
     assert set(errors(out).values()) == {"invalid_input", "unrecognised_media"}
 
@@ -128,12 +128,12 @@ def test_a_second_run_embeds_what_is_new(folder: Path, whole: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vectors.npy", "vectors.parquet"])
 def test_many_moments_of_a_kill(tmp_path: Path, name: str) -> None:
-    folder, chance = tmp_path / "pictures", random.Random(os.urandom(8))
+    folder, chance = tmp_path / "photos", random.Random(os.urandom(8))
     paint(folder, MANY)
     finish(folder, tmp_path / "whole.jsonl")
     out = tmp_path / name
     for _ in range(MANY_KILLS):
         kill_after(folder, out, parts=chance.randint(0, 3), delay=chance.uniform(0, 0.2))
     finish(folder, out)
-    hold(rows(out), rows(tmp_path / "whole.jsonl"))
+    assert_same_rows(rows(out), rows(tmp_path / "whole.jsonl"))
     assert errors(out) == errors(tmp_path / "whole.jsonl")

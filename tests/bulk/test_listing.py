@@ -1,4 +1,4 @@
-"""What the words of a command line, folders and lists mean."""
+"""What command-line arguments, folders and lists mean."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from multimodal_embedding_serving.bulk.items import Failure, Item, printable
 from multimodal_embedding_serving.bulk.listing import Listing
 from tests.bulk.fakes import fill
 
-Told = tuple[str, str, str]
+Entry = tuple[str, str, str]
 
 
-def told(*arguments: str | Path, **options: Any) -> list[Told]:
+def entries(*arguments: str | Path, **options: Any) -> list[Entry]:
     """(kind, or error code; key's last part; source's last part) of what is listed."""
-    listed = Listing(tuple(map(str, arguments)), **options)
+    listing = Listing(tuple(map(str, arguments)), **options)
     return [
         (each.error.code, Path(each.key).name, "")
         if isinstance(each, Failure)
         else (each.kind, each.key.rpartition("/")[2], str(each.source).rpartition("/")[2])
-        for each in listed
+        for each in listing
     ]
 
 
-def files(*names: str) -> list[Told]:
+def files(*names: str) -> list[Entry]:
     kinds = {"jpg": "image", "mp4": "video", "txt": "text"}
     return [(kinds[name.rpartition(".")[2]], name, name) for name in names]
 
@@ -46,47 +46,47 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_its_media_in_order_without_what_is_hidden(folder: Path) -> None:
-    assert told(folder) == files("a.mp4", "b.jpg", "d.txt", "c.jpg")
-    assert told(folder, kinds=("image",)) == files("b.jpg", "c.jpg")
+    assert entries(folder) == files("a.mp4", "b.jpg", "d.txt", "c.jpg")
+    assert entries(folder, kinds=("image",)) == files("b.jpg", "c.jpg")
 
 
 def test_a_large_folder_is_ordered_by_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SORTED", 1)
-    assert sorted(told(folder)) == sorted(files("a.mp4", "b.jpg", "d.txt", "c.jpg"))
+    assert sorted(entries(folder)) == sorted(files("a.mp4", "b.jpg", "d.txt", "c.jpg"))
 
 
 def test_links_to_files_are_followed_and_links_to_folders_are_not(folder: Path) -> None:
     (folder / "z" / "loop").symlink_to(folder)
     (folder / "z" / "e.jpg").symlink_to(folder / "b.jpg")
     (folder / "z" / "gone.jpg").symlink_to(folder / "nothing")
-    assert told(folder / "z") == files("d.txt", "e.jpg", "c.jpg")
+    assert entries(folder / "z") == files("d.txt", "e.jpg", "c.jpg")
 
 
 def test_globs_match_here_too(folder: Path) -> None:
-    assert told(folder / "*.jpg") == files("b.jpg")
-    assert told(folder / "**" / "*.jpg") == files("b.jpg", "c.jpg")
+    assert entries(folder / "*.jpg") == files("b.jpg")
+    assert entries(folder / "**" / "*.jpg") == files("b.jpg", "c.jpg")
 
 
 def test_words_are_files_urls_or_texts(folder: Path) -> None:
-    assert told(folder / "b.jpg") == files("b.jpg")
-    assert told("a cat", "what is this?", "", "x" * 5000) == [
+    assert entries(folder / "b.jpg") == files("b.jpg")
+    assert entries("a cat", "what is this?", "", "x" * 5000) == [
         ("text", word, word) for word in ("a cat", "what is this?", "", "x" * 5000)
     ]
-    assert told("https://example.com/a.mp4?x=1", "https://example.com/b") == [
+    assert entries("https://example.com/a.mp4?x=1", "https://example.com/b") == [
         ("video", "a.mp4?x=1", "a.mp4?x=1"),
         ("image", "b", "b"),
     ]
 
 
 def test_what_looks_like_a_file_and_is_none_is_no_text(folder: Path) -> None:
-    assert told("cat.jpg", folder / "nothing.mp4", "photos/") == [
+    assert entries("cat.jpg", folder / "nothing.mp4", "photos/") == [
         ("not_found", "cat.jpg", ""),
         ("not_found", "nothing.mp4", ""),
         ("not_found", "photos", ""),
     ]
-    assert told(texts=("cat.jpg",)) == [("text", "cat.jpg", "cat.jpg")]
-    assert told("a photo of cat.jpg") == [("text",) + ("a photo of cat.jpg",) * 2]
-    assert told(folder / "f.pdf") == [("invalid_input", "f.pdf", "")]
+    assert entries(texts=("cat.jpg",)) == [("text", "cat.jpg", "cat.jpg")]
+    assert entries("a photo of cat.jpg") == [("text",) + ("a photo of cat.jpg",) * 2]
+    assert entries(folder / "f.pdf") == [("invalid_input", "f.pdf", "")]
 
 
 def test_lines_of_json_name_texts_and_files_beside_the_list(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_lines_of_json_name_texts_and_files_beside_the_list(folder: Path) -> Non
     ]
     path = folder / "list.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\nno json\n")
-    assert told(path) == [
+    assert entries(path) == [
         ("text", "list.jsonl:1", "just a text"),
         ("text", "list.jsonl:2", "a cat"),
         ("text", "7", "a dog"),
@@ -122,7 +122,7 @@ def test_lines_of_json_name_texts_and_files_beside_the_list(folder: Path) -> Non
 def test_a_table_has_a_column_for_what_it_lists(folder: Path) -> None:
     path = folder / "list.csv"
     path.write_text('\ufeffid,text,image\n1,"a ""quoted"" cat,\nin two lines",\n,,b.jpg\n3,,\n')
-    assert told(path) == [
+    assert entries(path) == [
         ("text", "1", 'a "quoted" cat,\nin two lines'),
         ("image", "b.jpg", "b.jpg"),
         ("invalid_input", "list.csv:5", ""),
@@ -131,19 +131,19 @@ def test_a_table_has_a_column_for_what_it_lists(folder: Path) -> None:
 
 def test_standard_input_holds_words_or_objects(folder: Path) -> None:
     lines = f'a cat\n\n{folder}/b.jpg\n{{"text": "a dog"}}\r\n{{broken\n'
-    assert told("-", stdin=io.StringIO(lines)) == [
+    assert entries("-", stdin=io.StringIO(lines)) == [
         ("text", "a cat", "a cat"),
         ("image", "b.jpg", "b.jpg"),
         ("text", "-:4", "a dog"),
         ("invalid_input", "-:5", ""),
     ]
-    assert told("-") == [("text", "-", "-")]
+    assert entries("-") == [("text", "-", "-")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_named(folder: Path) -> None:
     (folder / "z").chmod(0)
-    assert ("forbidden", "z", "") in told(folder)
+    assert ("forbidden", "z", "") in entries(folder)
     (folder / "z").chmod(0o755)
 
 

@@ -37,13 +37,13 @@ def listing(count: int) -> Iterator[Item]:
 
 
 def peak(count: int, out: Path) -> tuple[Tally, float]:
-    """A run over so many inputs, and the most that Python held during it, in MB."""
+    """A run over `count` inputs, and Python's peak memory during it in MB."""
     tracemalloc.start()
     options = Options(part_rows=256)
     tally = asyncio.run(run(listing(count), Swift(), FileOutput(out), options))
-    _, most = tracemalloc.get_traced_memory()
+    _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return tally, most / 1e6
+    return tally, peak_bytes / 1e6
 
 
 def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path: Path, figure: Figure) -> None:
@@ -64,8 +64,8 @@ def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path: Path, figure: 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_million_inputs_take_no_more_memory(tmp_path: Path, figure: Figure) -> None:
-    """By the system's account: Python's own would take ten minutes. In a process of its own, for
-    the holes that other tests leave in the memory are filled in no order that could be counted."""
+    """Measured by the system, for tracemalloc would take ten minutes. In a process of its own,
+    because free memory that other tests left behind would hide growth."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         for expected, more in process.submit(million, tmp_path).result().items():
             figure(f"bulk: {more / 1e6:.0f} MB more for a million {expected}")
@@ -76,11 +76,11 @@ def million(folder: Path) -> dict[str, int]:
     """What a million inputs take above a few, in bytes: new ones, and those that are done."""
     asyncio.run(run(listing(20_000), Swift(), FileOutput(folder / "few.npy"), Options()))
     before = private_memory()
-    found = {}
+    growth = {}
     for expected in ("rows", "unchanged"):
-        with MemoryPeak() as most:
+        with MemoryPeak() as peak_memory:
             output = FileOutput(folder / "many.npy")
             tally = asyncio.run(run(listing(1_000_000), Swift(), output, Options()))
         assert getattr(tally, expected) == 1_000_000
-        found[expected] = most.bytes - before
-    return found
+        growth[expected] = peak_memory.bytes - before
+    return growth

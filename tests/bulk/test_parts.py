@@ -1,4 +1,4 @@
-"""What earlier versions began on the disk resumes; what a newer one began is left alone."""
+"""Jobs that earlier versions started resume; those of a newer version are left alone."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_job_of_the_previous_version_resumes(folder: Path, tmp_path: Path) -> 
     begin(folder, tmp_path / "vectors.jsonl")
     model = FakeModel()
     tally = embed(folder, tmp_path / "vectors.jsonl", model)
-    assert sorted(model.seen) == NAMES[2:]
+    assert sorted(model.requests) == NAMES[2:]
     assert (tally.embedded, tally.unchanged) == (2, 2)
     embed(folder, tmp_path / "whole.jsonl")
     assert rows(tmp_path / "vectors.jsonl") == rows(tmp_path / "whole.jsonl")
@@ -76,7 +76,7 @@ def test_a_job_of_the_previous_version_is_not_mixed_with_another_model(
     folder: Path, tmp_path: Path
 ) -> None:
     begin(folder, tmp_path / "vectors.jsonl")
-    with pytest.raises(InvalidInput, match="fingerprint f1, not f2; --fresh starts over"):
+    with pytest.raises(InvalidInput, match="fingerprint f1, not f2; use --fresh to start over"):
         embed(folder, tmp_path / "vectors.jsonl", FakeModel(fingerprint="f2"))
 
 

@@ -1,4 +1,4 @@
-"""A folder is found by a description, and embedded once."""
+"""A folder is searched by description, and embedded once."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "media"
 
 
-def names(found: SearchResult) -> list[str]:
-    return [Path(match.path).name for match in found.matches]
+def names(result: SearchResult) -> list[str]:
+    return [Path(match.path).name for match in result.matches]
 
 
 def test_the_file_that_is_most_like_the_description_comes_first(folder: Path) -> None:
-    found = find(folder, "b.png", top=10)
-    assert names(found)[0] == "b.png"
-    assert sorted(names(found)) == ["a.jpg", "b.png", "d.jpg", "film.mp4"]
-    assert found.matches[0].similarity == pytest.approx(1, abs=1e-3)
-    likeness = [match.similarity for match in found.matches]
-    assert likeness == sorted(likeness, reverse=True)
-    alike = {match.path: match.similarity for match in found.matches}
+    result = find(folder, "b.png", top=10)
+    assert names(result)[0] == "b.png"
+    assert sorted(names(result)) == ["a.jpg", "b.png", "d.jpg", "film.mp4"]
+    assert result.matches[0].similarity == pytest.approx(1, abs=1e-3)
+    similarities = [match.similarity for match in result.matches]
+    assert similarities == sorted(similarities, reverse=True)
+    by_path = {match.path: match.similarity for match in result.matches}
     photo = str(folder / "c" / "d.jpg")
     exact = float(vector(b"b.png") @ vector(b"c/d.jpg"))
-    assert alike[photo] == pytest.approx(exact, abs=1e-3)
+    assert by_path[photo] == pytest.approx(exact, abs=1e-3)
 
 
 def test_a_video_is_one_match_at_its_best_frame(folder: Path) -> None:
@@ -63,14 +63,14 @@ def test_a_second_search_embeds_what_is_new_and_forgets_what_is_gone(folder: Pat
     find(folder, "a", model)
     fill(folder, ["new.jpg"])
     (folder / "a.jpg").unlink()
-    model.seen.clear()
-    found = find(folder, "new.jpg", model, top=10)
-    assert model.seen == ["new.jpg"]
-    assert names(found)[0] == "new.jpg"
-    assert "a.jpg" not in names(found)
-    model.seen.clear()
+    model.requests.clear()
+    result = find(folder, "new.jpg", model, top=10)
+    assert model.requests == ["new.jpg"]
+    assert names(result)[0] == "new.jpg"
+    assert "a.jpg" not in names(result)
+    model.requests.clear()
     find(folder, "something else", model)
-    assert not model.seen
+    assert not model.requests
 
 
 def test_few_videos_of_many_frames_do_not_hide_the_files_behind_them(tmp_path: Path) -> None:
@@ -85,19 +85,19 @@ def test_models_and_choices_of_frames_have_an_index_each(folder: Path) -> None:
     other, frames = FakeModel(fingerprint="f2"), FakeModel()
     find(folder, "a", other)
     find(folder, "a", frames, recipe="2 frames")
-    assert len(other.seen) == len(frames.seen) == 4
+    assert len(other.requests) == len(frames.requests) == 4
 
 
 def test_a_model_of_texts_alone_finds_texts(folder: Path) -> None:
-    found = find(folder, "e.txt", FakeModel(kinds=("text",)))
-    assert names(found) == ["e.txt"]
+    result = find(folder, "e.txt", FakeModel(kinds=("text",)))
+    assert names(result) == ["e.txt"]
 
 
 def test_bad_files_are_counted_and_the_rest_is_found(folder: Path) -> None:
     (folder / "a.jpg").write_bytes(BAD)
-    found = find(folder, "a", top=10)
-    assert found.tally.errors == 1
-    assert len(found.matches) == 3
+    result = find(folder, "a", top=10)
+    assert result.tally.errors == 1
+    assert len(result.matches) == 3
 
 
 def test_an_empty_folder_has_no_matches(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_an_empty_folder_has_no_matches(tmp_path: Path) -> None:
 def test_what_can_not_be_searched_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InvalidInput, match="not a folder"):
         find(tmp_path / "nothing", "a")
-    pictures: tuple[Kind, ...] = ("image", "video")
-    with pytest.raises(ModalityNotSupported, match="embeds no text"):
-        find(folder, "a", FakeModel(kinds=pictures))
+    visual: tuple[Kind, ...] = ("image", "video")
+    with pytest.raises(ModalityNotSupported, match="does not embed text"):
+        find(folder, "a", FakeModel(kinds=visual))
 
 
 def test_times_read_as_on_a_player() -> None:
@@ -127,16 +127,16 @@ def test_the_command_finds_the_shipped_photos_and_the_moment_in_the_film(
     samples: Path, tmp_path: Path
 ) -> None:
     index = {"EMBEDDING_SEARCH_DIR": str(tmp_path)}
-    asked = ("search", "a cup of coffee", str(samples), "--top", "2", "--frames", "8")
-    shown = mmes(*asked, **index)
-    assert shown.returncode == 0, shown.stderr
-    first, second = shown.stdout.splitlines()
+    command = ("search", "a cup of coffee", str(samples), "--top", "2", "--frames", "8")
+    done = mmes(*command, **index)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
     assert first.endswith("samples/coffee.jpg")
     assert "samples/film.mp4  at 0:0" in second
-    again = json.loads(mmes(*asked, "--json", **index).stdout)
+    again = json.loads(mmes(*command, "--json", **index).stdout)
     assert again["index"]["embedded"] == 0
     assert again["index"]["unchanged"] == 7
-    best, film = again["matches"]
+    best, video = again["matches"]
     assert best["path"] == str(samples / "coffee.jpg")
     assert np.isclose(best["similarity"], float(first.split()[0]), atol=1e-3)
-    assert 0 < film["timestamp"] < 6
+    assert 0 < video["timestamp"] < 6

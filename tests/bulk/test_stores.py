@@ -61,7 +61,7 @@ def test_a_store_holds_what_the_folder_holds(
     tally = embed(folder, output())
     again = FakeModel()
     embed(folder, output(), again)
-    assert not again.seen
+    assert not again.requests
     found = stored()
     assert len(found) == tally.vectors
     assert found["a.jpg", None] == pytest.approx(vector(b"a.jpg").tolist(), abs=1e-6)

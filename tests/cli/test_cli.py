@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
+
+import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
 
@@ -16,24 +21,54 @@ def mmes(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", env=clean, check=False)
 
 
-def test_models_lists_the_catalog() -> None:
-    shown = mmes("models")
-    assert shown.returncode == 0
-    for spec in MODELS:
-        assert spec.id in shown.stdout
+def listed_ids(output: str) -> list[str]:
+    head, *lines = output.splitlines()
+    assert head.split()[0] == "model"
+    return [line.split()[0] for line in lines]
+
+
+@pytest.mark.parametrize("columns", ["200", "80", "30"])
+def test_models_lists_the_catalog_with_full_ids_into_a_pipe(columns: str) -> None:
+    done = mmes("models", COLUMNS=columns)
+    assert done.returncode == 0
+    assert listed_ids(done.stdout) == [spec.id for spec in MODELS]
+    assert max(map(len, done.stdout.splitlines())) <= 80  # no line wraps on a usual terminal
+
+
+def test_models_cuts_no_id_on_a_narrow_terminal() -> None:
+    terminal, screen = pty.openpty()
+    command = [sys.executable, "-m", "multimodal_embedding_serving", "models"]
+    environ = {"PATH": "/usr/bin:/bin", "COLUMNS": "30", "TERM": "xterm"}
+    with os.fdopen(screen, "w") as stdout:
+        process = subprocess.Popen(command, stdout=stdout, env=environ)
+    output = b""
+    try:
+        while chunk := os.read(terminal, 1 << 16):
+            output += chunk
+    except OSError:  # Linux reports the end of a terminal as an error
+        pass
+    os.close(terminal)
+    assert process.wait() == 0
+    assert listed_ids(output.decode()) == [spec.id for spec in MODELS]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = mmes("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"mmes {version('multimodal-embedding-serving')}\n"
 
 
 def test_models_can_be_read_by_a_program() -> None:
-    listed = json.loads(mmes("models", "--json").stdout)
-    assert [each["id"] for each in listed] == [spec.id for spec in MODELS]
-    assert [each["id"] for each in listed if each["default"]] == ["Builtin/mini"]
+    models = json.loads(mmes("models", "--json").stdout)
+    assert [each["id"] for each in models] == [spec.id for spec in MODELS]
+    assert [each["id"] for each in models if each["default"]] == ["Builtin/mini"]
 
 
 def test_a_setting_that_is_not_allowed_is_a_message_and_status_2() -> None:
-    refused = mmes("serve", EMBEDDING_PRECISION="fp8")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("mmes: EMBEDDING_PRECISION='fp8' is not allowed; allowed: ")
-    assert "Traceback" not in refused.stderr
+    done = mmes("serve", EMBEDDING_PRECISION="fp8")
+    assert done.returncode == 2
+    assert done.stderr.startswith("mmes: EMBEDDING_PRECISION='fp8' is not allowed; allowed: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_usage_is_status_2() -> None:
@@ -43,13 +78,13 @@ def test_wrong_usage_is_status_2() -> None:
 
 def test_a_port_that_is_taken_is_status_1_and_no_abort() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused = mmes("serve", "--port", str(taken.getsockname()[1]))
-    assert refused.returncode == 1
-    assert "address already in use" in refused.stderr
+        done = mmes("serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
 
 
 def test_a_model_that_nobody_knows_is_a_message_and_status_1() -> None:
-    refused = mmes("embed", "a cat", "--model", "no-such-model")
-    assert refused.returncode == 1
-    assert "no-such-model" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    done = mmes("embed", "a cat", "--model", "no-such-model")
+    assert done.returncode == 1
+    assert "no-such-model" in done.stderr
+    assert "Traceback" not in done.stderr

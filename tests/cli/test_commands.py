@@ -24,11 +24,11 @@ COMMANDS = vars(typer.main.get_command(app))["commands"]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Ctrl-C is heard, also where the tests run in the background of a shell that ignores it."""
+    """With the default handler of Ctrl-C, which a shell disables for tests in the background."""
     pipe = subprocess.PIPE
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    reset = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
-        [*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed
+        [*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=reset
     )
 
 
@@ -76,11 +76,11 @@ def test_a_bulk_job_by_a_server_reports_what_it_did(
     server: Running, samples: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "vectors.jsonl"
-    wanted = ("embed", str(samples), "--out", str(out), "--kind", "image", "--server", server.url)
-    told = json.loads(mmes(*wanted, "--json").stdout)
-    assert told["out"] == str(out)
-    assert (told["embedded"], told["unchanged"], told["rows"]) == (6, 0, 6)
-    again = mmes(*wanted)
+    command = ("embed", str(samples), "--out", str(out), "--kind", "image", "--server", server.url)
+    report = json.loads(mmes(*command, "--json").stdout)
+    assert report["out"] == str(out)
+    assert (report["embedded"], report["unchanged"], report["rows"]) == (6, 0, 6)
+    again = mmes(*command)
     assert (
         again.stdout == f"{out}: 6 vectors; 0 inputs embedded, 6 unchanged, 0 removed, 0 failed\n"
     )
@@ -116,11 +116,11 @@ def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:
 @pytest.mark.slow
 def test_a_conversion_is_described_in_json(tmp_path: Path) -> None:
     place = {"EMBEDDING_OV_MODELS_DIR": str(tmp_path)}
-    told = json.loads(mmes("convert", "Builtin/mini", "--json", **place).stdout)
-    assert told["model"] == "Builtin/mini"
-    assert told["fingerprint"]
-    ways = json.loads(mmes("tune", "--seconds", "30", "--json", **place).stdout)
-    assert ways["text"]["rate"] > 0
+    facts = json.loads(mmes("convert", "Builtin/mini", "--json", **place).stdout)
+    assert facts["model"] == "Builtin/mini"
+    assert facts["fingerprint"]
+    configs = json.loads(mmes("tune", "--seconds", "30", "--json", **place).stdout)
+    assert configs["text"]["rate"] > 0
 
 
 def test_a_server_logs_lines_of_json() -> None:

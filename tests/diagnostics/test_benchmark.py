@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_embedding_serving.bulk.items import Kind
-from multimodal_embedding_serving.diagnostics.benchmark import measure, take_photos
+from multimodal_embedding_serving.diagnostics.benchmark import make_photos, measure
 from tests.bulk.fakes import FakeModel
 from tests.cli.test_cli import mmes
 from tests.serving import Running
@@ -32,9 +32,9 @@ def test_what_the_model_embeds_is_measured(
 def test_no_input_is_in_flight_twice(tmp_path: Path) -> None:
     model = FakeModel()
     asyncio.run(measure(model, tmp_path, 0.05))
-    texts = [each for each in model.seen if not each.endswith(".jpg")]
+    texts = [each for each in model.requests if not each.endswith(".jpg")]
     assert len(texts) == len(set(texts))
-    photos = take_photos(tmp_path, 20)
+    photos = make_photos(tmp_path, 20)
     assert len({path.read_bytes() for path in photos}) == 20
 
 
@@ -42,9 +42,9 @@ def test_no_input_is_in_flight_twice(tmp_path: Path) -> None:
 def test_the_shipped_model_is_measured_here() -> None:
     done = mmes("bench", "--seconds", "0.1", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["model"] == "Builtin/mini"
-    assert [rate["kind"] for rate in told["rates"]] == ["text", "image"]
+    report = json.loads(done.stdout)
+    assert report["model"] == "Builtin/mini"
+    assert [rate["kind"] for rate in report["rates"]] == ["text", "image"]
 
 
 @pytest.mark.slow

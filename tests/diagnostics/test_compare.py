@@ -1,4 +1,4 @@
-"""Whether two models' vectors may stand in one index: bundles, names, servers, and MME's too."""
+"""Whether two models are comparable: bundles, names, servers, and Intel's MME, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from multimodal_embedding_serving.api.service import open_engine
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
-from multimodal_embedding_serving.diagnostics.compare import LEAST, Comparison, compare
+from multimodal_embedding_serving.diagnostics.compare import MIN_COSINE, Comparison, compare
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import (
     EmbeddingError,
@@ -70,48 +70,50 @@ def measure(one: Bundle | str, two: Bundle | str, **options: Any) -> Comparison:
 
 def test_a_bundle_is_the_same_as_its_copy(first: Bundle, folder: Path) -> None:
     copy = build_bundle(small_conversion(), folder / "copy")
-    found = measure(first, copy)
-    assert found.comparable
-    assert found.same
-    assert found.verdict == "the same: equal fingerprints"
-    assert set(found.cosines) == {"image", "text"}
-    assert min(each.minimum for each in found.cosines.values()) > 0.999999
+    comparison = measure(first, copy)
+    assert comparison.comparable
+    assert comparison.same
+    assert comparison.verdict == "identical: the fingerprints are equal"
+    assert set(comparison.cosines) == {"image", "text"}
+    assert min(each.minimum for each in comparison.cosines.values()) > 0.999999
 
 
 def test_another_precision_of_a_model_is_comparable_and_not_the_same(
     first: Bundle, coarse: Bundle
 ) -> None:
-    found = measure(first, coarse)
-    assert found.comparable
-    assert not found.same
-    assert found.verdict == f"comparable: every cosine is at least {LEAST}"
-    assert all(LEAST <= each.minimum <= 1.000001 for each in found.cosines.values())
+    comparison = measure(first, coarse)
+    assert comparison.comparable
+    assert not comparison.same
+    assert comparison.verdict == f"comparable: the lowest cosine is at least {MIN_COSINE}"
+    assert all(MIN_COSINE <= each.minimum <= 1.000001 for each in comparison.cosines.values())
 
 
 def test_other_weights_are_not_comparable(first: Bundle, other: Bundle) -> None:
-    found = measure(first, other)
-    assert not found.comparable
-    assert "not comparable: a cosine is below" in found.report()
+    comparison = measure(first, other)
+    assert not comparison.comparable
+    assert "not comparable: the lowest cosine is below" in comparison.report()
 
 
 def test_one_tower_that_differs_is_enough(first: Bundle, folder: Path) -> None:
     weights = {**small_weights(), "see": small_weights(seed=1)["see"]}
     changed = small_conversion(plans=small_plans(weights=weights))
-    found = measure(first, build_bundle(changed, folder / "half"))
-    assert found.cosines["text"].minimum > 0.999999
-    assert found.cosines["image"].minimum < LEAST
-    assert not found.comparable
+    comparison = measure(first, build_bundle(changed, folder / "half"))
+    assert comparison.cosines["text"].minimum > 0.999999
+    assert comparison.cosines["image"].minimum < MIN_COSINE
+    assert not comparison.comparable
 
 
 def test_only_what_both_embed_is_compared(first: Bundle, one_tower: Bundle) -> None:
-    found = measure(first, one_tower)
-    assert set(found.cosines) == {"text"}
-    assert found.comparable
+    comparison = measure(first, one_tower)
+    assert set(comparison.cosines) == {"text"}
+    assert comparison.comparable
 
 
 def test_models_that_embed_nothing_in_common_are_refused(one_tower: Bundle, folder: Path) -> None:
     images = small_conversion(plans=small_plans()[:1])
-    with pytest.raises(InvalidInput, match="embed nothing in common"):
+    with pytest.raises(
+        InvalidInput, match=r"which embeds only text, with .* which embeds only image$"
+    ):
         measure(one_tower, build_bundle(images, folder / "images"))
 
 
@@ -120,10 +122,10 @@ def test_vectors_of_different_lengths_are_not_comparable(first: Bundle, folder: 
                for name, array in small_weights().items()}  # fmt: skip
     plans = [dataclasses.replace(plan, dimension=4) for plan in small_plans(weights=weights)]
     short = build_bundle(small_conversion(plans=plans), folder / "short")
-    found = measure(first, short)
-    assert not found.comparable
-    assert found.cosines == {}
-    assert found.verdict == "not comparable: their vectors have 8 and 4 numbers"
+    comparison = measure(first, short)
+    assert not comparison.comparable
+    assert comparison.cosines == {}
+    assert comparison.verdict == "not comparable: the dimensions differ (8 and 4)"
 
 
 def test_a_model_that_nobody_knows_is_refused(first: Bundle) -> None:
@@ -162,7 +164,7 @@ def test_the_key_is_sent_to_a_server(one_tower: Bundle) -> None:
 
 
 class MmeStandIn(ThreadingHTTPServer):
-    """What Intel's MME answers: its fields and no others, floats only, one picture at a time."""
+    """What Intel's MME answers: its fields and no others, floats only, one image at a time."""
 
     daemon_threads = True
 
@@ -196,8 +198,8 @@ class _MmeTalk(BaseHTTPRequestHandler):
         if source["type"] == "text":
             rows = self.server.engine.embed(texts=source["text"], role="document").tolist()
         else:
-            picture = base64.b64decode(source["image_base64"])
-            rows = self.server.engine.embed(images=picture)[0].tolist()
+            image = base64.b64decode(source["image_base64"])
+            rows = self.server.engine.embed(images=image)[0].tolist()
         self._send({"embedding": rows})
 
     def _send(self, answer: Any) -> None:
@@ -224,11 +226,11 @@ def test_mmes_vectors_are_measured_though_it_tells_no_fingerprint(
     first: Bundle, coarse: Bundle, other: Bundle
 ) -> None:
     with mme(first) as url:
-        found = measure(coarse, url)
-        assert found.comparable
-        assert not found.same
-        assert found.second.fingerprint is None
-        assert "fingerprint not told" in found.report()
+        comparison = measure(coarse, url)
+        assert comparison.comparable
+        assert not comparison.same
+        assert comparison.second.fingerprint is None
+        assert "fingerprint not reported" in comparison.report()
         assert not measure(other, url).comparable
 
 
@@ -251,7 +253,7 @@ def test_the_commands_exit_status_tells_the_verdict(
     facts = json.loads(good.stdout)
     assert facts["comparable"]
     assert facts["models"] == ["Tests/small", "Tests/small"]
-    assert facts["cosines"]["text"]["minimum"] >= LEAST
+    assert facts["cosines"]["text"]["minimum"] >= MIN_COSINE
     bad = mmes("compare", str(first.path), str(other.path), **environ)
     assert bad.returncode == 3
     assert bad.stdout.splitlines()[-1].startswith("not comparable")

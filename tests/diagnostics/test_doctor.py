@@ -1,4 +1,4 @@
-"""`mmes doctor` tells what it finds, and by its status whether serving would fail."""
+"""`mmes doctor` reports its findings, and by its status whether serving would fail."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FILES: dict[str, bytes | Path] = {
 NEEDED = len(FILES["config.json"]) + 5000 + 2  # type: ignore[arg-type]
 
 
-def by_name(found: list[Finding]) -> dict[str, Finding]:
-    return {each.name: each for each in found}
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {each.name: each for each in findings}
 
 
 def test_the_shipped_model_on_this_machine_is_healthy(tmp_path: Path) -> None:
@@ -35,17 +35,17 @@ def test_the_shipped_model_on_this_machine_is_healthy(tmp_path: Path) -> None:
     done = mmes("doctor", "--open", "--json", **environ)
     assert done.returncode == 0, done.stderr
     assert "secret-key" not in done.stdout
-    told = json.loads(done.stdout)
-    assert told["healthy"] is True
-    found = by_name([Finding(**each) for each in told["findings"]])
-    assert "fingerprint" in found["opens"].value
-    assert found["reachable"].value == "not asked: HF_HUB_OFFLINE is set"
-    assert found["EMBEDDING_API_KEYS"].value == "set"
-    assert found["models"].value.startswith(f"{tmp_path}/mmes/models: not there yet, ")
-    assert "384 numbers" in found["Builtin/mini"].value
-    assert found["CPU"].state == "ok"
-    assert found["CPU"].value.partition(" (")[0]
-    assert set(doctor.PACKAGES) <= set(found)
+    report = json.loads(done.stdout)
+    assert report["healthy"] is True
+    findings = by_name([Finding(**each) for each in report["findings"]])
+    assert "fingerprint" in findings["opens"].value
+    assert findings["reachable"].value == "not checked: HF_HUB_OFFLINE is set"
+    assert findings["EMBEDDING_API_KEYS"].value == "set"
+    assert findings["models"].value.startswith(f"{tmp_path}/mmes/models: does not exist yet, ")
+    assert "384 dimensions" in findings["Builtin/mini"].value
+    assert findings["CPU"].state == "ok"
+    assert findings["CPU"].value.partition(" (")[0]
+    assert set(doctor.PACKAGES) <= set(findings)
 
 
 def test_what_is_broken_is_marked_and_told_by_the_status(tmp_path: Path) -> None:
@@ -53,7 +53,11 @@ def test_what_is_broken_is_marked_and_told_by_the_status(tmp_path: Path) -> None
     done = mmes("doctor", "--model", "CLIP/clip-vit-b-32", **environ, HF_HOME=str(tmp_path))
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
-    assert [line for line in lines if line.startswith("x EMBEDDING_DEVICE: NPU.7: OpenVINO finds")]
+    assert [
+        line
+        for line in lines
+        if line.startswith("x EMBEDDING_DEVICE: NPU.7 is not available; OpenVINO finds ")
+    ]
     assert [line for line in lines if line.startswith("x CLIP/clip-vit-b-32: ")]
     assert lines[-1].startswith("2 broken, ")
 
@@ -67,62 +71,65 @@ def test_what_would_be_downloaded_is_told_and_not_downloaded(
 ) -> None:
     hub.add("org/small", FILES)
     settings = Settings(model="hf:org/small", models_dir=tmp_path)
-    (found,) = doctor.model(settings, access)
-    size = f"{NEEDED / 1e6:,.1f} MB to download from hf:org/small; then it is converted"
-    assert (found.value, found.state) == (size, "ok")
+    (finding,) = doctor.model(settings, access)
+    size = f"{NEEDED / 1e6:,.1f} MB to download from hf:org/small; to be converted"
+    assert (finding.value, finding.state) == (size, "ok")
     assert not hub.seen("HEAD")  # what the client asks before it downloads
     find_checkpoint("org/small", access=access)
-    (found,) = doctor.model(settings, access)
-    assert found.value == "hf:org/small is here; then it is converted"
+    (finding,) = doctor.model(settings, access)
+    assert finding.value == "hf:org/small is downloaded; to be converted"
 
 
 def test_a_model_that_can_not_be_had_is_broken(hub: HubStandIn, access: HubAccess) -> None:
-    (found,) = doctor.model(Settings(model="hf:org/nothing"), access)
-    assert found.state == "broken"
-    (found,) = doctor.model(Settings(model="no-such-model"), access)
-    assert found.state == "broken"
-    assert "no-such-model" in found.value
+    (finding,) = doctor.model(Settings(model="hf:org/nothing"), access)
+    assert finding.state == "broken"
+    (finding,) = doctor.model(Settings(model="no-such-model"), access)
+    assert finding.state == "broken"
+    assert "no-such-model" in finding.value
 
 
 def test_the_hub_is_asked_once_and_its_silence_is_told(
     hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    (found,) = doctor.hub(Settings())
-    assert found.state == "ok"
-    assert f"{hub.url} answered " in found.value
+    (finding,) = doctor.hub(Settings())
+    assert finding.state == "ok"
+    assert f"{hub.url}: status " in finding.value
     assert len(hub.requests) == 1
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    (found,) = doctor.hub(Settings())
-    assert (found.value, found.state) == ("http://127.0.0.1:9: no answer (ConnectError)", "warning")
+    (finding,) = doctor.hub(Settings())
+    assert (finding.value, finding.state) == (
+        "http://127.0.0.1:9: no response (ConnectError)",
+        "warning",
+    )
 
 
 def test_the_size_of_a_folder_is_told_with_the_room_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.bin").write_bytes(b"x" * 1_500_000)
     (tmp_path / "c.bin").write_bytes(b"x" * 500_000)
-    found = by_name(list(doctor.folders(Settings(models_dir=tmp_path))))["models"]
-    assert found.value.startswith(f"{tmp_path}: 2.0 MB, ")
-    assert found.value.endswith(" GB free")
+    finding = by_name(list(doctor.folders(Settings(models_dir=tmp_path))))["models"]
+    assert finding.value.startswith(f"{tmp_path}: 2.0 MB, ")
+    assert finding.value.endswith(" GB free")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_models_folder_that_can_not_be_written_is_broken(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    found = by_name(list(doctor.folders(Settings(models_dir=tmp_path / "models"))))["models"]
+    finding = by_name(list(doctor.folders(Settings(models_dir=tmp_path / "models"))))["models"]
     tmp_path.chmod(0o700)
-    assert found.state == "broken"
+    assert finding.state == "broken"
 
 
 def test_what_is_allowed_but_often_a_mistake_is_a_warning(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     risky = Settings(host="0.0.0.0", media_roots=(tmp_path, missing))
-    found = list(doctor.cautions(risky))
-    assert [(each.name, each.state) for each in found] == [
+    findings = list(doctor.cautions(risky))
+    assert [(each.name, each.state) for each in findings] == [
         ("EMBEDDING_MEDIA_ROOTS", "warning"),
         ("EMBEDDING_API_KEYS", "warning"),
     ]
-    assert str(missing) in found[0].value
+    assert str(missing) in findings[0].value
     for host in ("127.0.0.1", "::1", "localhost"):
         assert not list(doctor.cautions(Settings(host=host, media_roots=(tmp_path,))))
     assert not list(

@@ -18,10 +18,12 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(2):
-        made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=True)
-    yield made
+        nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=True)
+    yield nodes
     ray.shutdown()
-    made.shutdown()
+    nodes.shutdown()

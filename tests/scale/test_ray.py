@@ -1,4 +1,4 @@
-"""A real local Ray cluster of several nodes: bulk work and replicas, each with a node lost.
+"""A real local Ray cluster of several nodes: bulk jobs and replicas, each with a node lost.
 
 All of it in one file, so that one cluster serves it. Nodes are lost by SIGKILL of all their
 processes.
@@ -38,21 +38,21 @@ openai = lazy("openai")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 ROOT = Path(__file__).parent.parent.parent
-PICTURES, SHARD = 300, 10
+PHOTOS, SHARD = 300, 10
 PATIENCE = 240.0
 APP = "multimodal-embedding-ms"
 
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that are all different, a film, and one file that is no picture."""
+    """Images that are all different, a video, and one file that is not an image."""
     folder = tmp_path_factory.mktemp("media")
-    for number in range(PICTURES):
-        picture = photo(320, 240, number)
-        picture.paste((number % 256, number // 256, 99), (0, 0, 60 + number % 99, 80))
-        (folder / f"{number:04}.jpg").write_bytes(write_image("jpeg", picture))
+    for number in range(PHOTOS):
+        image = photo(320, 240, number)
+        image.paste((number % 256, number // 256, 99), (0, 0, 60 + number % 99, 80))
+        (folder / f"{number:04}.jpg").write_bytes(write_image("jpeg", image))
     (folder / "film.mp4").write_bytes(write_video("mp4", frames=12))
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -86,9 +86,9 @@ def test_a_lost_node_costs_no_row_and_makes_none_twice(
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     while thread.is_alive() and not in_the_middle(out):
-        assert time.monotonic() < begun + PATIENCE, "the nodes were never at work together"
+        assert time.monotonic() < started + PATIENCE, "the nodes were never at work together"
         time.sleep(0.01)
     lost = next(iter(cluster.worker_nodes))
     cluster.remove_node(lost, allow_graceful=False)
@@ -97,13 +97,13 @@ def test_a_lost_node_costs_no_row_and_makes_none_twice(
     assert not errors
     (tally,) = done
     assert tally.failed == 1
-    assert tally.embedded == PICTURES + 1
-    found = vectors(table(out))
-    assert len(found) == tally.rows == PICTURES + 12
+    assert tally.embedded == PHOTOS + 1
+    rows = vectors(table(out))
+    assert len(rows) == tally.rows == PHOTOS + 12
     with Engine.open() as engine:
-        names = [f"{number:04}.jpg" for number in range(PICTURES)]
+        names = [f"{number:04}.jpg" for number in range(PHOTOS)]
         alone = engine.embed(images=[media / name for name in names])
-    together = np.stack([found[name, None] for name in names])
+    together = np.stack([rows[name, None] for name in names])
     assert np.abs(together - alone).max() < 1e-5
     lines = [
         json.loads(line)
@@ -118,7 +118,7 @@ def test_a_lost_node_costs_no_row_and_makes_none_twice(
 def in_the_middle(out: Path) -> bool:
     """Both nodes have a shard under way, some shards are done, and many are not."""
     done = len(list(out.glob("part-*")))
-    return len(list(out.glob("_*.parquet"))) == 2 and 2 <= done < PICTURES / SHARD - 5
+    return len(list(out.glob("_*.parquet"))) == 2 and 2 <= done < PHOTOS / SHARD - 5
 
 
 def test_a_table_is_embedded_by_rows_and_a_second_run_has_nothing_to_do(
@@ -131,9 +131,9 @@ def test_a_table_is_embedded_by_rows_and_a_second_run_has_nothing_to_do(
     options = Options(cpus=1, shard_items=20, dtype="f16")
     tally = embed([tmp_path / "list.parquet"], tmp_path / "out", options)
     assert (tally.embedded, tally.rows, tally.unchanged) == (50, 50, 0)
-    found = table(tmp_path / "out")
-    assert sorted(found["path"].to_pylist()) == sorted(texts)
-    assert found.schema.field("vector").type.value_type == pa.float16()
+    result = table(tmp_path / "out")
+    assert sorted(result["path"].to_pylist()) == sorted(texts)
+    assert result.schema.field("vector").type.value_type == pa.float16()
     again = embed([tmp_path / "list.parquet"], tmp_path / "out", options)
     assert (again.embedded, again.rows, again.unchanged) == (0, 50, 50)
 
@@ -172,11 +172,11 @@ class TestReplicas:
     def test_every_dialect_is_answered_as_by_a_server_of_its_own(
         self, url: str, tmp_path: Path
     ) -> None:
-        picture = tmp_path / "a.jpg"
-        picture.write_bytes(write_image("jpeg", photo(320, 240)))
+        path = tmp_path / "a.jpg"
+        path.write_bytes(write_image("jpeg", photo(320, 240)))
         with Engine.open() as engine:
             alone = engine.embed(texts=["a cat", "a rocket"])
-            image = engine.embed(images=picture)
+            image = engine.embed(images=path)
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         answer = client.embeddings.create(model="mine", input=["a cat", "a rocket"])
         assert np.abs(np.array([each.embedding for each in answer.data]) - alone).max() < 1e-5
@@ -184,7 +184,7 @@ class TestReplicas:
             client.embeddings.create(model="other", input="a cat")
         with httpx2.Client(base_url=url) as plain:
             assert plain.get("/ready").status_code == 200
-            form = plain.post("/v1/embeddings", files={"file": ("a.jpg", picture.read_bytes())})
+            form = plain.post("/v1/embeddings", files={"file": ("a.jpg", path.read_bytes())})
             assert np.abs(np.array(form.json()["data"][0]["embedding"]) - image).max() < 1e-5
             assert form.headers["x-request-id"]
             broken = plain.post("/embeddings", content=b"{")
@@ -214,9 +214,9 @@ class TestReplicas:
                     await asyncio.sleep(0.2)
                     continue
                 assert answer.status_code == 200, answer.text
-                found = np.array(answer.json()["embedding"])
-                first = found if first is None else first
-                assert np.abs(found - first).max() < 1e-5
+                row = np.array(answer.json()["embedding"])
+                first = row if first is None else first
+                assert np.abs(row - first).max() < 1e-5
                 answered += 1
 
         async with (
@@ -236,9 +236,9 @@ class TestReplicas:
 
 
 async def until(true: Any) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     while not await asyncio.to_thread(true):
-        assert time.monotonic() < begun + PATIENCE
+        assert time.monotonic() < started + PATIENCE
         await asyncio.sleep(0.1)
 
 

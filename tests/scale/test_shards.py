@@ -77,7 +77,7 @@ def test_a_shard_is_done_when_its_file_has_its_name(media: Path, tmp_path: Path)
     do(shards, 1)
     assert shards.pending() == [0, 2]
     with shards.write(0, LAYOUT):
-        assert paths(out) == ["03.jpg", "04.jpg", "05.jpg"]  # what is begun is not seen
+        assert paths(out) == ["03.jpg", "04.jpg", "05.jpg"]  # an unfinished file is ignored
     assert shards.pending() == [0, 2]
     do(shards, 0)
     do(shards, 2)
@@ -95,8 +95,8 @@ def test_a_file_is_as_bulk_work_writes_it(media: Path, tmp_path: Path) -> None:
     Parquet(LAYOUT).write(tmp_path / "bulk", Rows())
     schema = pq.read_schema(tmp_path / "bulk.parquet")
     assert table.schema.equals(schema, check_metadata=True)
-    found = np.array(table["vector"].to_pylist(), np.float32)
-    assert np.array_equal(found, [vector(str(media / "06.jpg").encode())])
+    actual = np.array(table["vector"].to_pylist(), np.float32)
+    assert np.array_equal(actual, [vector(str(media / "06.jpg").encode())])
 
 
 def test_the_same_words_go_on_and_others_are_refused(media: Path, tmp_path: Path) -> None:

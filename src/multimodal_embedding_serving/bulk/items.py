@@ -1,4 +1,4 @@
-"""The inputs of bulk work: texts, images and videos, each with a key and a mark.
+"""The inputs of bulk jobs: texts, images and videos, each with a key and a mark.
 
 The key identifies an item across runs; the mark changes when its content does.
 """
@@ -60,7 +60,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An entry that is no item: a folder that can't be read, a line without an input."""
+    """An entry that is not an item: a folder that can't be read, a line without an input."""
 
     key: str
     error: EmbeddingError
@@ -102,7 +102,7 @@ def file_item(path: Path, mark: Mark, *, kind: Kind | None = None) -> Item:
     """The item of a file. Raises InvalidInput for another kind of file, OSError."""
     kind = kind or kind_of_file(path.name)
     if kind is None:
-        raise InvalidInput(f"{path.name}: not a text, image or video by its suffix")
+        raise InvalidInput(f"{path.name}: the suffix is not that of a text, image or video")
     return Item(absolute(path), kind, path, mark(path, path.stat()))
 
 
@@ -143,7 +143,7 @@ def printable(key: str) -> str:
 
 
 def unreadable(error: OSError) -> EmbeddingError:
-    """Why a file or folder can't be read, without its path, which the key has."""
+    """Why a file or folder can't be read, without its path, which is in the key."""
     if isinstance(error, FileNotFoundError):
         return NotFound("the file no longer exists")
     kind = Forbidden if isinstance(error, PermissionError) else InvalidInput

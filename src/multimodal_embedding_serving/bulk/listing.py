@@ -179,7 +179,7 @@ class Listing:
             return bytes_item(value, name, id_ or key)  # type: ignore[arg-type]
         if not isinstance(value, str):
             raise InvalidInput(
-                'one of "text", "image", "video" and "path" is required, as a string'
+                'exactly one of "text", "image", "video" and "path" is required, as a string'
             )
         if name == "text":
             return text_item(value, id_ or key)

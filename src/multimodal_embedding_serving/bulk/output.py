@@ -73,12 +73,12 @@ class FileOutput:
         if current == stamp:
             return
         if current is None:
-            log.warning("%s is missing: its inputs are embedded again", self.path.name)
+            log.warning("%s is missing; embedding its inputs again", self.path.name)
             ledger.lose_output()
             ledger.note({"stamp": None, "rows": None})
         else:
-            why = "was changed since" if stamp else "exists and is not of this job"
-            raise InvalidInput(f"{self.path.name} {why}; --fresh overwrites it")
+            why = "was changed by something else" if stamp else "was not written by this job"
+            raise InvalidInput(f"{self.path.name} {why}; use --fresh to overwrite it")
 
     def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
         self._format.write(self._part(part), rows)
@@ -158,5 +158,7 @@ def lock(state: Path, *, wait: bool = False) -> FileLock:
     try:
         file_lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise InvalidInput(f"another job writes to {state.name.removesuffix(STATE)}") from None
+        raise InvalidInput(
+            f"another job is writing to {state.name.removesuffix(STATE)}; wait for it to finish"
+        ) from None
     return file_lock

@@ -75,7 +75,7 @@ def check_format(name: str, recorded: Mapping[str, Any]) -> None:
     if number > FORMAT:
         raise InvalidInput(
             f"{name} was made by a newer version (format {number}; this one reads {FORMAT}): "
-            "upgrade this installation, or start over with --fresh"
+            "upgrade this installation, or use --fresh to start over"
         )
 
 
@@ -83,7 +83,7 @@ def check_same_job(name: str, recorded: Mapping[str, Any], requested: Mapping[st
     """Raise InvalidInput unless what an earlier run recorded is what is requested now."""
     check_format(name, recorded)
     if changes := differences(recorded, requested):
-        raise InvalidInput(f"{name} was started with {changes}; --fresh starts over")
+        raise InvalidInput(f"{name} was started with {changes}; use --fresh to start over")
 
 
 def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:

@@ -56,12 +56,15 @@ class Index:
     """The vectors of one folder."""
 
     def __init__(self, folder: Path, search_dir: Path, model: Model, recipe: str) -> None:
-        """Raises InvalidInput for no folder, ModalityNotSupported for a model without text."""
+        """Raises InvalidInput if `folder` is not one, ModalityNotSupported for a model without
+        text."""
         if not folder.is_dir():
             raise InvalidInput(f"{folder}: not a folder")
         identity = model.identity
         if "text" not in identity.kinds:
-            raise ModalityNotSupported(f"{identity.model} embeds no text: can't search by it")
+            raise ModalityNotSupported(
+                f"the model {identity.model} does not embed text, so it can't search by description"
+            )
         visual: tuple[Kind, ...] = ("image", "video")
         self._kinds: Collection[Kind] = (
             visual if "image" in identity.kinds else ("text",)

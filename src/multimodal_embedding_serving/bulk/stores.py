@@ -89,7 +89,7 @@ class LanceTable:
 
     def __init__(self, place: str, name: str) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise InvalidInput("--table may contain only letters, digits, _, - and .")
+            raise InvalidInput(f"--table {name!r}: only letters, digits, _, - and . are allowed")
         with _installed("LanceDB", "lancedb"):
             self._database = import_module("lancedb").connect(place)
         self._name = name

@@ -51,7 +51,7 @@ RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 MAX_FILE_CHARACTERS = 1 << 20
 """Read from a text file, in characters; every model's limit is far below."""
 FATAL_ERRORS = (NotReady, QueueFull, Unauthorized, ModelMismatch)
-"""Errors that end the job, for the next item would meet them, too."""
+"""Errors that end the job, because every other item would fail with them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Stream:
     def _chunks(self) -> AsyncGenerator[list[ListingEntry], None]:
         """What has been listed since the last chunk, at least one entry.
 
-        The thread is a daemon: one that reads from a terminal may block for ever.
+        The thread is a daemon: one that reads from a terminal may block forever.
         """
 
         def read() -> Generator[ListingEntry, None, None]:
@@ -172,7 +172,9 @@ class Stream:
     async def _embed(self, items: list[Item]) -> list[Result]:
         first, model = items[0], self._model
         if first.kind not in model.identity.kinds:
-            raise ModalityNotSupported(f"{model.identity.model} embeds no {first.kind}")
+            raise ModalityNotSupported(
+                f"the model {model.identity.model} does not embed {first.kind} input"
+            )
         if first.kind == "text":
             texts = await asyncio.to_thread(lambda: [_text(item) for item in items])
             vectors = await _with_retries(lambda: model.texts(texts))

@@ -1,13 +1,15 @@
-"""The command `mmes`: one module a command, named after it.
+"""The command `mmes`: one module per command, named after it.
 
-Exit status: 0 done; 1 refused or failed (the reason is on stderr); 2 wrong usage or settings;
-3 from `compare` where the two are not comparable; 4 from `embed` where some inputs failed and
-others did not; 130 interrupted by Ctrl-C.
+Exit status: 0 success; 1 the command failed (the reason is on stderr); 2 wrong usage or an invalid
+setting; 3 from `compare` if the models are not comparable; 4 from `embed` if some inputs could not
+be embedded and others could; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
@@ -27,10 +29,30 @@ from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
 
 app = typer.Typer(
     name="mmes",
-    help="Text, images and video as vectors in one space.",
+    help="Embed text, images and video into one vector space.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"mmes {installed_version('multimodal-embedding-serving')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options of `mmes` itself; typer shows the help text given above instead."""
+
+
 for command in (
     serve.serve,
     embed.embed,
@@ -47,13 +69,13 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; a refusal is a message and a status, never a stack."""
+    """Run the command line; report an error as a message and a status, without a traceback."""
     try:
         app()
     except EmbeddingError as error:
         typer.echo(f"mmes: {error}", err=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
-    except OSError as error:  # a full disk, a folder that may not be written
-        where = f": {error.filename}" if error.filename else ""
-        typer.echo(f"mmes: {error.strerror}{where}", err=True)
+    except OSError as error:  # such as a full disk, or a folder without write permission
+        path = f": {error.filename}" if error.filename else ""
+        typer.echo(f"mmes: {error.strerror}{path}", err=True)
         sys.exit(1)

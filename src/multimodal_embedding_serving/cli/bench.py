@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.models import Identity
     from multimodal_embedding_serving.diagnostics.benchmark import Rate
 
-Seconds = Annotated[float, typer.Option(min=0.01, max=600, help="For each kind of input.")]
-NAMES = {"text": "texts of 8 words", "image": "JPEGs of 640x480"}
+Seconds = Annotated[
+    float, typer.Option(min=0.01, max=600, help="Seconds to measure each kind of input.")
+]
+LABELS = {"text": "texts of 8 words", "image": "JPEGs of 640x480"}
 
 
 def bench(
@@ -36,7 +38,7 @@ def bench(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Measure texts and photos a second, and the time of a single one, here or on a server."""
+    """Measure throughput and latency for texts and images, here or on a server."""
     from multimodal_embedding_serving.diagnostics.benchmark import measure
 
     options = model_options(model, device, server, api_key)
@@ -52,10 +54,10 @@ def bench(
         identity, rates = asyncio.run(work(Path(folder)))
     if as_json:
         facts = [rate.facts() for rate in rates]
-        named = {"model": identity.model, "fingerprint": identity.fingerprint}
-        typer.echo(json.dumps({**named, "rates": facts}))
+        model_facts = {"model": identity.model, "fingerprint": identity.fingerprint}
+        typer.echo(json.dumps({**model_facts, "rates": facts}))
         return
-    typer.echo(f"{identity.model} ({identity.fingerprint or 'no fingerprint'})")
+    typer.echo(f"{identity.model} ({identity.fingerprint or 'fingerprint not reported'})")
     for rate in rates:
-        single = f"one alone {rate.single_ms:.1f} ms (median of {rate.singles})"
-        typer.echo(f"{NAMES[rate.kind]}: {rate.per_second:.1f} a second, {single}")
+        single = f"a single one {rate.single_ms:.1f} ms (median of {rate.singles})"
+        typer.echo(f"{LABELS[rate.kind]}: {rate.per_second:.1f} per second, {single}")

@@ -19,25 +19,27 @@ class Action(StrEnum):
 
 
 def bundle(
-    action: Annotated[Action, typer.Argument(help="Into a file, or out of one.")],
-    what: Annotated[str, typer.Argument(help="export: a model; import: the file.")],
-    out: Annotated[Path | None, typer.Option(help="export: the file to write.")] = None,
+    action: Annotated[Action, typer.Argument(help="Write a model to a file, or read it from one.")],
+    model_or_file: Annotated[str, typer.Argument(help="Model to export, or file to import.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to export to; default: MODEL-PRECISION.mmes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Carry a converted model to a machine without a network, as one file."""
-    from multimodal_embedding_serving.bundles import archive as parcel
-    from multimodal_embedding_serving.conversion import store as library
+    """Export or import a converted model as a single file (for offline machines)."""
+    from multimodal_embedding_serving.bundles import archive
+    from multimodal_embedding_serving.conversion import store
 
     if action is Action.IMPORT:
-        found = parcel.unpack(Path(what), Settings.from_env().models_dir)
+        model = archive.unpack(Path(model_or_file), Settings.from_env().models_dir)
     else:
-        settings = Settings.from_env(model=what)
-        found = library.load_bundle(settings)
-        name = found.manifest.model.replace("/", "--")
-        target = out or Path(f"{name}-{found.manifest.precision}.mmes")
-        parcel.pack(found, target, settings.models_dir)
-        typer.echo(f"written: {target}", err=True)
-    facts = library.describe(found)
+        settings = Settings.from_env(model=model_or_file)
+        model = store.load_bundle(settings)
+        name = model.manifest.model.replace("/", "--")
+        target = out or Path(f"{name}-{model.manifest.precision}.mmes")
+        archive.pack(model, target, settings.models_dir)
+        typer.echo(f"wrote {target}", err=True)
+    facts = store.describe(model)
     if as_json:
         typer.echo(json.dumps(facts))
         return

@@ -13,15 +13,15 @@ from multimodal_embedding_serving.settings import Settings
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A bundle's folder, a model, or a server's URL.")],
-    second: Annotated[str, typer.Argument(help="The same: what the first is compared to.")],
-    api_key: Annotated[str | None, typer.Option(help="Sent to servers.")] = None,
+    first: Annotated[str, typer.Argument(help="A model, a bundle folder, or a server URL.")],
+    second: Annotated[str, typer.Argument(help="Another one to compare with.")],
+    api_key: Annotated[str | None, typer.Option(help="API key for the servers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell whether two models' vectors may stand in one index: 0 yes, 3 no."""
+    """Check whether two models' embeddings are comparable (exit 0: yes, 3: no)."""
     from multimodal_embedding_serving.diagnostics.compare import compare as measure
 
     with show_stages() as show:
-        found = measure(first, second, Settings.from_env(), api_key=api_key, progress=show)
-    typer.echo(json.dumps(found.facts()) if as_json else found.report())
-    raise typer.Exit(0 if found.comparable else 3)
+        comparison = measure(first, second, Settings.from_env(), api_key=api_key, progress=show)
+    typer.echo(json.dumps(comparison.facts()) if as_json else comparison.report())
+    raise typer.Exit(0 if comparison.comparable else 3)

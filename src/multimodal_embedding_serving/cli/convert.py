@@ -11,23 +11,25 @@ import typer
 from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_stages
-from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.settings import PRECISIONS, Settings
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="Catalog id, alias, hf:org/name, or a folder.")],
+    model: Annotated[
+        str, typer.Argument(help="Model: catalog id or alias, hf:org/name, or a folder.")
+    ],
     precision: Annotated[
-        str | None, typer.Option(help="How weights are stored: f32, f16, int8-weights, …")
+        str | None, typer.Option(help=f"Precision of the model: {', '.join(PRECISIONS)}.")
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Pictures and .txt files to calibrate int8 with.")
+        Path | None, typer.Option(help="Folder of images and .txt files to calibrate int8 with.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Convert what is converted already.")
+        bool, typer.Option("--force", help="Convert again, even if it is already converted.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model and convert it, so that the server starts at once."""
+    """Download and convert a model ahead of time, so that the server starts quickly."""
     from multimodal_embedding_serving.backends.tuning import (
         QUICK_SECONDS,
         can_tune,

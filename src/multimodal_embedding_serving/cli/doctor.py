@@ -14,37 +14,37 @@ from multimodal_embedding_serving.settings import Settings
 if TYPE_CHECKING:
     from multimodal_embedding_serving.diagnostics.doctor import Finding
 
-Try = Annotated[
-    bool, typer.Option("--open", help="Open the model as well, downloading if need be.")
+Open = Annotated[
+    bool, typer.Option("--open", help="Load the model as well; download and convert it if needed.")
 ]
 
 
 def doctor(
-    model: Model = None, device: Device = None, open_model: Try = False, as_json: Json = False
+    model: Model = None, device: Device = None, open_model: Open = False, as_json: Json = False
 ) -> None:
-    """Look at devices, folders, the hub, the model and the settings: 0 fine, 1 something broken."""
+    """Check devices, folders, hub, model and settings (exit 0: healthy, 1: broken)."""
     from multimodal_embedding_serving.diagnostics.doctor import examine
 
     settings = Settings.from_env(model=model, device=device)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for finding in examine(settings, open_model=open_model):
         if not as_json:
-            _show(finding, found[-1].topic if found else "")
-        found.append(finding)
-    states = [finding.state for finding in found]
+            _show(finding, findings[-1].topic if findings else "")
+        findings.append(finding)
+    states = [finding.state for finding in findings]
     broken, warnings = states.count("broken"), states.count("warning")
     if as_json:
-        facts = [asdict(finding) for finding in found]
+        facts = [asdict(finding) for finding in findings]
         typer.echo(json.dumps({"healthy": not broken, "findings": facts}))
     else:
-        typer.echo(f"\n{broken} broken, {warnings} to look at")
+        typer.echo(f"\n{broken} broken, {warnings} warning{'' if warnings == 1 else 's'}")
     raise typer.Exit(1 if broken else 0)
 
 
 def _show(finding: Finding, last_topic: str) -> None:
     if finding.topic != last_topic:
         typer.secho(("\n" if last_topic else "") + finding.topic, bold=True)
-    mark, colour = {"ok": (" ", None), "warning": ("!", "yellow"), "broken": ("x", "red")}[
+    mark, color = {"ok": (" ", None), "warning": ("!", "yellow"), "broken": ("x", "red")}[
         finding.state
     ]
-    typer.secho(f"{mark} {finding.name}: {finding.value}", fg=colour)
+    typer.secho(f"{mark} {finding.name}: {finding.value}", fg=color)

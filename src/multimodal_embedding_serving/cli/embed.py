@@ -41,7 +41,7 @@ Store = Literal["lancedb", "qdrant"]
 
 
 class Kind(StrEnum):
-    """As `bulk.items.KINDS`; Typer takes no list of Literal."""
+    """The kinds of `bulk.items.KINDS`: Typer does not support a list of Literal."""
 
     text = "text"
     image = "image"
@@ -51,27 +51,37 @@ class Kind(StrEnum):
 Items = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet); - reads stdin."
+        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet), or - for stdin."
     ),
 ]
-Text = Annotated[list[str] | None, typer.Option(help="Text to embed, even if it names a file.")]
+Text = Annotated[list[str] | None, typer.Option(help="Text to embed, even if it is a file name.")]
 Out = Annotated[
     str | None,
-    typer.Option(help="Output file: .parquet (extra bulk), .npy or .jsonl; rerun to resume."),
+    typer.Option(help="Output file: .parquet (extra: bulk), .npy or .jsonl; rerun to resume."),
 ]
-To = Annotated[Store | None, typer.Option(help="Vector store; --out is its folder or URL.")]
-Table = Annotated[str, typer.Option(help="Table or collection in the store.")]
-Only = Annotated[list[Kind] | None, typer.Option("--kind", help="Take only this from folders.")]
-Numbers = Annotated[DType, typer.Option("--dtype", help="Number type of stored vectors.")]
+To = Annotated[
+    Store | None, typer.Option(help="Vector store to write to; --out is its folder or URL.")
+]
+Table = Annotated[str, typer.Option(help="Table or collection in the vector store.")]
+Only = Annotated[
+    list[Kind] | None,
+    typer.Option("--kind", help="Embed only this kind of file from folders and globs."),
+]
+DTypeOption = Annotated[DType, typer.Option("--dtype", help="Data type of stored vectors.")]
 Changed = Annotated[
     Change, typer.Option(help="Detect changed files by size and date, or by content.")
 ]
-Drop = Annotated[bool, typer.Option("--drop-removed", help="Drop rows of files that are gone.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Retry inputs that failed before.")]
+Drop = Annotated[
+    bool, typer.Option("--drop-removed", help="Remove the rows of deleted files from the output.")
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Retry inputs that failed in an earlier run.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and overwrite --out.")]
 Ray = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to run on: an address, auto or local; --out is a folder."),
+    typer.Option(
+        help="Ray cluster to run on: an address, auto (find one) or local (start one); "
+        "--out is a folder."
+    ),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Checkpoint every N vectors.")]
 
@@ -83,7 +93,7 @@ def embed(
     to: To = None,
     table: Table = "vectors",
     kind: Only = None,
-    dtype: Numbers = "f32",
+    dtype: DTypeOption = "f32",
     changed: Changed = "date",
     drop_removed: Drop = False,
     retry: Retry = False,
@@ -98,7 +108,7 @@ def embed(
     ray: Ray = None,
     as_json: Json = False,
 ) -> None:
-    """Embed texts, images and videos: a JSON object per vector on stdout, in order, or --out."""
+    """Embed texts, images and videos; print a JSON line per vector, or write a file (--out)."""
     selected = model_options(model, device, server, api_key, frames, fps)
     if ray is not None:
         unsupported = text or to or kind or server or retry or drop_removed
@@ -134,7 +144,7 @@ def _listing(
     from multimodal_embedding_serving.bulk.listing import Listing
 
     if not items and not texts:
-        raise typer.BadParameter("no input: give texts, files, folders or URLs, or --text")
+        raise typer.BadParameter("no input: pass texts, files, folders or URLs, or use --text")
     return Listing(
         tuple(items),
         tuple(texts),
@@ -162,7 +172,7 @@ def _print(listing: Listing, selected: ModelOptions, to: Store | None) -> NoRetu
 
 
 async def _print_lines(listing: Listing, model: models.Model) -> tuple[int, int]:
-    """Print vectors to stdout and failures to stderr -> the counts of failures and of successes."""
+    """Print vectors to stdout and errors to stderr -> the counts of failures and of successes."""
     from multimodal_embedding_serving.bulk.formats import json_lines
     from multimodal_embedding_serving.bulk.schema import Layout, Rows
     from multimodal_embedding_serving.bulk.stream import Answer, Refusal

@@ -15,26 +15,35 @@ from multimodal_embedding_serving.settings import Settings
 def models(
     as_json: Json = False,
     long: Annotated[
-        bool, typer.Option("--long", help="The converted models, with accuracy reports.")
+        bool, typer.Option("--long", help="List converted models with their accuracy reports.")
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove what nothing uses.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete leftovers and unusable models; implies --long.")
+    ] = False,
 ) -> None:
-    """List the models of the catalog, or with --long those that are converted on this machine."""
+    """List the models of the catalog, or those converted on this machine (--long)."""
     if long or prune:
-        _show_shelves(as_json, prune)
-        return
-    if as_json:
+        _print_bundles(as_json, prune)
+    elif as_json:
         typer.echo(json.dumps([_facts(spec) for spec in MODELS]))
-        return
-    from rich.console import Console
-    from rich.table import Table
+    else:
+        _print_catalog()
 
-    table = Table("model", "embeds", "pixels", "dimension", "tokens", "licence", box=None)
-    for spec in MODELS:
-        mark = " (default)" if spec.id == DEFAULT_MODEL else ""
-        numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
-        table.add_row(spec.id + mark, ", ".join(spec.modalities), *numbers, spec.license)
-    Console().print(table)
+
+def _print_catalog() -> None:
+    """Aligned columns. Lines are as long as they need to be, whatever the terminal's width: an id
+    that was cut could neither be copied nor found with grep."""
+    rows = [("model", "inputs", "pixels", "dim", "tokens", "license"), *map(_row, MODELS)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _row(spec: ModelSpec) -> tuple[str, ...]:
+    mark = " (default)" if spec.id == DEFAULT_MODEL else ""
+    numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
+    return spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
@@ -50,14 +59,14 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _show_shelves(as_json: bool, prune: bool) -> None:
-    from multimodal_embedding_serving.conversion import store as library
+def _print_bundles(as_json: bool, prune: bool) -> None:
+    from multimodal_embedding_serving.conversion import store
 
     models_dir = Settings.from_env().models_dir
-    removed = library.prune(models_dir) if prune else {}
+    removed = store.prune(models_dir) if prune else {}
     for folder, size in removed.items():
         typer.echo(f"removed {folder} ({size / 1e6:.0f} MB)", err=True)
-    facts = [library.describe(bundle) for bundle in library.list_bundles(models_dir)]
+    facts = [store.describe(bundle) for bundle in store.list_bundles(models_dir)]
     if as_json:
         typer.echo(json.dumps(facts))
         return

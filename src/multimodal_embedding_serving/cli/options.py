@@ -1,4 +1,4 @@
-"""Options that several commands share, and the model that they describe."""
+"""Options that several commands share, and the model that they select."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk import models
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Catalog id, alias, hf:org/name, or a folder.")
+    str | None,
+    typer.Option("--model", "-m", help="Model: catalog id or alias, hf:org/name, or a folder."),
 ]
-Device = Annotated[str | None, typer.Option(help="CPU, GPU, NPU, AUTO, …")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-Server = Annotated[str | None, typer.Option(help="Embed by the server at this URL.")]
+Device = Annotated[str | None, typer.Option(help="Device to run on: CPU, GPU, NPU, AUTO, …")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Server = Annotated[
+    str | None, typer.Option(help="URL of a server to use instead of loading the model here.")
+]
 ApiKey = Annotated[str | None, typer.Option(help="API key for --server.")]
 Frames = Annotated[
     int | None,
-    typer.Option("--frames", min=1, help="Frames per video, evenly spaced."),
+    typer.Option("--frames", min=1, help="Number of frames to sample from a video, evenly spaced."),
 ]
 FramesPerSecond = Annotated[
     float | None,
-    typer.Option("--fps", min=0.001, help="Frames per second of video, instead of --frames."),
+    typer.Option("--fps", min=0.001, help="Frames to sample per second, instead of --frames."),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model a command uses, in this process or on a server, and which frames of videos."""
+    """The model to use, in this process or on a server, and which frames of a video to sample."""
 
     settings: Settings
     server: str | None
     api_key: str | None
     segment: dict[str, Any]
-    """As segment_config; empty for the settings' defaults."""
+    """In the form of `segment_config`; empty for the settings' defaults."""
 
     @property
     def recipe(self) -> str:

@@ -19,33 +19,37 @@ from multimodal_embedding_serving.settings import Settings
 def serve(
     model: Model = None,
     device: Device = None,
-    host: Annotated[str | None, typer.Option(help="Bind address.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
-    root_path: Annotated[str, typer.Option(help="Where a proxy mounts the service.")] = "",
-    certificate: Annotated[Path | None, typer.Option(help="TLS certificate file.")] = None,
-    private_key: Annotated[Path | None, typer.Option(help="TLS key file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Log lines as JSON, on stderr.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path prefix under which a proxy exposes the server.")
+    ] = "",
+    certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM file).")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM file).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines to stderr.")] = False,
 ) -> None:
-    """Serve the model over HTTP until SIGTERM or Ctrl-C. Settings come from the environment."""
+    """Serve a model over HTTP until SIGTERM or Ctrl-C; settings come from the environment."""
     from multimodal_embedding_serving.api.server import serve as run
     from multimodal_embedding_serving.api.service import Listening
 
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
-    form = "json" if as_json else settings.log_format
-    set_up_logging(form, settings.log_level)
+    log_format = "json" if as_json else settings.log_format
+    set_up_logging(log_format, settings.log_level)
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
     try:
         status = run(settings, listening)
-    except SystemExit as stop:  # uvicorn's way out when it can't bind
+    except SystemExit as stop:  # uvicorn raises it if it can't bind the port
         status = 1 if stop.code else 0
     leave(status)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process, even while a thread is still opening a model.
+    """End the process, even while a thread is still loading a model.
 
-    That thread is inside OpenVINO and can't be interrupted: an ordinary exit would take the
-    library down under it, and end in an abort.
+    That thread is inside OpenVINO and can't be interrupted: an ordinary exit would unload the
+    library while the thread runs in it, and the process would abort.
     """
     logging.shutdown()
     if any(thread.name == "opening" for thread in threading.enumerate()):

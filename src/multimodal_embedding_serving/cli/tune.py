@@ -17,22 +17,27 @@ from multimodal_embedding_serving.settings import Settings
 def tune(
     model: Model = None,
     device: Device = None,
-    seconds: Annotated[float, typer.Option(min=0, help="How long to measure.")] = 30,
+    seconds: Annotated[float, typer.Option(min=0, help="Time limit in seconds.")] = 30,
     as_json: Json = False,
 ) -> None:
-    """Measure how this machine runs the model best; serving uses it from its next start on."""
+    """Benchmark runtime settings for this machine and save the best for `mmes serve`."""
     from multimodal_embedding_serving.backends.tuning import can_tune
     from multimodal_embedding_serving.backends.tuning import tune as measure
     from multimodal_embedding_serving.conversion.store import load_bundle
 
     settings = Settings.from_env(model=model, device=device)
     if not can_tune(settings):
-        raise SettingsError("there is nothing to tune: torch and the NPU run a graph in one way")
+        raise SettingsError(
+            "nothing to tune: mmes tune requires OpenVINO and a device other than NPU "
+            f"(EMBEDDING_USE_OV is {str(settings.use_openvino).lower()}, "
+            f"EMBEDDING_DEVICE is {settings.device})"
+        )
     with show_stages() as show:
         bundle = load_bundle(settings, show)
         best = measure(bundle, settings, seconds=seconds, progress=show)
     if as_json:
-        typer.echo(json.dumps({modality: asdict(way) for modality, way in best.items()}))
+        typer.echo(json.dumps({modality: asdict(config) for modality, config in best.items()}))
         return
     for modality in bundle.manifest.towers:
-        typer.echo(f"{modality}: {best.get(modality, 'not measured in time: give more --seconds')}")
+        config = best.get(modality, "not measured within the time limit; use a larger --seconds")
+        typer.echo(f"{modality}: {config}")

@@ -1,1 +1,1 @@
-"""What an operator asks of a model or a machine: doctor, compare, benchmark."""
+"""Tools for operators: check a machine (doctor), compare models, benchmark one."""

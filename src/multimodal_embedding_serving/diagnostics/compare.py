@@ -1,6 +1,6 @@
-"""Whether the vectors of two models may stand in one index: measured on the probe set.
+"""Measure on the probe set whether the embeddings of two models are comparable.
 
-Either side is a bundle, a model's name, or the URL of a running server, ours or Intel's MME.
+Each of the two is a bundle, a model's name, or the URL of a running server, ours or Intel's MME.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from multimodal_embedding_serving.errors import InvalidInput, RemoteFailed
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality, Progress, Vectors, ignore_progress
 
-LEAST = BOUNDS["int8"] or 0.98
-"""The cosine that two forms of one model reach: the loosest bound of the certificates."""
-PATIENCE = 120.0
-"""Seconds that a server may take for one request."""
+MIN_COSINE = BOUNDS["int8"] or 0.98
+"""Two forms of one model reach this cosine: it is the loosest bound of the accuracy checks."""
+REQUEST_TIMEOUT = 120.0
+"""Seconds, for one request to a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operand:
-    """One of the two: what it is, and its vectors of the probe set."""
+    """One of the two models, and its vectors of the probe set."""
 
     name: str
-    """As it was asked for."""
+    """As the user wrote it."""
     model: str
     dimension: int
     fingerprint: str | None
-    """None where the server tells none: MME's do not."""
+    """None if the server does not report one: Intel's MME does not."""
     vectors: Mapping[Modality, Vectors]
 
 
@@ -53,30 +53,31 @@ class Comparison:
     first: Operand
     second: Operand
     cosines: Mapping[Modality, Cosines]
-    """Of what both embed; empty where their vectors are not of one length."""
+    """Of the modalities that both embed; empty if their dimensions differ."""
 
     @property
     def same(self) -> bool:
-        """Both tell a fingerprint, and it is the same."""
+        """Whether both report a fingerprint, and the same one."""
         return self.first.fingerprint is not None and (
             self.first.fingerprint == self.second.fingerprint
         )
 
     @property
     def comparable(self) -> bool:
-        return bool(self.cosines) and all(each.minimum >= LEAST for each in self.cosines.values())
+        minima = [each.minimum for each in self.cosines.values()]
+        return bool(minima) and min(minima) >= MIN_COSINE
 
     @property
     def verdict(self) -> str:
         """One line for a person."""
         if self.first.dimension != self.second.dimension:
-            lengths = f"{self.first.dimension} and {self.second.dimension}"
-            return f"not comparable: their vectors have {lengths} numbers"
+            dimensions = f"{self.first.dimension} and {self.second.dimension}"
+            return f"not comparable: the dimensions differ ({dimensions})"
         if not self.comparable:
-            return f"not comparable: a cosine is below {LEAST}"
+            return f"not comparable: the lowest cosine is below {MIN_COSINE}"
         if self.same:
-            return "the same: equal fingerprints"
-        return f"comparable: every cosine is at least {LEAST}"
+            return "identical: the fingerprints are equal"
+        return f"comparable: the lowest cosine is at least {MIN_COSINE}"
 
     def facts(self) -> dict[str, Any]:
         """For a program."""
@@ -90,16 +91,16 @@ class Comparison:
 
     def report(self) -> str:
         """For a person."""
-        sides = [
-            f"{each.name}: {each.model}, {each.dimension} numbers, "
-            f"fingerprint {each.fingerprint or 'not told'}"
+        operands = [
+            f"{each.name}: {each.model}, {each.dimension} dimensions, "
+            f"fingerprint {each.fingerprint or 'not reported'}"
             for each in (self.first, self.second)
         ]
-        measured = [
-            f"{name}: cosine {each.minimum:.5f} at least, {each.mean:.5f} on average"
+        cosines = [
+            f"{name}: lowest cosine {each.minimum:.5f}, mean {each.mean:.5f}"
             for name, each in self.cosines.items()
         ]
-        return "\n".join([*sides, *measured, self.verdict])
+        return "\n".join([*operands, *cosines, self.verdict])
 
 
 def compare(
@@ -110,10 +111,10 @@ def compare(
     api_key: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Comparison:
-    """Measure two models against each other; one that is not converted yet is converted.
+    """Compare the vectors of two models; a model that is not converted yet is converted first.
 
-    `settings` hold for what runs here, `api_key` for servers. Raises what opening a model raises,
-    RemoteFailed for a server, and InvalidInput where they embed nothing in common.
+    `settings` apply to models that run here, `api_key` to servers. Raises what loading a model
+    raises, RemoteFailed for a server, and InvalidInput if the two share no modality.
     """
     one, other = (
         ask_server(name, api_key)
@@ -123,14 +124,18 @@ def compare(
     )
     shared = one.vectors.keys() & other.vectors.keys()
     if not shared:
-        raise InvalidInput(f"{first} and {second} embed nothing in common")
+        kinds = [" and ".join(sorted(each.vectors)) for each in (one, other)]
+        raise InvalidInput(
+            f"can't compare {first}, which embeds only {kinds[0]}, with {second}, which embeds "
+            f"only {kinds[1]}"
+        )
     if one.dimension != other.dimension:
         return Comparison(one, other, {})
-    found: dict[Modality, Cosines] = {}
+    cosines: dict[Modality, Cosines] = {}
     for modality in sorted(shared):
-        cosines = (unit(one.vectors[modality]) * unit(other.vectors[modality])).sum(1)
-        found[modality] = Cosines(float(cosines.min()), float(cosines.mean()))
-    return Comparison(one, other, found)
+        values = (unit(one.vectors[modality]) * unit(other.vectors[modality])).sum(1)
+        cosines[modality] = Cosines(float(values.min()), float(values.mean()))
+    return Comparison(one, other, cosines)
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -138,7 +143,7 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def run_here(settings: Settings, progress: Progress) -> Operand:
-    """Open the model that the settings name, and embed the probe set."""
+    """Load the model that the settings name, and embed the probe set."""
     with Engine.open(settings=settings, progress=progress) as engine:
         vectors: dict[Modality, Vectors] = {}
         if "text" in engine.info.modalities:
@@ -155,24 +160,30 @@ def run_here(settings: Settings, progress: Progress) -> Operand:
 
 
 def ask_server(url: str, api_key: str | None) -> Operand:
-    """Embed the probe set by the native endpoints, which ours and Intel's MME share."""
+    """Embed the probe set through the native endpoints, which ours and Intel's MME share."""
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-    with httpx2.Client(base_url=url, headers=headers, timeout=PATIENCE) as http:
+    with httpx2.Client(base_url=url, headers=headers, timeout=REQUEST_TIMEOUT) as http:
         current = _call(http, ApiRequest("GET", "/model/current"))
-        offered = _call(http, ApiRequest("GET", "/model/capabilities")).get("modalities", ())
+        modalities = _call(http, ApiRequest("GET", "/model/capabilities")).get("modalities", ())
         model = str(current.get("model", ""))
         vectors: dict[Modality, Vectors] = {}
-        if "text" in offered:
+        if "text" in modalities:
             vectors["text"] = _embed(http, model, {"type": "text", "text": list(PROBE_TEXTS)})
-        if "image" in offered:
-            sources = [protocol.image_item(picture) for picture in probe_images()]
+        if "image" in modalities:
+            sources = [protocol.image_item(image) for image in probe_images()]
             rows = [_embed(http, model, {"type": kind, kind: value}) for kind, value in sources]
             vectors["image"] = np.concatenate(rows)
     if not vectors:
-        raise RemoteFailed(f"{url} says that it embeds none of {', '.join(get_args(Modality))}")
+        supported = " nor ".join(get_args(Modality))
+        raise RemoteFailed(f"{url}: its /model/capabilities list neither {supported}")
     dimension = next(iter(vectors.values())).shape[1]
-    mark = current.get("fingerprint")
-    return Operand(name=url, model=model, dimension=dimension, fingerprint=mark, vectors=vectors)
+    return Operand(
+        name=url,
+        model=model,
+        dimension=dimension,
+        fingerprint=current.get("fingerprint"),
+        vectors=vectors,
+    )
 
 
 def _embed(http: httpx2.Client, model: str, source: Mapping[str, Any]) -> Vectors:
@@ -181,7 +192,7 @@ def _embed(http: httpx2.Client, model: str, source: Mapping[str, Any]) -> Vector
 
 
 def _call(http: httpx2.Client, call: ApiRequest) -> dict[str, Any]:
-    """The JSON object that the server answers. Raises its error, or RemoteFailed."""
+    """The JSON object in the server's response. Raises the server's error, or RemoteFailed."""
     reply: protocol.Reply
     try:
         reply = http.request(call.method, call.path, **call.payload())
@@ -189,5 +200,5 @@ def _call(http: httpx2.Client, call: ApiRequest) -> dict[str, Any]:
         reply = error
     body = protocol.answer(call, reply)
     if not isinstance(body, dict):
-        raise RemoteFailed(f"{call.path} did not answer as an embedding server does")
+        raise RemoteFailed(f"{call.path}: the response is not a JSON object")
     return body

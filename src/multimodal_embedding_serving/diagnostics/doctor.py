@@ -1,6 +1,6 @@
-"""What this machine and these settings make of the service: looked at, nothing changed.
+"""Check this machine and these settings, without changing anything.
 
-Each finding is ok, a warning (it works, but perhaps not as meant) or broken (serving would fail).
+Each finding is ok, a warning (it works, but maybe not as intended) or broken (serving would fail).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from multimodal_embedding_serving.settings import Settings
 State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
 EXTRAS = "torch nncf pillow-heif tiktoken pyarrow lancedb qdrant-client ray".split()
-"""Packages that some extra brings."""
-PATIENCE = 5.0
-"""Seconds until the hub is said not to answer."""
-ENTRIES = 100_000
-"""Files of a folder that are counted before its size is told as a lower bound."""
-LITTLE = 2e9
-"""Bytes of free disk below which a conversion may not fit."""
+"""Packages that the optional extras install."""
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub's response."""
+MAX_ENTRIES = 100_000
+"""Entries of a folder to add up; the size of a larger one is reported as a lower bound."""
+MIN_FREE_BYTES = 2e9
+"""Of disk space: with less, a conversion may not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Finding:
     state: State = "ok"
 
 
-Look = Callable[[Settings], Iterator[Finding]]
+Check = Callable[[Settings], Iterator[Finding]]
 
 
 def examine(settings: Settings, *, open_model: bool = False) -> Iterator[Finding]:
-    """Every finding, as it is made. `open_model`: open it as well, and run its self-test."""
-    looks: list[Look] = [versions, devices, folders, hub, model, effective, cautions]
-    for look in looks:
-        yield from look(settings)
+    """Yield the findings one by one. `open_model`: load the model, too, and run its self-test."""
+    checks: list[Check] = [versions, devices, folders, hub, model, effective, cautions]
+    for check in checks:
+        yield from check(settings)
     if open_model:
         yield from trial(settings)
 
@@ -74,49 +74,51 @@ def versions(settings: Settings) -> Iterator[Finding]:
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
-    """What OpenVINO finds, and whether the configured device is among it."""
+    """OpenVINO's devices, and whether the configured one is among them."""
     from multimodal_embedding_serving.graph.runtime import ov
 
     core = ov.Core()
-    found = list(core.available_devices)
-    for name in found:
+    available = list(core.available_devices)
+    for name in available:
         try:
-            full = core.get_property(name, "FULL_DEVICE_NAME")
-            able = ", ".join(sorted(core.get_property(name, "OPTIMIZATION_CAPABILITIES")))
-        except RuntimeError as error:  # a driver that is there and does not work
+            full_name = core.get_property(name, "FULL_DEVICE_NAME")
+            capabilities = ", ".join(sorted(core.get_property(name, "OPTIMIZATION_CAPABILITIES")))
+        except RuntimeError as error:  # a driver that is installed but does not work
             yield Finding("devices", name, str(error).splitlines()[0], "warning")
         else:
-            yield Finding("devices", name, f"{full} ({able})")
+            yield Finding("devices", name, f"{full_name} ({capabilities})")
     yield Finding("devices", "cores for this process", str(settings.worker_count))
     yield Finding("devices", "memory", f"{free_memory() / 1e9:.1f} GB free")
     if not settings.use_openvino:
         if find_spec("torch") is None:
-            lacking = MissingExtra("the torch backend", "torch").message
-            yield Finding("devices", "EMBEDDING_USE_OV", lacking, "broken")
+            problem = MissingExtra("the torch backend", "torch").message
+            yield Finding("devices", "EMBEDDING_USE_OV", problem, "broken")
         return
-    named = re.findall(r"(?<!-)\b(?:CPU|GPU|NPU)\b(?:\.\d+)?", settings.device)
-    present = [name for name in named if _is_among(name, found)]
-    if named and not present:
-        lacking = f"{settings.device}: OpenVINO finds only {', '.join(found) or 'no device'}"
-        yield Finding("devices", "EMBEDDING_DEVICE", lacking, "broken")
+    configured = re.findall(r"(?<!-)\b(?:CPU|GPU|NPU)\b(?:\.\d+)?", settings.device)
+    if configured and not any(_is_available(name, available) for name in configured):
+        problem = (
+            f"{settings.device} is not available; OpenVINO finds "
+            f"{', '.join(available) or 'no device'}"
+        )
+        yield Finding("devices", "EMBEDDING_DEVICE", problem, "broken")
 
 
-def _is_among(name: str, found: list[str]) -> bool:
-    """GPU is the first of GPU.0 and GPU.1; GPU.0 may be the only one, which is called GPU."""
-    return name in found or f"{name}.0" in found or name.removesuffix(".0") in found
+def _is_available(name: str, available: list[str]) -> bool:
+    """GPU means the first of GPU.0 and GPU.1; if there is only one, GPU.0 is listed as GPU."""
+    return name in available or f"{name}.0" in available or name.removesuffix(".0") in available
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
     from huggingface_hub import constants
 
-    places = {
+    paths = {
         "models": settings.models_dir,
         "search": settings.search_dir,
         "hub cache": Path(constants.HF_HUB_CACHE),
     }
     if settings.cache_dir is not None:
-        places["compiled blobs"] = settings.cache_dir
-    for name, path in places.items():
+        paths["compiled blobs"] = settings.cache_dir
+    for name, path in paths.items():
         yield _folder(name, path)
     bundles = list(list_bundles(settings.models_dir))
     yield Finding("folders", "converted models", str(len(bundles)))
@@ -126,55 +128,55 @@ def _folder(name: str, path: Path) -> Finding:
     existing = path
     while not existing.exists():
         existing = existing.parent
-    size = _size(path) if path.is_dir() else "not there yet"
+    size = _size(path) if path.is_dir() else "does not exist yet"
     free = shutil.disk_usage(existing).free
-    told = f"{path}: {size}, {free / 1e9:.1f} GB free"
+    value = f"{path}: {size}, {free / 1e9:.1f} GB free"
     if not access(existing, WRITABLE):
-        needed = name in ("models", "compiled blobs")
-        return Finding("folders", name, f"{told}; not writable", "broken" if needed else "warning")
-    return Finding("folders", name, told, "warning" if free < LITTLE else "ok")
+        state: State = "broken" if name in ("models", "compiled blobs") else "warning"
+        return Finding("folders", name, f"{value}; not writable", state)
+    return Finding("folders", name, value, "warning" if free < MIN_FREE_BYTES else "ok")
 
 
 def _size(folder: Path) -> str:
-    total, left, more = 0, ENTRIES, [str(folder)]
-    while more and left:
+    total, remaining, pending = 0, MAX_ENTRIES, [str(folder)]
+    while pending and remaining:
         try:
-            with scandir(more.pop()) as entries:
+            with scandir(pending.pop()) as entries:
                 for entry in entries:
-                    left -= 1
+                    remaining -= 1
                     if entry.is_dir(follow_symlinks=False):
-                        more.append(entry.path)
+                        pending.append(entry.path)
                     else:
                         total += entry.stat(follow_symlinks=False).st_size
-                    if not left:
+                    if not remaining:
                         break
-        except OSError:  # it was removed meanwhile, or may not be read
+        except OSError:  # removed in the meantime, or not readable
             continue
-    return ("more than " if more else "") + f"{total / 1e6:,.1f} MB"
+    return ("more than " if pending else "") + f"{total / 1e6:,.1f} MB"
 
 
 def hub(settings: Settings) -> Iterator[Finding]:
-    """Whether anything answers at the hub's address; a model that is here needs no hub."""
+    """Whether the hub responds: only a warning, for a local model does not need it."""
     import httpx2
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        yield Finding("hub", "reachable", "not asked: HF_HUB_OFFLINE is set")
+        yield Finding("hub", "reachable", "not checked: HF_HUB_OFFLINE is set")
         return
     started = time.monotonic()
     try:
-        status = httpx2.head(constants.ENDPOINT, timeout=PATIENCE).status_code
+        status = httpx2.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        told = f"{constants.ENDPOINT}: no answer ({type(error).__name__})"
-        yield Finding("hub", "reachable", told, "warning")
+        problem = f"{constants.ENDPOINT}: no response ({type(error).__name__})"
+        yield Finding("hub", "reachable", problem, "warning")
         return
-    took = time.monotonic() - started
-    told = f"{constants.ENDPOINT} answered {status} in {took:.1f} s"
-    yield Finding("hub", "reachable", told, "warning" if status >= 500 else "ok")
+    elapsed = time.monotonic() - started
+    value = f"{constants.ENDPOINT}: status {status} after {elapsed:.1f} s"
+    yield Finding("hub", "reachable", value, "warning" if status >= 500 else "ok")
 
 
 def model(settings: Settings, access: HubAccess | None = None) -> Iterator[Finding]:
-    """Where the configured model is, or what it takes to get it."""
+    """Where the configured model is stored, or what has to be downloaded first."""
     try:
         resolved = resolve_model(settings)
         bundle = find_bundle(resolved, settings) if settings.use_openvino else None
@@ -186,48 +188,50 @@ def model(settings: Settings, access: HubAccess | None = None) -> Iterator[Findi
     except EmbeddingError as error:
         yield Finding("model", settings.model, error.message, "broken")
         return
-    refusals = []
+    problems = []
     for source in resolved.sources:
         try:
             missing = missing_bytes(source, access=access)
         except EmbeddingError as error:
-            refusals.append(error.message)
+            problems.append(error.message)
             continue
-        todo = "it is converted" if settings.use_openvino else "torch opens it"
-        what = (
-            f"{missing / 1e6:,.1f} MB to download from {source}" if missing else f"{source} is here"
-        )
-        yield Finding("model", settings.model, f"{what}; then {todo}")
+        size = f"{missing / 1e6:,.1f} MB to download from {source}"
+        download = size if missing else f"{source} is downloaded"
+        next_step = "to be converted" if settings.use_openvino else "torch loads it as it is"
+        yield Finding("model", settings.model, f"{download}; {next_step}")
         return
-    yield Finding("model", settings.model, "; ".join(refusals), "broken")
+    yield Finding("model", settings.model, "; ".join(problems), "broken")
 
 
 def _describe(bundle: Bundle) -> str:
     manifest = bundle.manifest
     towers = " and ".join(sorted(manifest.towers))
     size = f"{bundle.size / 1e6:,.1f} MB"
-    return f"{towers}, {manifest.dimension} numbers, {manifest.precision}, {size}, {bundle.path}"
+    facts = f"{manifest.dimension} dimensions, {manifest.precision}, {size}"
+    return f"{towers}, {facts}, {bundle.path}"
 
 
 def effective(settings: Settings) -> Iterator[Finding]:
-    """The settings that are not their defaults; what is secret is not told."""
-    standard = Settings()
+    """The settings that differ from their defaults, without the values of secrets."""
+    defaults = Settings()
     for each in fields(Settings):
         value = getattr(settings, each.name)
-        if value != getattr(standard, each.name):
-            told = str(value) if each.repr else "set"
-            yield Finding("settings", each.metadata["names"][0], told)
+        if value != getattr(defaults, each.name):
+            shown = str(value) if each.repr else "set"
+            yield Finding("settings", each.metadata["names"][0], shown)
 
 
 def cautions(settings: Settings) -> Iterator[Finding]:
-    """What is allowed, and often a mistake."""
+    """Settings that are allowed but often a mistake."""
     for root in settings.media_roots:
         if not root.is_dir():
-            told = f"{root} is not there: a video_file in it is a 404"
-            yield Finding("settings", "EMBEDDING_MEDIA_ROOTS", told, "warning")
+            problem = f"{root} does not exist: requests for files in it fail with 404"
+            yield Finding("settings", "EMBEDDING_MEDIA_ROOTS", problem, "warning")
     if not settings.api_keys and not _is_local(settings.host):
-        told = f"none, and {settings.host} listens to others: everybody may use the service"
-        yield Finding("settings", "EMBEDDING_API_KEYS", told, "warning")
+        problem = (
+            f"not set, and {settings.host} accepts other machines: the API is open to everyone"
+        )
+        yield Finding("settings", "EMBEDDING_API_KEYS", problem, "warning")
 
 
 def _is_local(host: str) -> bool:
@@ -238,13 +242,13 @@ def _is_local(host: str) -> bool:
 
 
 def trial(settings: Settings) -> Iterator[Finding]:
-    """Opening a model runs its self-test: two texts, and two pictures, that it must tell apart."""
+    """Load the model; loading runs its self-test on two texts and two images."""
     started = time.monotonic()
     try:
         with Engine.open(settings=settings) as engine:
-            took = f"{time.monotonic() - started:.1f} s"
+            elapsed = time.monotonic() - started
             info = engine.info
-            told = f"in {took} on {info.device} in {info.inference}, fingerprint {info.fingerprint}"
-            yield Finding("model", "opens", told)
+            how = f"in {elapsed:.1f} s on {info.device} in {info.inference}"
+            yield Finding("model", "opens", f"{how}, fingerprint {info.fingerprint}")
     except EmbeddingError as error:
         yield Finding("model", "opens", error.message, "broken")

@@ -1,1 +1,1 @@
-"""More than one machine, by Ray: replicas of the server, and bulk work on a cluster."""
+"""Scale out with Ray: replicas of the server, and bulk jobs on a cluster."""

@@ -1,12 +1,12 @@
-"""Bulk work on a Ray cluster: folders, lists or Parquet of any size -> a folder of Parquet files.
+"""Bulk jobs on a Ray cluster: folders, lists or Parquet of any size -> a folder of Parquet files.
 
     from multimodal_embedding_serving.scale.ray_data import embed
 
     embed(["/shared/photos"], "/shared/vectors")        # on the cluster that ray.init() finds
 
 Ray Data moves the numbers of shards, not media: an actor on some machine reads a shard's items
-from the plan, embeds them as `mmes embed` does, and publishes one file (see `shards`). Where a
-machine is lost, Ray gives its shards to another; after a loss of the driver, the next run resumes.
+from the plan, embeds them as `mmes embed` does, and publishes one file (see `shards`). If a machine
+is lost, Ray assigns its shards to another; if the driver is lost, the next run resumes.
 Every machine must see the inputs and the folder under the same paths.
 """
 
@@ -60,7 +60,7 @@ class Options:
 
 
 class Embedder:
-    """A model on some machine. If the machine is lost, Ray creates another elsewhere."""
+    """An actor with a model. If its machine is lost, Ray creates another one elsewhere."""
 
     def __init__(self, folder: str, options: Options) -> None:
         settings = node_settings(options.environment, options.cpus)
@@ -118,7 +118,7 @@ def embed(
     fresh: bool = False,
     watch: Watch = lambda tally, total: None,
 ) -> Tally:
-    """Embed what is not done, on the cluster that Ray is or can be connected to.
+    """Embed what is not done yet, on the cluster that Ray is connected to or can connect to.
 
     `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
     with the tally so far and the number of items. Raises InvalidInput if `out` holds another
@@ -127,7 +127,7 @@ def embed(
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)
     if not arguments:
-        raise InvalidInput("no input: give at least one folder, file, URL or text")
+        raise InvalidInput("no input: pass at least one folder, file, URL or text")
     shards = Shards(Path(out).absolute())
     segment = dict(options.segment) if options.segment else None
     shards.plan(
@@ -152,7 +152,7 @@ def embed(
 
 
 def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
-    """One for each shard, as they come. A block is one shard, and so is a task of Ray's."""
+    """A report for each shard as it finishes. A block, and so a task of Ray's, is one shard."""
     cpus = options.cpus or usual_cpus(ray.nodes())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller has one

@@ -44,7 +44,7 @@ class Replica:
         """Called by Ray Serve at intervals. Raises NotReady if the model cannot recover."""
         service = self._service
         if service.engine is None or service.engine.dead:
-            raise NotReady(service.unready or "the model could not be opened")
+            raise NotReady(service.unready or "the model could not be loaded")
 
 
 def build(arguments: Replicas | dict[str, Any]) -> serve.Application:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 MIN_ONGOING_LIMIT = 64
-"""Requests that every replica accepts at a time: it batches what comes at once."""
+"""Requests that every replica accepts at a time, at least: it batches those that come together."""
 
 
 def _names(*names: str) -> AliasChoices:

@@ -1,15 +1,15 @@
-"""A folder that many machines share: a plan, cut into shards, and a Parquet file for each done.
+"""A folder that many machines share: a plan, cut into shards, and a file per finished shard.
 
-    out/_plan/000000.jsonl          the items of shard 0, or the rows of a table that they are
+    out/_plan/000000.jsonl          the items of shard 0, or the range of a table's rows
     out/_plan/plan.json             written last: the plan is complete
-    out/_plan/model.json            the model, by the first machine that opened it
+    out/_plan/model.json            the model, written by the first machine that loaded it
     out/part-000000.parquet         shard 0 is done
     out/_errors/000000.jsonl        its items that could not be embedded
 
-A shard is done exactly when its file has its name, which it gets once it is complete and flushed.
-So any number of machines may start the same shard and any of them may finish it; nothing is lost
-and nothing is there twice. Readers of Parquet folders skip names that begin with `_`. `bulk.parts`
-has what is the same in a local job, and why there is no ledger here.
+A shard is done exactly when its file has its final name, which it gets once it is complete and
+flushed. So any number of machines may start the same shard and any of them may finish it; nothing
+is lost or written twice. Readers of Parquet folders skip names that begin with `_`. `bulk.parts`
+has what local jobs share with this, and explains why there is no ledger here.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from multimodal_embedding_serving.bulk.tables import Range, count_rows
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 
 DEFAULT_SHARD_ITEMS = 2048
-"""Of a shard: what is repeated if a machine is lost."""
+"""In a shard: what has to be repeated if a machine is lost."""
 DEFAULT_GROUP_ROWS = 2048
-"""Of a row group: what a shard of long videos has in memory."""
+"""In a row group: what a shard of long videos keeps in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Shards:
     # ── the plan ──
 
     def plan(self, request: Request, *, fresh: bool = False) -> None:
-        """List the request's items, unless that is done; `fresh` starts over.
+        """List the request's items, unless an earlier run did; `fresh` starts over.
 
         Raises InvalidInput if the folder holds another job, OSError, MissingExtra.
         """
@@ -91,7 +91,10 @@ class Shards:
         recorded = self._facts()
         if recorded is None:
             if self._folder.is_dir() and set(self.done()):
-                raise InvalidInput(f"{self._folder} holds Parquet files of another job")
+                raise InvalidInput(
+                    f"{self._folder} contains Parquet files of another job; choose an empty "
+                    "folder, or use --fresh to overwrite them"
+                )
             self._list(request)
             return
         check_same_job(str(self._folder), recorded, request.facts())
@@ -146,7 +149,7 @@ class Shards:
     # ── the work ──
 
     def agree(self, layout: Layout) -> None:
-        """Check this machine's model against that of the first. Raises ModelMismatch."""
+        """Check this machine's model against that of the first one. Raises ModelMismatch."""
         path = self._plan / "model.json"
         own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         own.write_bytes(json.dumps(asdict(layout)).encode())
@@ -158,8 +161,8 @@ class Shards:
             own.unlink()
         if changes := differences(json.loads(path.read_bytes()), asdict(layout)):
             raise ModelMismatch(
-                f"{layout.model}, as this machine opened it, has other vectors than "
-                f"{self._folder}, which was started with {changes}"
+                f"{self._folder} was started with {changes}: this machine's {layout.model} has "
+                "other vectors; use the same model and EMBEDDING_PRECISION on all machines"
             )
 
     def write(
@@ -179,7 +182,7 @@ class Shards:
     # ── the end ──
 
     def tidy(self) -> None:
-        """Remove the temporary files of lost machines. No machine may be at work."""
+        """Remove the temporary files of lost machines. No machine may be working."""
         for path in self._folder.glob("_*.parquet"):
             path.unlink(missing_ok=True)
 
@@ -211,7 +214,7 @@ class Shards:
 
 
 class ShardFile:
-    """A shard's part on its way to the disk. Without `publish` nothing of it stays."""
+    """A shard's part on its way to the disk. Unless it is published, nothing of it remains."""
 
     def __init__(
         self, path: Path, layout: Layout, group_rows: int, publish: Callable[[ShardFile], None]
