@@ -1,17 +1,20 @@
 """Every error that a caller can see: one class each, with its HTTP status and its code.
 
-A message is written for the caller: it never holds a memory address, a stack, or a server path
-outside the media roots. `index` names the item of a list that is at fault, `param` the request
-field.
+Messages are written for the caller: they never contain a memory address, a stack trace, or a server
+path outside the media roots. `index` is the position of the item that caused the error, from 0, and
+`param` is the request field.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+ITEM_LISTS = ("input", "inputs", "texts", "images")
+"""The request fields that hold items, in all dialects; `index` counts the items of one of them."""
+
 
 class EmbeddingError(Exception):
-    """The root of all errors that this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -23,35 +26,39 @@ class EmbeddingError(Exception):
         self.param = param
 
     def at(self, index: int) -> EmbeddingError:
-        """The same error, naming the item of a list that is at fault (an inner index wins)."""
+        """The same error, with the position of the item; an index that is already set stays."""
         if self.index is None:
             self.index = index
         return self
 
     def __str__(self) -> str:
-        return self.message if self.index is None else f"item {self.index}: {self.message}"
+        """The message, preceded by the item that caused the error: `input[1]: …`."""
+        if self.index is None or "." in (self.param or ""):  # a path: the message starts with it
+            return self.message
+        field = self.param if self.param in ITEM_LISTS else "input"
+        return f"{field}[{self.index}]: {self.message}"
 
 
 class BadRequest(EmbeddingError):
-    """A request that asks for what it may not; its kinds follow."""
+    """The request is well-formed but can't be served; the next three are special cases."""
 
     status, code = 400, "bad_request"
 
 
 class ModelMismatch(BadRequest):
-    """The request names another model than the loaded one."""
+    """The request names a model other than the loaded one."""
 
     code = "model_mismatch"
 
 
 class ModalityNotSupported(BadRequest):
-    """The loaded model does not embed input of this kind."""
+    """The loaded model does not embed this kind of input."""
 
     code = "modality_not_supported"
 
 
 class DimensionsNotAllowed(BadRequest):
-    """The loaded model does not give vectors of this length."""
+    """The loaded model does not produce vectors of this length."""
 
     code = "dimensions_not_allowed"
 
@@ -63,43 +70,43 @@ class Unauthorized(EmbeddingError):
 
 
 class Forbidden(EmbeddingError):
-    """A path outside the media roots, or a URL whose address may not be fetched."""
+    """The path is outside the media roots, or fetching from the URL's address is not allowed."""
 
     status, code = 403, "forbidden"
 
 
 class NotFound(EmbeddingError):
-    """A file or a route that does not exist."""
+    """The file or route does not exist."""
 
     status, code = 404, "not_found"
 
 
 class TooLarge(EmbeddingError):
-    """A body, an item, a number of items or of pixels above its limit."""
+    """The body, an item, or the number of items, frames or pixels exceeds its limit."""
 
     status, code = 413, "too_large"
 
 
 class UnsupportedMedia(EmbeddingError):
-    """Bytes whose signature is no image or video format that may be opened."""
+    """The data does not start with the signature of a supported image or video format."""
 
     status, code = 415, "unrecognised_media"
 
 
 class InvalidInput(EmbeddingError):
-    """Malformed input, or media of a known format that can't be decoded."""
+    """The input is malformed, or media in a supported format can't be decoded."""
 
     status, code = 422, "invalid_input"
 
 
 class RemoteFailed(EmbeddingError):
-    """A remote URL that could not be reached or answered badly; its status is in the message."""
+    """A remote server could not be reached or returned an error; the message has its status."""
 
     status, code = 424, "remote_failed"
 
 
 class QueueFull(EmbeddingError):
-    """Too many items are waiting; try again after the pause named."""
+    """Too many items are waiting; retry after `retry_after` seconds (the `Retry-After` header)."""
 
     status, code = 429, "queue_full"
 
@@ -109,43 +116,43 @@ class QueueFull(EmbeddingError):
 
 
 class GraphFailed(EmbeddingError):
-    """The graph failed on an item, twice: in its batch and alone."""
+    """The graph failed on an item twice: in its batch and on its own."""
 
     status, code = 500, "graph_failed"
 
 
 class NotReady(EmbeddingError):
-    """No model is open yet, the engine died, or the server is draining."""
+    """The model is not loaded yet or has failed, or the server is shutting down."""
 
     status, code = 503, "not_ready"
 
 
 class DeadlineExceeded(EmbeddingError):
-    """The request was not answered within its deadline."""
+    """The request was not completed within its deadline."""
 
     status, code = 504, "deadline_exceeded"
 
 
 class SettingsError(EmbeddingError):
-    """A setting whose value is not allowed; the message lists the allowed ones."""
+    """The value of a setting is not allowed; the message lists the allowed values."""
 
     code = "settings"
 
 
 class UnknownModel(EmbeddingError):
-    """A name that means no model."""
+    """The name does not match any model."""
 
     status, code = 404, "model_not_found"
 
 
 class FamilyNotBuilt(EmbeddingError):
-    """A row of the catalog whose family this version can't build yet."""
+    """The catalog lists the model, but this version can't build its family yet."""
 
     status, code = 501, "family_not_built"
 
 
 class MissingExtra(EmbeddingError):
-    """A feature whose optional dependencies are not installed; the message names the extra."""
+    """The feature's optional dependencies are not installed; the message names the extra."""
 
     status, code = 501, "missing_extra"
 
@@ -158,18 +165,18 @@ class MissingExtra(EmbeddingError):
 
 
 class CheckpointError(EmbeddingError):
-    """A weight file that is truncated, corrupt, hostile or lacks a tensor; names both."""
+    """A weight file is truncated, corrupt or unsafe, or lacks a tensor; the message names both."""
 
     code = "checkpoint"
 
 
 class BundleError(EmbeddingError):
-    """A bundle on disk that is incomplete, altered, or of another format version."""
+    """The bundle on disk is incomplete, modified, or in an unsupported format version."""
 
     code = "bundle"
 
 
 class SelfTestFailed(EmbeddingError):
-    """A model whose self-test on opening failed: NaN, norms, or inputs that it can't tell apart."""
+    """The model failed its self-test: NaN, wrong norms, or the same vector for different inputs."""
 
     status, code = 503, "self_test_failed"

@@ -1,4 +1,4 @@
-"""The few types that every layer shares."""
+"""The types that all layers share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Modality = Literal["text", "image"]
-"""The two towers. Video is frames, and its modality is image."""
+"""The two towers. A video is embedded as frames, so its modality is image."""
 
 
 class Portion(float):
-    """A share from 0 to 1 of bytes that are counted, such as a download's."""
+    """Progress from 0 to 1 that is measured in bytes, such as that of a download."""
 
     size: int
-    """All of the bytes; 0 where nobody knows."""
+    """Total bytes; 0 if unknown."""
 
     def __new__(cls, done: int, size: int) -> Self:
         portion = super().__new__(cls, done / size if size else 1.0)
@@ -26,21 +26,21 @@ class Portion(float):
 
 
 Progress = Callable[[str, float], None]
-"""Hears (what is being done, which share of that is done: from 0 to 1)."""
+"""Called with (stage, share of the stage that is done: 0 to 1)."""
 
 
 def ignore_progress(stage: str, share: float) -> None:
-    """For callers who do not ask how far it is."""
+    """The callback of callers that do not show progress."""
 
 
 Row = NDArray[Any]
-"""One item as its graph takes it: int32 [tokens] ids, or uint8 [height, width, 3] RGB."""
+"""One item as a graph takes it: int32 [tokens] ids, or uint8 [height, width, 3] RGB."""
 
 Vector = NDArray[np.float32]
-"""float32 [dimension], L2-normalised."""
+"""float32 [dimension], L2-normalized."""
 
 Vectors = NDArray[np.float32]
-"""float32 [items, dimension], rows L2-normalised."""
+"""float32 [items, dimension], rows L2-normalized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +49,29 @@ class Features:
 
     row: Row
     cost: int
-    """What the item costs the graph once padded: tokens for text, patches for an image."""
+    """Cost to the graph, after padding: tokens for a text, patches for an image."""
     tokens: int
-    """What `usage` counts: text tokens, or an image's patches."""
+    """What `usage` reports: text tokens, or image patches."""
     truncated: bool = False
-    """The text was longer than the model's limit and was cut."""
+    """The text was longer than the model's limit and was truncated."""
     more: tuple[Features, ...] = ()
-    """The further windows of a text that is longer than its graph."""
+    """The other windows of a text that is longer than the graph's sequence length."""
     covers: int = 1
-    """Of a window: tokens that no window before it has."""
+    """Of a window: how many of its tokens are in no earlier window."""
     on_vector: Callable[[Vector], None] | None = None
-    """Hears the item's vector before its request does."""
+    """Called with the item's vector before the request gets it."""
 
 
 class Graph(Protocol):
-    """A compiled tower. Calls are thread-safe; up to `parallel` of them make progress at once."""
+    """A compiled tower. Calls are thread-safe; up to `parallel` of them run at the same time."""
 
     dimension: int
     parallel: int
     precision: str
-    """What it computes in: f32, bf16, f16."""
+    """Inference precision: f32, bf16 or f16."""
 
     def __call__(self, rows: Sequence[Row]) -> Vectors:
-        """Embed rows as one batch (text rows are padded here) -> float32 [len(rows), dimension]."""
+        """Embed rows as one batch -> float32 [len(rows), dimension]. Text rows are padded here."""
         ...
 
     def close(self) -> None: ...

@@ -159,7 +159,7 @@ def test_modality_says_what_plain_strings_are(client: openai.OpenAI) -> None:
     "item", [{}, {"text": "a", "image": "b"}, {"image": 5}, 5.5, None, True, {"text": ""}]
 )
 def test_an_item_of_no_dialect_is_a_400_that_names_it(client: openai.OpenAI, item: object) -> None:
-    with pytest.raises(openai.BadRequestError, match="item 1") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"input\[1\]: ") as caught:
         client.embeddings.create(model=MODEL, input=["a", item])
     assert caught.value.param == "input"
 
@@ -179,7 +179,7 @@ def test_our_own_token_ids_are_accepted_by_setting(start: Start) -> None:
         assert np.allclose(one.data[0].embedding, vector_of(text_row("cat")))
         several = client.embeddings.create(model=MODEL, input=[[97], [98]])
         assert np.allclose(several.data[1].embedding, vector_of(text_row("b")))
-        with pytest.raises(openai.BadRequestError, match="item 1"):
+        with pytest.raises(openai.BadRequestError, match=r"input\[1\]: "):
             client.embeddings.create(model=MODEL, input=[[97], []])
 
 
@@ -200,7 +200,7 @@ def test_openais_token_ids_are_decoded_by_setting(start: Start) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         answer = client.embeddings.create(model=MODEL, input=[[97], [98]])
         assert np.allclose(answer.data[1].embedding, vector_of(text_row("b")))
-        with pytest.raises(openai.BadRequestError, match="no such token id"):
+        with pytest.raises(openai.BadRequestError, match="not in the cl100k_base vocabulary"):
             client.embeddings.create(model=MODEL, input=[[97], [300]])
 
 

@@ -27,8 +27,8 @@ from tests.media_files import write_video
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 MODEL = "CLIP/clip-vit-b-32"
-PICTURE = Pages.files["/a.png"]
-FILM = write_video(frames=30)
+IMAGE = Pages.files["/a.png"]
+VIDEO = write_video(frames=30)
 WHOLE = {"startOffsetSec": 0, "clip_duration": -1, "num_frames": 64}
 
 
@@ -66,8 +66,8 @@ class Documented:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What /tmp/videoQnA is to MME."""
     root = tmp_path_factory.mktemp("videoQnA")
-    (root / "sample.mp4").write_bytes(FILM)
-    (root / "crop.png").write_bytes(PICTURE)
+    (root / "sample.mp4").write_bytes(VIDEO)
+    (root / "crop.png").write_bytes(IMAGE)
     frames = [
         {"frame_number": 4, "timestamp": 0.16, "image_path": None, "type": "full_frame"},
         {
@@ -101,17 +101,17 @@ def test_an_image_by_url_and_in_base64_is_the_same_flat_vector(
     documented: Documented, pages: str
 ) -> None:
     by_url = documented.embed(type="image_url", image_url=f"{pages}/a.png")
-    assert np.allclose(by_url, image_vector(PICTURE))
-    assert documented.embed(type="image_base64", image_base64=b64(PICTURE)) == by_url
+    assert np.allclose(by_url, image_vector(IMAGE))
+    assert documented.embed(type="image_base64", image_base64=b64(IMAGE)) == by_url
 
 
 def test_frames_by_url_and_in_base64_give_a_vector_each(documented: Documented, pages: str) -> None:
     frames = [
         {"type": "image_url", "image_url": f"{pages}/b.webp"},
-        {"type": "image_base64", "image_base64": b64(PICTURE)},
+        {"type": "image_base64", "image_base64": b64(IMAGE)},
     ]
     rows = documented.embed(type="video_frames", video_frames=frames)
-    assert np.allclose(rows, [image_vector(Pages.files["/b.webp"]), image_vector(PICTURE)])
+    assert np.allclose(rows, [image_vector(Pages.files["/b.webp"]), image_vector(IMAGE)])
 
 
 def test_frame_indexes_go_before_the_number_of_frames(documented: Documented, pages: str) -> None:
@@ -124,7 +124,7 @@ def test_frame_indexes_go_before_the_number_of_frames(documented: Documented, pa
 
 
 def test_a_video_in_base64_and_by_its_name_give_the_same_frames(documented: Documented) -> None:
-    sent = documented.embed(type="video_base64", segment_config=WHOLE, video_base64=b64(FILM))
+    sent = documented.embed(type="video_base64", segment_config=WHOLE, video_base64=b64(VIDEO))
     named = documented.embed(type="video_file", video_path="sample.mp4", segment_config=WHOLE)
     assert np.shape(sent) == (30, 8)
     assert named == sent
@@ -141,7 +141,7 @@ def test_a_manifest_by_its_absolute_path_gives_a_vector_for_each_frame(
 ) -> None:
     rows = documented.embed(type="frames_batch", frames_manifest_path=str(folder / "frames.json"))
     assert np.shape(rows) == (2, 8)
-    assert np.allclose(rows[1], image_vector(PICTURE))
+    assert np.allclose(rows[1], image_vector(IMAGE))
 
 
 def test_the_gets_hold_every_field_that_is_documented(documented: Documented) -> None:
@@ -168,7 +168,7 @@ def test_refusals_have_the_status_and_the_detail_that_is_documented(
         "Model mismatch: requested model 'CLIP/clip-vit-h-14' does not match the currently loaded "
         f"model '{MODEL}'."
     )
-    picture = {"type": "image_base64", "image_base64": b64(PICTURE)}
+    picture = {"type": "image_base64", "image_base64": b64(IMAGE)}
     assert Documented(start(("text",)).url).post(picture)[0] == 400
     gone = {"type": "video_file", "video_path": "gone.mp4", "segment_config": WHOLE}
     assert documented.post(gone)[0] == 404

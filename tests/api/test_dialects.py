@@ -14,9 +14,9 @@ from tests.api.test_native import b64, image_vector
 from tests.fakes import vector_of
 from tests.media_files import write_image, write_video
 
-PICTURE = write_image("png")
-URI = f"data:image/png;base64,{b64(PICTURE)}"
-FILM = f"data:video/mp4;base64,{b64(write_video(frames=4))}"
+IMAGE = write_image("png")
+URI = f"data:image/png;base64,{b64(IMAGE)}"
+VIDEO = f"data:video/mp4;base64,{b64(write_video(frames=4))}"
 LONG = "x" * (LONGEST + 1)
 
 
@@ -35,7 +35,7 @@ def test_jinas_documented_request_is_answered(http: httpx2.Client) -> None:
     found = vectors(
         http,
         model="clip-vit-b-32",
-        input=[{"text": "a cat"}, {"image": URI}, {"image": b64(PICTURE)}],
+        input=[{"text": "a cat"}, {"image": URI}, {"image": b64(IMAGE)}],
         task="retrieval.passage",
         normalized=True,
         embedding_type="float",
@@ -43,7 +43,7 @@ def test_jinas_documented_request_is_answered(http: httpx2.Client) -> None:
         truncate=True,
         dimensions=8,
     )
-    expected = [vector_of(text_row("a cat", "document")), *[image_vector(PICTURE)] * 2]
+    expected = [vector_of(text_row("a cat", "document")), *[image_vector(IMAGE)] * 2]
     assert np.allclose(found, expected, atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_input_type_goes_before_the_task(http: httpx2.Client) -> None:
 
 
 def test_jinas_embedding_types_go_before_the_encoding_format(http: httpx2.Client) -> None:
-    expected: Vector = image_vector(PICTURE)
+    expected: Vector = image_vector(IMAGE)
     asked = {"input": [{"image": URI}], "encoding_format": "float"}
     (bits,) = vectors(http, **asked, embedding_type="ubinary")
     assert bits == np.packbits(expected > 0).tolist()
@@ -99,13 +99,13 @@ def test_nvidias_documented_request_is_answered(http: httpx2.Client) -> None:
     found = vectors(
         http,
         model="clip-vit-b-32",
-        input=["a cat", URI, FILM],
+        input=["a cat", URI, VIDEO],
         modality=["text", "image", "video"],
         input_type="passage",
         encoding_format="float",
         truncate="NONE",
     )
-    expected = [vector_of(text_row("a cat", "document")), image_vector(PICTURE)]
+    expected = [vector_of(text_row("a cat", "document")), image_vector(IMAGE)]
     assert np.allclose(found[:2], expected, atol=1e-6)
     assert np.isclose(np.linalg.norm(found[2]), 1)
 

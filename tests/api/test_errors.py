@@ -1,4 +1,4 @@
-"""Every kind of refusal: its status, its shape, the item it names, and nothing it must not say."""
+"""Every kind of error response: its status, its format, its item, and no internals."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.api.dialects import DIALECTS, Dialect, find_dialect
-from multimodal_embedding_serving.errors import NotFound
+from multimodal_embedding_serving.errors import InvalidInput, NotFound
 from tests.api.fakes import FakeServing, Start
 from tests.fakes import POISON
 from tests.media_files import write_image
 
-PICTURE = base64.b64encode(write_image("png")).decode()
+IMAGE = base64.b64encode(write_image("png")).decode()
 CUT = base64.b64encode(write_image("jpeg")[:-200]).decode()
-NO_PICTURE = base64.b64encode(b"just some words, no picture at all").decode()
+NOT_AN_IMAGE = base64.b64encode(b"some text that is not an image").decode()
 INTERNALS = re.compile(r"0x[0-9a-f]{6,}|Traceback|File \"|/usr/|site-packages")
 
 BAD_INPUTS: list[tuple[dict[str, Any], int, str, int | None]] = [
     ({"type": "text"}, 422, "input.text", None),
     ({"type": "text", "text": []}, 422, "input.text", None),
-    ({"type": "text", "text": ["a", 5]}, 422, "input.text.1", 1),
+    ({"type": "text", "text": ["a", 5]}, 422, "input.text[1]", 1),
     ({"type": "text", "text": {"a": 1}}, 422, "input.text", None),
     ({"type": "poem", "text": "a"}, 422, "input", None),
     ({"text": "a"}, 422, "input", None),
     ({"type": "image_base64", "image_base64": "%%%"}, 422, "base64", None),
     ({"type": "image_base64", "image_base64": ""}, 422, "empty", None),
-    ({"type": "image_base64", "image_base64": [PICTURE, CUT]}, 422, "decoded", 1),
-    ({"type": "image_base64", "image_base64": [PICTURE, PICTURE, NO_PICTURE]}, 415, "image", 2),
+    ({"type": "image_base64", "image_base64": [IMAGE, CUT]}, 422, "decoded", 1),
+    ({"type": "image_base64", "image_base64": [IMAGE, IMAGE, NOT_AN_IMAGE]}, 415, "image", 2),
     ({"type": "image_url", "image_url": "file:///etc/passwd"}, 403, "", None),
     ({"type": "image_url", "image_url": ["http://127.0.0.1:9/a.png"]}, 403, "", 0),
     ({"type": "video_frames", "video_frames": []}, 422, "input.video_frames", None),
     (
         {"type": "video_frames", "video_frames": [{"type": "image_base64"}]},
         422,
-        "input.video_frames.0.image_base64",
+        "input.video_frames[0].image_base64",
         0,
     ),
-    ({"type": "video_base64", "video_base64": NO_PICTURE}, 415, "video", None),
+    ({"type": "video_base64", "video_base64": NOT_AN_IMAGE}, 415, "video", None),
     ({"type": "video_file", "video_path": "/etc/passwd"}, 403, "", None),
     ({"type": "video_file", "video_path": "no_such_clip.mp4"}, 404, "", None),
     ({"type": "frames_batch", "frames_manifest_path": "../../etc/passwd"}, 403, "", None),
@@ -57,9 +57,25 @@ BAD_SEGMENTS: list[tuple[dict[str, Any], str]] = [
     ({"fps": 0}, "fps"),
     ({"startOffsetSec": -1}, "startOffsetSec"),
     ({"clip_duration": -2}, "clip_duration"),
-    ({"frame_indexes": [1, -1]}, "frame_indexes.1"),
+    ({"frame_indexes": [1, -1]}, "frame_indexes[1]"),
     ({"pooling": "max"}, "pooling"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (InvalidInput("too long"), "too long"),
+        (InvalidInput("too long", param="input"), "too long"),
+        (InvalidInput("too long", index=1), "input[1]: too long"),
+        (InvalidInput("too long", index=1, param="input"), "input[1]: too long"),
+        (InvalidInput("too long", index=1, param="texts"), "texts[1]: too long"),
+        (InvalidInput("too long", index=1, param="truncate"), "input[1]: too long"),
+        (InvalidInput("input.text[1]: bad", index=1, param="input.text.1"), "input.text[1]: bad"),
+    ],
+)
+def test_an_error_names_its_item_once(error: InvalidInput, text: str) -> None:
+    assert str(error) == text
 
 
 def refused(answer: httpx2.Response, status: int) -> Any:
@@ -119,10 +135,10 @@ def test_another_model_is_a_mismatch(http: httpx2.Client) -> None:
 
 def test_an_image_on_a_text_model_is_a_400_that_says_so(start: Start) -> None:
     url = start(("text",)).url
-    given = {"type": "image_base64", "image_base64": PICTURE}
+    given = {"type": "image_base64", "image_base64": IMAGE}
     body = refused(httpx2.post(f"{url}/embeddings", json={"input": given}), 400)
     assert "does not embed image input" in body["detail"]
-    answer = httpx2.post(f"{url}/v1/embeddings", json={"input": ["a", {"image": PICTURE}]})
+    answer = httpx2.post(f"{url}/v1/embeddings", json={"input": ["a", {"image": IMAGE}]})
     assert refused(answer, 400)["error"]["code"] == "modality_not_supported"
 
 
@@ -157,7 +173,7 @@ def test_too_many_items_and_a_long_text_are_too_large(start: Start) -> None:
 
 def test_an_image_above_its_limits_is_too_large(start: Start) -> None:
     url = start(max_image_mpix=1).url
-    given = {"input": {"type": "image_base64", "image_base64": [PICTURE, bomb()]}}
+    given = {"input": {"type": "image_base64", "image_base64": [IMAGE, bomb()]}}
     assert refused(httpx2.post(f"{url}/embeddings", json=given), 413)["index"] == 1
 
 
@@ -209,7 +225,7 @@ def test_a_request_past_its_deadline_is_a_504_that_is_not_to_be_retried(start: S
 def test_a_graph_that_fails_is_a_500_that_names_the_item_only(start: Start) -> None:
     serving = start()
     poison = base64.b64encode(write_image("png", Image.new("RGB", (9, 9), (POISON, 0, 0)))).decode()
-    given = {"type": "image_base64", "image_base64": [PICTURE, poison, PICTURE]}
+    given = {"type": "image_base64", "image_base64": [IMAGE, poison, IMAGE]}
     body = refused(httpx2.post(f"{serving.url}/embeddings", json={"input": given}), 500)
     assert (body["code"], body["index"]) == ("graph_failed", 1)
     error = httpx2.post(f"{serving.url}/v1/embeddings", json={"input": [{"image": poison}]})

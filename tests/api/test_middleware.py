@@ -25,7 +25,7 @@ from multimodal_embedding_serving.monitoring.logs import (
     set_up_logging,
 )
 from tests.api.fakes import Start
-from tests.api.test_errors import PICTURE
+from tests.api.test_errors import IMAGE
 from tests.fakes import PATIENCE
 
 TEXT = {"input": {"type": "text", "text": ["a private thought", "another"]}}
@@ -84,13 +84,13 @@ def test_no_line_holds_media_keys_texts_or_queries(start: Start) -> None:
     with lines(JsonLines()) as written, httpx2.Client(base_url=serving.url) as http:
         http.post("/embeddings", json=TEXT, headers=right)
         http.post("/embeddings", json=TEXT, headers={"authorization": "Bearer wr0ng"})
-        for given in (PICTURE, PICTURE[:-40], url):
+        for given in (IMAGE, IMAGE[:-40], url):
             http.post("/v1/embeddings", json={"input": [{"image": given}]}, headers=right)
         http.post("/v1/embeddings?api_key=s3cret", content=b'{"s3cret": ', headers=right)
         serving.stop()
     said = written.getvalue()
     assert said.count('"status"') == 6
-    for secret in ("k3y", "wr0ng", "s3cret", "thought", PICTURE[:30], PICTURE[40:70]):
+    for secret in ("k3y", "wr0ng", "s3cret", "thought", IMAGE[:30], IMAGE[40:70]):
         assert secret not in said
 
 

@@ -20,7 +20,7 @@ from tests.api.test_native import image_vector
 from tests.fakes import vector_of
 from tests.media_files import photo, write_image, write_video
 
-PICTURE = write_image("PNG", photo(32, 24))
+IMAGE = write_image("PNG", photo(32, 24))
 OTHER = write_image("JPEG", photo(20, 40))
 
 
@@ -36,30 +36,30 @@ def vectors(answer: Any) -> list[list[float]]:
 
 def test_files_and_texts_are_items_in_the_order_of_the_form(http: httpx2.Client) -> None:
     parts = [
-        ("file", ("a.png", PICTURE, "image/png")),
+        ("file", ("a.png", IMAGE, "image/png")),
         ("input", (None, "a cat")),
         ("file", ("b", OTHER, "application/octet-stream")),
     ]
     answer = send(http, parts, input_type="query")
     text = vector_of(text_row("a cat", "query"))
-    expected = [image_vector(PICTURE), text, image_vector(OTHER)]
+    expected = [image_vector(IMAGE), text, image_vector(OTHER)]
     assert np.allclose(vectors(answer), expected, atol=1e-6)
     assert [each["index"] for each in answer["data"]] == [0, 1, 2]
 
 
 def test_a_video_gives_one_vector_and_leaves_no_file(http: httpx2.Client) -> None:
-    film = write_video("mp4", frames=6)
+    video = write_video("mp4", frames=6)
     before = set(Path(tempfile.gettempdir()).iterdir())
-    parts = [("file", ("film.mp4", film, "video/mp4")), ("file", ("a.png", PICTURE, "image/png"))]
+    parts = [("file", ("clip.mp4", video, "video/mp4")), ("file", ("a.png", IMAGE, "image/png"))]
     answer = send(http, parts, segment_config='{"num_frames": 2}')
     assert len(answer["data"]) == 2
     assert np.allclose(np.linalg.norm(vectors(answer), axis=1), 1, atol=1e-5)
     left = set(Path(tempfile.gettempdir()).iterdir()) - before
-    assert not [path for path in left if path.is_file() and path.stat().st_size == len(film)]
+    assert not [path for path in left if path.is_file() and path.stat().st_size == len(video)]
 
 
 def test_the_fields_are_those_of_the_json_body(http: httpx2.Client) -> None:
-    one = [("file", ("a.png", PICTURE))]
+    one = [("file", ("a.png", IMAGE))]
     answer = send(http, one, encoding_format="base64", model="clip-vit-b-32", dimensions="8")
     assert isinstance(answer["data"][0]["embedding"], str)
     assert answer["model"] == "clip-vit-b-32"
@@ -71,23 +71,23 @@ def test_the_fields_are_those_of_the_json_body(http: httpx2.Client) -> None:
 def test_raw_rows_are_answered_too(http: httpx2.Client) -> None:
     answer = http.post(
         "/v1/embeddings",
-        files=[("file", ("a.png", PICTURE)), ("file", ("b.jpg", OTHER))],
+        files=[("file", ("a.png", IMAGE)), ("file", ("b.jpg", OTHER))],
         headers={"accept": "application/x-npy"},
     )
     rows = np.load(io.BytesIO(answer.content))
-    assert np.allclose(rows, [image_vector(PICTURE), image_vector(OTHER)], atol=1e-6)
+    assert np.allclose(rows, [image_vector(IMAGE), image_vector(OTHER)], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("parts", "fields", "said"),
     [
-        ([("model", (None, "clip-vit-b-32"))], {}, "no file and no input"),
+        ([("model", (None, "clip-vit-b-32"))], {}, "no files and no input"),
         ([("file", ("a", b""))], {}, "empty"),
-        ([("file", ("a", PICTURE[:60])), ("file", ("b", OTHER))], {}, "item 0"),
-        ([("file", ("a", PICTURE))], {"dimensions": "many"}, "dimensions"),
-        ([("file", ("a", PICTURE))], {"encoding_format": "hex"}, "encoding_format"),
-        ([("file", ("a", PICTURE))], {"segment_config": "{"}, "segment_config"),
-        ([("file", ("a", PICTURE))], {"user": "x" * 100_000}, "too long"),
+        ([("file", ("a", IMAGE[:60])), ("file", ("b", OTHER))], {}, "input[0]: "),
+        ([("file", ("a", IMAGE))], {"dimensions": "many"}, "dimensions"),
+        ([("file", ("a", IMAGE))], {"encoding_format": "hex"}, "encoding_format"),
+        ([("file", ("a", IMAGE))], {"segment_config": "{"}, "segment_config"),
+        ([("file", ("a", IMAGE))], {"user": "x" * 100_000}, "longer than 65,536 bytes"),
     ],
 )
 def test_a_wrong_form_is_a_400_that_says_why(
@@ -100,13 +100,13 @@ def test_a_wrong_form_is_a_400_that_says_why(
 
 def test_a_form_has_no_more_items_than_a_request_may_have(start: Start) -> None:
     with httpx2.Client(base_url=start(max_items=2).url) as http:
-        error = send(http, [("file", ("a", PICTURE))] * 3, 400)["error"]
+        error = send(http, [("file", ("a", IMAGE))] * 3, 400)["error"]
     assert "limit is 2" in error["message"]
 
 
 def test_an_image_for_a_text_model_is_refused(start: Start) -> None:
     with httpx2.Client(base_url=start(("text",)).url) as http:
-        error = send(http, [("file", ("a", PICTURE))], 400)["error"]
+        error = send(http, [("file", ("a", IMAGE))], 400)["error"]
     assert "does not embed image input" in error["message"]
 
 

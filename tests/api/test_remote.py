@@ -98,7 +98,7 @@ def test_what_is_wrong_behind_a_url_is_told_with_its_place(
     items = [{"image": url} for url in urls]
     error = httpx2.post(f"{allowing.url}/v1/embeddings", json={"input": items})
     assert error.status_code == 400
-    assert error.json()["error"]["message"].startswith("item 1: ")
+    assert error.json()["error"]["message"].startswith("input[1]: ")
 
 
 def test_every_kind_of_picture_is_the_same_by_base64_url_frame_and_file(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.api.request_body import (
     CONTAINER_BYTES,
+    MAX_FINDS,
     MAX_INLINE_BYTES,
-    MAX_SOUGHT,
     VALUE_BYTES,
     load_json,
     parsed_bytes,
@@ -63,7 +63,7 @@ def test_lone_surrogates_are_mended_in_a_large_body() -> None:
 
 @given(
     st.lists(st.sampled_from([b"{", b"[", b",", b"\\u0041", b"\\n", b"u", b"plain", "é".encode()])),
-    st.sampled_from([1, MAX_SOUGHT - 1, MAX_SOUGHT, MAX_SOUGHT + 1, 3 * MAX_SOUGHT]),
+    st.sampled_from([1, MAX_FINDS - 1, MAX_FINDS, MAX_FINDS + 1, 3 * MAX_FINDS]),
 )
 def test_what_a_body_takes_follows_its_marks_however_many(parts: list[bytes], times: int) -> None:
     body = b"".join(parts) * times

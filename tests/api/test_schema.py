@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from typing import Any
 
 import pytest
@@ -58,3 +61,11 @@ def test_an_operation_answers_as_its_document_says(
 
 def test_every_route_is_in_the_document() -> None:
     assert {"POST /embeddings", "POST /v1/embeddings", "POST /v2/embed"} <= OPERATIONS
+
+
+def test_the_data_uris_of_the_examples_have_their_true_media_type() -> None:
+    signatures = {"image/png": b"\x89PNG\r\n\x1a\n", "image/gif": b"GIF89a"}
+    uris = re.findall(r"data:([\w/]+);base64,([\w+/=]+)", json.dumps(DOCUMENT))
+    assert {media_type for media_type, _ in uris} == set(signatures)
+    for media_type, data in uris:
+        assert base64.b64decode(data).startswith(signatures[media_type])

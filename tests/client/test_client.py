@@ -52,7 +52,7 @@ def png(shade: int) -> bytes:
     return file.getvalue()
 
 
-def sent_pictures(server: SmallServer) -> list[Image.Image]:
+def sent_images(server: SmallServer) -> list[Image.Image]:
     listed = [each for _, body in server.asked for each in body["input"]["image_base64"]]
     return [Image.open(io.BytesIO(base64.b64decode(each))) for each in listed]
 
@@ -89,14 +89,14 @@ def test_the_first_failure_stops_the_rest(server: SmallServer) -> None:
     server.refusals = [(422, {}, {"detail": "broken", "code": "invalid_input", "index": 0})]
     sent: list[int] = []
 
-    def pictures() -> Iterator[bytes]:
+    def images() -> Iterator[bytes]:
         for shade in range(200):
             sent.append(shade)
             yield png(shade)
 
     with Client(server.url, batch=1, parallel=2) as client:
         with pytest.raises(errors.InvalidInput, match="broken"):
-            client.embed_images(pictures())
+            client.embed_images(images())
         assert len(sent) < 10
         assert same(client.embed_texts("on it goes"), ["on it goes"])
 
@@ -139,26 +139,26 @@ def test_urls_stay_urls_and_mix_with_files(server: SmallServer, client: Client) 
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "I;16"])
-def test_a_picture_travels_without_loss(server: SmallServer, client: Client, mode: str) -> None:
+def test_an_image_is_sent_without_loss(server: SmallServer, client: Client, mode: str) -> None:
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     if mode == "I;16":
-        picture = Image.fromarray(ramp.astype(np.uint16) * 250)
+        image = Image.fromarray(ramp.astype(np.uint16) * 250)
     else:
-        picture = Image.fromarray(ramp).convert(mode)
-    client.embed_images(picture)
-    (sent,) = sent_pictures(server)
-    assert np.array_equal(np.asarray(sent.convert(picture.mode)), np.asarray(picture))
+        image = Image.fromarray(ramp).convert(mode)
+    client.embed_images(image)
+    (sent,) = sent_images(server)
+    assert np.array_equal(np.asarray(sent.convert(image.mode)), np.asarray(image))
 
 
-def test_a_pictures_orientation_travels_with_it(server: SmallServer, client: Client) -> None:
-    picture = Image.new("RGB", (4, 8))
-    picture.getexif()[0x0112] = 6
-    client.embed_images(picture)
-    assert sent_pictures(server)[0].getexif()[0x0112] == 6
+def test_an_images_orientation_is_sent_with_it(server: SmallServer, client: Client) -> None:
+    image = Image.new("RGB", (4, 8))
+    image.getexif()[0x0112] = 6
+    client.embed_images(image)
+    assert sent_images(server)[0].getexif()[0x0112] == 6
 
 
-def test_an_array_that_is_no_picture_is_refused(client: Client) -> None:
-    with pytest.raises(errors.InvalidInput, match="no picture"):
+def test_an_array_that_is_not_an_image_is_rejected(client: Client) -> None:
+    with pytest.raises(errors.InvalidInput, match=r"shape \(2, 3, 4, 5\) .* is not an image"):
         client.embed_images(np.zeros((2, 3, 4, 5)))
 
 
@@ -274,12 +274,12 @@ def test_the_item_at_fault_is_named_by_its_place_in_the_callers_list(
     server: SmallServer, client: Client
 ) -> None:
     fine: Reply = (200, {}, {"data": [{"index": i, "embedding": on_wire("x")} for i in range(3)]})
-    server.refusals = [fine, (400, {}, {"error": {"message": "item 1: too long", "code": None}})]
+    server.refusals = [fine, (400, {}, {"error": {"message": "input[1]: too long", "code": None}})]
     with pytest.raises(errors.BadRequest) as caught:
         client.embed_texts([str(n) for n in range(6)])
     assert (caught.value.index, caught.value.message) == (4, "too long")
     server.refusals = [(422, {}, {"detail": "broken", "code": "invalid_input", "index": 2})]
-    with pytest.raises(errors.InvalidInput, match="item 2: broken"):
+    with pytest.raises(errors.InvalidInput, match=r"^input\[2\]: broken$"):
         client.embed_images([png(1), png(2), png(3)])
 
 
@@ -292,9 +292,9 @@ async def test_the_async_client_answers_the_same(server: SmallServer) -> None:
     texts = [f"text {n}" for n in range(10)]
     async with AsyncClient(server.url, batch=2, parallel=3) as client:
         assert same(await client.embed_texts(texts), texts)
-        pictures = [png(shade) for shade in range(5)]
-        encoded = [base64.b64encode(each).decode() for each in pictures]
-        assert same(await client.embed_images(pictures), encoded)
+        images = [png(shade) for shade in range(5)]
+        encoded = [base64.b64encode(each).decode() for each in images]
+        assert same(await client.embed_images(images), encoded)
         answer = await client.embed_video(b"clip")
         assert [frame.index for frame in answer.frames] == [0, 12]
         assert await client.models() == {"F": ["m"]}

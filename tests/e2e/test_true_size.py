@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from multimodal_embedding_serving.client.protocol import encoded, lossless
+from multimodal_embedding_serving.client.protocol import encode_base64, encode_lossless
 from multimodal_embedding_serving.conversion.parity import (
     probe_rows,
     run_float32,
@@ -85,7 +85,7 @@ def test_vit_b_32_of_true_size_goes_from_the_hub_to_vectors_over_http(
     with serving(SERVE, environ=place.environ, wait=False) as running:
         told = follow_until_ready(running)
         read = embed_texts(running)
-        coded = [encoded(lossless(image)) for image in images]
+        coded = [encode_base64(encode_lossless(image)) for image in images]
         seen = embed(running, {"type": "image_base64", "image_base64": coded}).json()["embedding"]
     check_stages(told)
     actual = CONVERTED.search("".join(running.log))

@@ -1,4 +1,4 @@
-"""The ASGI application: routes over one service, which opens its engine while it listens."""
+"""The ASGI application: routes over one service, which loads its model while it listens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from multimodal_embedding_serving.api.dialects import (
     on_embedding_error,
     on_http_exception,
 )
-from multimodal_embedding_serving.api.middleware import Access, Gate
+from multimodal_embedding_serving.api.middleware import AuthMiddleware, RequestMiddleware
 from multimodal_embedding_serving.api.playground import playground_routes
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 from multimodal_embedding_serving.errors import EmbeddingError
@@ -48,7 +48,7 @@ CORS: dict[str, Any] = {
     "allow_credentials": False,
     "max_age": 3600,
 }
-"""Keys are sent by the page itself: cookies and the browser's own credentials never are."""
+"""Pages send the API key themselves, so cookies and the browser's credentials are never needed."""
 
 
 def create_app(
@@ -56,9 +56,9 @@ def create_app(
     engine_factory: EngineFactory = open_engine,
     service: Service | None = None,
 ) -> FastAPI:
-    """An app that opens its engine on start, unless that has begun, and closes it on stop.
+    """An app that loads its model on startup, unless that has started, and closes it on shutdown.
 
-    `state.service` is its state.
+    `app.state.service` is the service.
     """
     service = service or Service(settings)
     app = FastAPI(
@@ -79,11 +79,11 @@ def create_app(
         app.include_router(dialect.routes(service), prefix=dialect.prefix)
     app.include_router(playground_routes())
     _add_pages(app, service)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(AuthMiddleware, service=service)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    app.add_middleware(Access, service=service)
-    app.openapi = _documented(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
+    app.add_middleware(RequestMiddleware, service=service)
+    app.openapi = _with_bodies(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents
     return app
 
 
@@ -91,10 +91,10 @@ def _lifespan(service: Service, factory: EngineFactory) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not service.settings.api_keys:
-            log.warning("no EMBEDDING_API_KEYS are set: every client is served")
+            log.warning("EMBEDDING_API_KEYS is not set: the API is open to everyone")
         if service.settings.traces:
             tracing.set_up(app.version)
-        if not service.begun:
+        if not service.opening_started:
             service.open_in_background(factory)
         yield
         service.draining = True
@@ -106,7 +106,7 @@ def _lifespan(service: Service, factory: EngineFactory) -> Lifespan:
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
-    """/docs, without a content network, and /metrics."""
+    """/docs, which loads nothing from other hosts, and /metrics."""
     page = files(__package__).joinpath("docs.html").read_bytes()
 
     @app.get("/docs", include_in_schema=False)
@@ -119,12 +119,12 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         return Response(body, headers={"content-type": content_type})
 
 
-def _documented(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """FastAPI's document with the request bodies that it does not know; made once."""
+def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """FastAPI's OpenAPI document plus the request bodies, which FastAPI does not know; cached."""
 
     @cache
     def openapi() -> dict[str, Any]:
-        document: dict[str, Any] = make()
+        document: dict[str, Any] = generate()
         bodies = {
             dialect.prefix + path: body
             for dialect in DIALECTS

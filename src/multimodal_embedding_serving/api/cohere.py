@@ -1,13 +1,14 @@
 """Cohere's embeddings API, version 2: POST /v2/embed (docs.cohere.com, "Embed API v2").
 
-`texts`, `images` or `inputs` give one embedding each; one of `inputs` that holds several parts
-gets the mean of their vectors at unit length. `embedding_types` asks for one form or several.
+Each element of `texts`, `images` or `inputs` gets one embedding; an element of `inputs` that has
+several parts gets the mean of their vectors, renormalized. `embedding_types` selects the encodings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from bisect import bisect
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -43,19 +44,23 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def cohere_routes(service: Service) -> APIRouter:
-    """The route below /v2 over one service."""
+    """The route under /v2, over one service."""
     routes = APIRouter(responses=ERRORS)
 
-    @routes.post("/embed", summary="Embed, as Cohere does", response_model=CohereAnswer)
+    @routes.post("/embed", summary="Embed (Cohere's API)", response_model=CohereAnswer)
     async def embed(request: Request) -> Response:
         engine = service.ready_engine()
         parsed = await read_json(request, service.settings, CohereRequest)
-        parts, inputs = await asyncio.to_thread(_read_inputs, parsed, service.settings)
-        service.require(parsed.model)
-        work = engine.aembed(inputs, dimensions=parsed.output_dimension)
-        results = await cancel_on_disconnect(request, work)
-        if parsed.truncate is not None:
-            check_truncation(results, parsed.truncate)
+        items, parts = await asyncio.to_thread(list_items, parsed)
+        try:
+            inputs = await asyncio.to_thread(_read_inputs, parsed, items, service.settings)
+            service.require(parsed.model)
+            work = engine.aembed(inputs, dimensions=parsed.output_dimension)
+            results = await cancel_on_disconnect(request, work)
+            if parsed.truncate is not None:
+                check_truncation(results, parsed.truncate)
+        except EmbeddingError as error:
+            raise locate(error, parsed, parts) from None
         vectors = fuse(np.concatenate([result.vectors for result in results]), parts)
         if vectors.size <= MAX_INLINE_NUMBERS:
             response = cohere_body(parsed, vectors, results)
@@ -66,22 +71,24 @@ def cohere_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _read_inputs(parsed: CohereRequest, settings: Settings) -> tuple[list[int], list[Embeddable]]:
-    """How many parts each embedding has, and the parts of all."""
-    items, parts = list_items(parsed)
-    searches = parsed.input_type == "search_query"
-    listed = OpenAIRequest(input=items, input_type="query" if searches else "document")
-    return parts, read_items(listed, settings)
+def _read_inputs(parsed: CohereRequest, items: list[Any], settings: Settings) -> list[Embeddable]:
+    """The items as inputs of the engine; all texts but those of a search query are documents."""
+    is_query = parsed.input_type == "search_query"
+    request = OpenAIRequest(input=items, input_type="query" if is_query else "document")
+    return read_items(request, settings)
 
 
 def list_items(parsed: CohereRequest) -> tuple[list[Any], list[int]]:
     """The items to embed, and how many of them each embedding is made of.
 
-    Raises InvalidInput where not exactly one of texts, images and inputs is given, or one is empty.
+    Raises InvalidInput unless exactly one of texts, images and inputs has items, or if an element
+    of inputs has no content.
     """
-    given = [each for each in (parsed.texts, parsed.images, parsed.inputs) if each]
-    if len(given) != 1:
-        raise InvalidInput("give one of texts, images and inputs, and not an empty one")
+    sources = [each for each in (parsed.texts, parsed.images, parsed.inputs) if each]
+    if len(sources) != 1:
+        raise InvalidInput(
+            "exactly one of texts, images and inputs is required, and it must not be empty"
+        )
     if parsed.texts:
         return list(parsed.texts), [1] * len(parsed.texts)
     if parsed.images:
@@ -89,13 +96,31 @@ def list_items(parsed: CohereRequest) -> tuple[list[Any], list[int]]:
     contents = [each.content for each in parsed.inputs or ()]
     for index, content in enumerate(contents):
         if not content:
-            raise InvalidInput("content is empty", index=index, param="inputs")
-    listed = [[each] if isinstance(each, str) else each for each in contents]
-    return [part for content in listed for part in content], [len(content) for content in listed]
+            field = f"inputs.{index}.content"
+            message = f"inputs[{index}].content: must not be empty"
+            raise InvalidInput(message, index=index, param=field)
+    lists = [[each] if isinstance(each, str) else each for each in contents]
+    return [part for content in lists for part in content], [len(content) for content in lists]
+
+
+def locate(error: EmbeddingError, parsed: CohereRequest, parts: Sequence[int]) -> EmbeddingError:
+    """The same error, with the item named as the client wrote it: `inputs[1].content[0]: …`."""
+    if error.index is None:
+        return error
+    if not parsed.inputs:
+        error.param = "texts" if parsed.texts else "images"
+        return error
+    starts = list(accumulate(parts, initial=0))
+    index = bisect(starts, error.index) - 1
+    is_list = isinstance(parsed.inputs[index].content, list)
+    part = f"[{error.index - starts[index]}]" if is_list else ""
+    error.message = f"inputs[{index}].content{part}: {error.message}"
+    error.index, error.param = index, f"inputs.{index}.content"
+    return error
 
 
 def fuse(vectors: Vectors, parts: Sequence[int]) -> Vectors:
-    """Vectors of all parts -> one for each embedding: the mean, at unit length, of several."""
+    """Vectors of all parts -> one per embedding: the renormalized mean where it has several."""
     if max(parts) == 1:
         return vectors
     edges = pairwise(accumulate(parts, initial=0))
@@ -105,7 +130,7 @@ def fuse(vectors: Vectors, parts: Sequence[int]) -> Vectors:
 def cohere_body(
     parsed: CohereRequest, vectors: Vectors, results: Sequence[EmbeddingResult]
 ) -> dict[str, Any]:
-    """The JSON of an answer."""
+    """The JSON of a response."""
     kinds = dict.fromkeys(parsed.embedding_types or ("float",))
     tokens = sum(result.tokens for result in results)
     billed = {"images": len(parsed.images)} if parsed.images else {"input_tokens": tokens}
@@ -119,5 +144,5 @@ def cohere_body(
 
 
 def cohere_error(error: EmbeddingError) -> ErrorReply:
-    """Cohere's shape with the status of the error's class."""
+    """The error in Cohere's format, with the HTTP status of its class."""
     return ErrorReply(error.status, {"message": str(error), "code": error.code})

@@ -2,7 +2,7 @@
 how long a response may stay unread, and how many connections there are.
 
 uvicorn limits none of these: a client that sends a header a minute, or never reads its response,
-would hold its connection forever, and headers without an end would fill the memory.
+would hold its connection forever, and endless headers would fill the memory.
 
 These limits need the parser's callbacks and the transport's buffer, which no public interface of
 uvicorn offers: an ASGI application is called when the headers are complete, and never learns that

@@ -1,4 +1,4 @@
-"""The dialects of the API, one row each, and errors in the dialect of the path that raised them."""
+"""The API dialects, one row each, and error responses in the dialect of the requested path."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotF
 
 JSON = "application/json"
 RequestBody = Mapping[str, type[BaseModel] | Mapping[str, Any]]
-"""Media type -> the model, or the schema, of a body."""
+"""Media type -> the model or the JSON schema of a body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One API: routes below a prefix, and the shape of their errors."""
+    """One API: routes under a prefix, and the format of their errors."""
 
     prefix: str
     routes: Callable[[Service], APIRouter]
     error: Callable[[EmbeddingError], ErrorReply]
     bodies: Mapping[str, RequestBody]
-    """Path below the prefix -> its body, for the OpenAPI document: the routes read bodies by
-    themselves, so that FastAPI does not know them."""
+    """Path under the prefix -> its body, for the OpenAPI document: FastAPI does not know the
+    bodies, because the routes read them themselves."""
 
 
 DIALECTS = (
@@ -56,16 +56,16 @@ DIALECTS = (
     ),
     Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
 )
-"""The first, native one has every path that is below no other's prefix."""
+"""The first, native dialect has all paths that are not under another dialect's prefix."""
 
 
 def find_dialect(path: str) -> Dialect:
-    """The dialect with the longest prefix that `path` is below."""
+    """The dialect with the longest prefix that contains `path`."""
     return max(DIALECTS, key=lambda each: len(each.prefix) * path.startswith(f"{each.prefix}/"))
 
 
-def answer_error(error: EmbeddingError, path: str) -> Response:
-    """The response to an error, in the dialect of the path."""
+def error_response(error: EmbeddingError, path: str) -> Response:
+    """The response for an error, in the dialect of the path."""
     reply = find_dialect(path).error(error)
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull):
@@ -80,16 +80,16 @@ def answer_error(error: EmbeddingError, path: str) -> Response:
 async def on_embedding_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EmbeddingError)  # noqa: S101  # registered for this class
     note_error(request.scope, error)
-    return answer_error(error, request.url.path)
+    return error_response(error, request.url.path)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Routing's own: no such route, wrong method."""
+    """Errors of the router: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class
     message = f"{request.method} {request.url.path}: {error.detail}"
-    known: dict[int, type[EmbeddingError]] = {404: NotFound, 405: MethodNotAllowed}
-    refusal = known.get(error.status_code, BadRequest)(message[:500])
-    note_error(request.scope, refusal)
-    response = answer_error(refusal, request.url.path)
+    classes: dict[int, type[EmbeddingError]] = {404: NotFound, 405: MethodNotAllowed}
+    typed = classes.get(error.status_code, BadRequest)(message[:500])
+    note_error(request.scope, typed)
+    response = error_response(typed, request.url.path)
     response.headers.update(error.headers or {})
     return response

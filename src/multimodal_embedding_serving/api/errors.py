@@ -1,4 +1,4 @@
-"""Errors of the API: its own classes, what a dialect makes of one, and the code for the log."""
+"""Errors of the API: its own classes, their form in a dialect, and their code for the metrics."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ class ErrorReply(NamedTuple):
 
 
 class BodyLate(EmbeddingError):
-    """The request's body did not arrive within the deadline."""
+    """The request body did not arrive within the deadline."""
 
     status, code = 408, "body_late"
 
 
 class MethodNotAllowed(EmbeddingError):
+    """The route exists, but not for this HTTP method."""
+
     status, code = 405, "method_not_allowed"
 
 
 class Unexpected(EmbeddingError):
-    """The last resort: an id that is in the log, and nothing else."""
+    """An unexpected error: the response has only an id, with which to find it in the log."""
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -40,7 +42,7 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 
 
 def note_error(scope: Scope, error: EmbeddingError) -> None:
-    """Leave the error's code where `error_code` finds it: for the metrics."""
+    """Store the error's code in the scope for the metrics; `error_code` reads it."""
     scope["mmes.error"] = error.code
 
 

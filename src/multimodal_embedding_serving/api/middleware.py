@@ -1,6 +1,9 @@
-"""What every request passes, as plain ASGI: its id, its account, its line in the log, the count;
-inside of that, the key and the last resort. Between the two lies CORS, so that a page can read a
-refusal."""
+"""Two ASGI middlewares that every request passes.
+
+The outer one sets the request id and context, writes the log line and counts the request. The inner
+one checks the API key and turns unexpected exceptions into responses. CORS is between the two, so
+that a page of another origin can read an error response.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from multimodal_embedding_serving.api.dialects import answer_error, find_dialect
+from multimodal_embedding_serving.api.dialects import error_response, find_dialect
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
@@ -25,20 +28,20 @@ from multimodal_embedding_serving.monitoring.tracing import name_request, reques
 
 log = logging.getLogger(__name__)
 
-OPEN = frozenset(("/", "/live", "/ready", "/health"))
-OPEN_BELOW = "/playground/"
+PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health"))
+PUBLIC_PREFIX = "/playground/"
 """Routes that need no key: probes, and the static page, which asks for the key itself."""
 
-CLIENT_GONE = 499
-"""Nobody is there to be answered; counted as nginx does."""
-SHOWN = 200
+CLIENT_CLOSED_REQUEST = 499
+"""The client disconnected before the response; nginx's status for it."""
+MAX_LOGGED_PATH = 200
 """Characters of a path in the log."""
 
-_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_VALID_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-class Access:
-    """The outermost of the app's own layers."""
+class RequestMiddleware:
+    """The outer middleware: request id, context, log line and metrics."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -48,10 +51,10 @@ class Access:
             await self._app(scope, receive, send)
             return
         headers, service = scope["headers"], self._service
-        given = next((value for name, value in headers if name == b"x-request-id"), b"")
-        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        account = RequestContext(service.memory_quota, request_id.decode())
-        started, status = time.perf_counter(), CLIENT_GONE
+        client_id = next((value for name, value in headers if name == b"x-request-id"), b"")
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
+        context = RequestContext(service.memory_quota, request_id.decode())
+        start, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
 
         async def sender(message: Message) -> None:
             nonlocal status
@@ -60,34 +63,34 @@ class Access:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        token = current_request.set(account)
+        token = current_request.set(context)
         service.active += 1
         try:
             with request_span(scope["method"], headers) as span:
                 await self._app(scope, receive, sender)
                 name_request(
-                    span, scope["method"], _route(scope), status, account.items, account.request_id
+                    span, scope["method"], _route(scope), status, context.items, context.request_id
                 )
         finally:
             service.active -= 1
-            account.close()
-            self._tell(scope, status, time.perf_counter() - started, account.items)
+            context.close()
+            self._report(scope, status, time.perf_counter() - start, context.items)
             current_request.reset(token)
 
-    def _tell(self, scope: Scope, status: int, seconds: float, items: int) -> None:
+    def _report(self, scope: Scope, status: int, seconds: float, items: int) -> None:
         self._service.metrics.answered(_route(scope), status, seconds)
         code = error_code(scope)
         if code is not None:
             self._service.metrics.failed(code)
-        path = scope["raw_path"][:SHOWN].decode("ascii", "replace")
+        path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
         facts = {"method": scope["method"], "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)
         text = "%(method)s %(path)s %(status)s %(ms)s ms %(items)s items"
         log.info(text, facts, extra=facts)
 
 
-class Gate:
-    """The innermost layer: lets in who has a key, and answers what nothing else has answered."""
+class AuthMiddleware:
+    """The inner middleware: checks the API key, and turns unexpected exceptions into responses."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -97,40 +100,44 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        response_started = False
 
         async def sender(message: Message) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal response_started
+            response_started = True
             await send(message)
 
-        async def answer(error: EmbeddingError) -> None:
+        async def respond(error: EmbeddingError) -> None:
             note_error(scope, error)
-            await answer_error(error, scope["path"])(scope, receive, sender)
+            await error_response(error, scope["path"])(scope, receive, sender)
 
         try:
             if self._admits(scope["path"], dict(scope["headers"])):
                 await self._app(scope, receive, sender)
             else:
-                await answer(Unauthorized("a valid API key is needed: Authorization: Bearer …"))
+                await respond(
+                    Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
+                )
         except ClientDisconnect:
             return
         except Exception:
-            log.exception("a request failed")
-            if begun:
+            log.exception("unexpected error in a request")
+            if response_started:
                 raise
-            await answer(Unexpected(f"internal error; its id is {current_request_id()}"))
+            await respond(
+                Unexpected(f"internal error; the server log has it under id {current_request_id()}")
+            )
 
     def _admits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
-        if not self._keys or path in OPEN or path.startswith(OPEN_BELOW):
+        if not self._keys or path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX):
             return True
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        matches = [hmac.compare_digest(key.strip(), known) for known in self._keys]
+        matches = [hmac.compare_digest(key.strip(), valid_key) for valid_key in self._keys]
         return scheme.lower() == b"bearer" and any(matches)
 
 
 def _route(scope: Scope) -> str:
-    """The route's template: paths would make as many labels as there are requests."""
+    """The route's template: paths could make as many metric labels as there are requests."""
     route: Any = scope.get("route")
     if route is None:
         return "unknown"

@@ -1,8 +1,8 @@
-"""Images and videos as they are, without base64: multipart/form-data (RFC 7578) on /v1/embeddings.
+"""Uploads of images and videos without base64: multipart/form-data (RFC 7578) on /v1/embeddings.
 
-Every file, and every `input` or `text` field, is an item that gives one vector, in the order of
-the form; what a file holds is told by its first bytes. The other fields are those of the JSON body.
-The form is read from memory, within the limit of a body: nothing is written to a disk.
+Every file and every `input` or `text` field is an item with one vector, in the order of the form;
+the first bytes of a file decide whether it is an image or a video. The other fields are those of
+the JSON body. The form is parsed in memory, within the limit of a body; nothing goes to disk.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FORM = "multipart/form-data"
-TEXTS = ("input", "text")
-FIELDS = 64
-"""Fields that are no items: more is no form for this service."""
+TEXT_FIELDS = ("input", "text")
+MAX_OPTIONS = 64
+"""Fields other than items; the JSON body has fewer than 20."""
 MAX_FIELD_BYTES = 2**16
+"""Of such a field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An uploaded file -> one vector: an image's, or the mean of a video's frames."""
+    """An uploaded file -> one vector: that of an image, or the mean of a video's frames."""
 
     data: bytes
     segment: SegmentConfig
@@ -60,7 +61,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Part:
-    """One part of a form, while it is read and afterwards."""
+    """One part of a form; `chunks` grows while the form is parsed."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
@@ -70,44 +71,47 @@ class Part:
         return b"".join(self.chunks)
 
     def name_and_file(self) -> tuple[str, bool]:
-        """The field's name, and whether it is a file. Raises InvalidInput where it has no name."""
-        kind, options = parse_options_header(self.headers.get(b"content-disposition"))
+        """The field's name, and whether it is a file. Raises InvalidInput if it has no name."""
+        disposition, options = parse_options_header(self.headers.get(b"content-disposition"))
         name = options.get(b"name", b"")
-        if kind != b"form-data" or not name:
-            raise InvalidInput("a part of the form has no name")
+        if disposition != b"form-data" or not name:
+            raise InvalidInput(
+                'every part of the form needs a Content-Disposition: form-data; name="…" header'
+            )
         return name.decode("utf-8", "replace"), b"filename" in options
 
     def text(self, name: str) -> str:
         try:
             return self.data.decode("utf-8")
         except UnicodeDecodeError:
-            raise InvalidInput(f"{name}: the field is not UTF-8", param=name) from None
+            raise InvalidInput(f"{name}: the field is not valid UTF-8", param=name) from None
 
 
 def read_form(
     content_type: str, body: bytes, settings: Settings
 ) -> tuple[OpenAIRequest, list[Embeddable]]:
-    """A form -> the request's fields, and its items as inputs of one vector each.
+    """A form -> the request's options, and its items as inputs with one vector each.
 
-    Raises InvalidInput naming the field, TooLarge for more items than a request may have.
+    Raises InvalidInput with the field's name, and TooLarge if the form has too many parts.
     """
     fields: dict[str, Any] = {}
     items: list[bytes | str] = []
-    for part in split_form(content_type, body, settings.max_items + FIELDS):
+    for part in split_form(content_type, body, settings.max_items + MAX_OPTIONS):
         name, is_file = part.name_and_file()
         if is_file:
             items.append(part.data)
-        elif name in TEXTS:
+        elif name in TEXT_FIELDS:
             items.append(part.text(name))
         elif len(part.data) <= MAX_FIELD_BYTES:
             fields[name] = part.text(name)
         else:
-            raise InvalidInput(f"{name}: the field is too long", param=name)
+            message = f"{name}: the field is longer than {MAX_FIELD_BYTES:,} bytes"
+            raise InvalidInput(message, param=name)
     if not items:
-        raise InvalidInput("the form holds no file and no input field", param="input")
+        raise InvalidInput("the form has no files and no input fields", param="input")
     segment = _segment(fields.pop("segment_config", None))
     try:
-        # Form fields are strings: here alone "256" is a number.
+        # Form fields are strings: unlike in JSON, "256" has to be accepted as a number.
         request = OpenAIRequest.model_validate({**fields, "input": ""}, strict=False)
     except ValidationError as error:
         raise explain(error) from None
@@ -120,18 +124,19 @@ def read_form(
     ]
 
 
-def split_form(content_type: str, body: bytes, most: int) -> list[Part]:
-    """The parts of a form's body. Raises InvalidInput where it is none, TooLarge above `most`."""
+def split_form(content_type: str, body: bytes, max_parts: int) -> list[Part]:
+    """The parts of a form. Raises InvalidInput if it is malformed, TooLarge above `max_parts`."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
-        raise InvalidInput("the form's content-type names no boundary")
+        raise InvalidInput("the Content-Type header of the form has no boundary")
     parts: list[Part] = []
     name, value = bytearray(), bytearray()
-    ended = False
+    complete = False
 
     def begin() -> None:
-        if len(parts) == most:
-            raise TooLarge(f"the form has more than {most:,} parts", param="input")
+        if len(parts) == max_parts:
+            message = f"the form has more than {max_parts:,} parts (see EMBEDDING_MAX_ITEMS)"
+            raise TooLarge(message, param="input")
         parts.append(Part())
 
     def header_end() -> None:
@@ -140,8 +145,8 @@ def split_form(content_type: str, body: bytes, most: int) -> list[Part]:
         value.clear()
 
     def end() -> None:
-        nonlocal ended
-        ended = True
+        nonlocal complete
+        complete = True
 
     callbacks: MultipartCallbacks = {
         "on_part_begin": begin,
@@ -156,16 +161,16 @@ def split_form(content_type: str, body: bytes, most: int) -> list[Part]:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise InvalidInput(f"the form is malformed: {str(error)[:200]}") from None
-    if not ended:
-        raise InvalidInput("the form ends before its last boundary")
+        raise InvalidInput(f"could not parse the form: {str(error)[:200]}") from None
+    if not complete:
+        raise InvalidInput("the form is truncated: its closing boundary is missing")
     return parts
 
 
-def _segment(given: str | None) -> SegmentConfig:
-    """Which frames of the form's videos; always pooled, because an item has one vector."""
+def _segment(text: str | None) -> SegmentConfig:
+    """Which frames of the form's videos to embed; always pooled, because an item has one vector."""
     try:
-        config = SegmentConfig() if given is None else SegmentConfig.model_validate_json(given)
+        config = SegmentConfig() if text is None else SegmentConfig.model_validate_json(text)
     except ValidationError as error:
         raise explain(error, "segment_config") from None
     return config.model_copy(update={"pooling": ONE_VECTOR.pooling})
@@ -173,7 +178,7 @@ def _segment(given: str | None) -> SegmentConfig:
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
-    "description": "Files and text fields are items, in their order; each gives one vector.",
+    "description": "Each file and each input is an item with one vector, in form order.",
     "properties": {
         "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "input": {"type": "array", "items": {"type": "string"}},
@@ -184,4 +189,4 @@ SCHEMA: Mapping[str, Any] = {
         "dimensions": {"type": "integer"},
     },
 }
-"""What OpenAPI is told of the form."""
+"""The form in the OpenAPI document."""

@@ -45,23 +45,27 @@ class NativeRoutes:
         self.router = APIRouter(responses={"4XX": ERROR, "5XX": ERROR})
         get, post = self.router.get, self.router.post
         get("/live", summary="Liveness")(self.live)
-        get("/ready", summary="Readiness, with the stage of opening")(self.ready)
+        get("/ready", summary="Readiness, with the progress of loading")(self.ready)
         get("/health", summary="Health", response_model=HealthAnswer)(self.health)
         for path in ("/models", "/model/list"):
-            get(path, summary="The catalog", response_model=ModelsAnswer)(self.models)
-        get("/model/current", summary="The model", response_model=CurrentModel)(self.current)
-        get("/model/capabilities", summary="What it embeds", response_model=Capabilities)(
-            self.capabilities
+            get(path, summary="List the catalog", response_model=ModelsAnswer)(self.models)
+        get("/model/current", summary="Show the loaded model", response_model=CurrentModel)(
+            self.current
         )
+        get(
+            "/model/capabilities",
+            summary="Show what the loaded model can embed",
+            response_model=Capabilities,
+        )(self.capabilities)
         post("/embeddings", summary="Embed one input", response_model=EmbeddingsAnswer)(
             self.embeddings
         )
 
     async def live(self) -> Response:
         if self.service.failure is not None:
-            raise NotReady(f"the model can't be opened: {self.service.failure}")
+            raise NotReady(f"could not load the model: {self.service.failure}")
         if self.service.engine is not None and self.service.engine.dead:
-            raise NotReady("the model broke and can't be opened again")
+            raise NotReady("the model failed its self-test and could not be reloaded")
         return json_response({"status": "alive"})
 
     async def ready(self) -> Response:
@@ -155,7 +159,7 @@ def _respond(
 
 
 def native_body(result: EmbeddingResult, encoding: Encoding, model: str) -> dict[str, Any]:
-    """The JSON of one input's answer."""
+    """The JSON of the response to one input."""
     rows = [encode(vector, encoding) for vector in result.vectors]
     usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
     body: dict[str, Any] = {
@@ -178,7 +182,7 @@ def native_routes(service: Service) -> APIRouter:
 
 
 def native_error(error: EmbeddingError) -> ErrorReply:
-    """`{"detail": message, "code": code, "index"?: item}` with the status of the error's class."""
+    """`{"detail": message, "code": code, "index"?: item}`, with the HTTP status of the class."""
     body: dict[str, Any] = {"detail": error.message, "code": error.code}
     if error.index is not None:
         body["index"] = error.index

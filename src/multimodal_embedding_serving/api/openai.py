@@ -1,4 +1,4 @@
-"""OpenAI's embeddings API, exactly, with images and video as further kinds of items."""
+"""OpenAI's embeddings API, extended with image and video items."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 
 MAX_INLINE_ITEMS = 256
-"""More items are read on a thread."""
+"""Larger inputs are read on a thread."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorAnswer} for status in (400, 401, 403, 404, 429, 500, 503, 504)
@@ -45,10 +45,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def openai_routes(service: Service) -> APIRouter:
-    """The routes below /v1 over one service."""
+    """The routes under /v1, over one service."""
     routes = APIRouter(responses=ERRORS)
 
-    @routes.post("/embeddings", summary="Embed a list", response_model=OpenAIAnswer)
+    @routes.post("/embeddings", summary="Embed (OpenAI's API)", response_model=OpenAIAnswer)
     async def embeddings(request: Request) -> Response:
         engine = service.ready_engine()
         settings = service.settings
@@ -68,25 +68,24 @@ def openai_routes(service: Service) -> APIRouter:
             return _respond(request, parsed, results, engine.info)
         return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
 
-    @routes.get("/models", summary="The loaded model", response_model=OpenAIModels)
+    @routes.get("/models", summary="List the loaded model", response_model=OpenAIModels)
     async def models() -> Response:
         service.ready_engine()
-        names = [_described(service)["id"], *service.settings.aliases]
-        return json_response(
-            {"object": "list", "data": [{**_described(service), "id": name} for name in names]}
-        )
+        card = _model_card(service)
+        names = [card["id"], *service.settings.aliases]
+        return json_response({"object": "list", "data": [{**card, "id": name} for name in names]})
 
-    @routes.get("/models/{model:path}", summary="A model", response_model=OpenAIModel)
+    @routes.get("/models/{model:path}", summary="Show a model", response_model=OpenAIModel)
     async def model(model: str) -> Response:
         service.ready_engine()
         service.require(model)
-        return json_response({**_described(service), "id": model})
+        return json_response({**_model_card(service), "id": model})
 
     return routes
 
 
 async def _read_items(parsed: OpenAIRequest, settings: Settings) -> list[Embeddable]:
-    """The inputs of a body; on a thread where reading them takes a while."""
+    """The inputs of a body, read on a thread if that may take longer than a millisecond."""
     decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
     many = isinstance(parsed.input, list) and len(parsed.input) > MAX_INLINE_ITEMS
     if decodes or many:
@@ -109,7 +108,7 @@ def _respond(
     return json_response(openai_body(results, encoding, parsed.model or info.id), headers=headers)
 
 
-def _described(service: Service) -> dict[str, Any]:
+def _model_card(service: Service) -> dict[str, Any]:
     info = service.ready_engine().info
     return {
         "id": info.id,
@@ -126,7 +125,7 @@ def _described(service: Service) -> dict[str, Any]:
 def openai_body(
     results: Sequence[EmbeddingResult], encoding: Encoding, model: str
 ) -> dict[str, Any]:
-    """The JSON of a list's answer: a vector for each item, in order."""
+    """The JSON of the response: one vector per item, in order."""
     vectors = np.concatenate([result.vectors for result in results])
     tokens = sum(result.tokens for result in results)
     usage: dict[str, Any] = {"prompt_tokens": tokens, "total_tokens": tokens}

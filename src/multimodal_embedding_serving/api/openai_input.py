@@ -1,5 +1,5 @@
-"""The dialects of one embeddings list: OpenAI's strings, Jina's and chat-content objects,
-NVIDIA's data URIs, mixed freely. Each item becomes an input that gives one vector."""
+"""The items of /v1/embeddings: OpenAI's strings, Jina's objects, chat-content parts and NVIDIA's
+data URIs, in any mix. Each item becomes an input with one vector."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from multimodal_embedding_serving.settings import Settings
 
 ONE_VECTOR = SegmentConfig(pooling="mean")
 
-KINDS = ("text", "image", "video")
+ITEM_KINDS = ("text", "image", "video")
 
-JINA_SIDES = ("query", "passage")
-"""How those of Jina's tasks end that say which side of a search a text is on."""
+JINA_ROLES = ("query", "passage")
+"""The endings of Jina's tasks that give the role of a text, as in `retrieval.query`."""
 
-REJECTED = (
-    "input holds token ids, and nothing says which tokenizer made them. Send text: with "
-    "LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False. (A server whose clients "
-    "use its own tokenizer can set EMBEDDING_TOKEN_IDS=model.)"
+REJECTED_IDS = (
+    "input: token ids are not accepted by default because their tokenizer is unknown; send text. "
+    "With LangChain's OpenAIEmbeddings, set check_embedding_ctx_length=False. If your clients use "
+    "this model's own tokenizer, set EMBEDDING_TOKEN_IDS=model on the server."
 )
 
 
 def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
-    """The inputs of a request, one vector each, in order; a list of texts stays one input.
+    """The inputs of a request, one vector per item, in order; a list of texts stays one input.
 
-    Raises InvalidInput naming the item, TooLarge, BadRequest for token ids that are not accepted.
-    Blocking where token ids are decoded.
+    Raises InvalidInput with the item's index, TooLarge, and BadRequest if token ids are rejected.
+    Blocks while token ids are decoded.
     """
-    items = _listed(request.input)
+    items = _as_list(request.input)
     if not items:
-        raise InvalidInput("input is empty", param="input")
-    if len(items) > settings.max_items:  # the engine checks all requests; reading takes seconds
+        raise InvalidInput("input must not be empty", param="input")
+    if len(items) > settings.max_items:  # the engine checks too, but reading first can take seconds
         raise too_many_items(len(items), settings.max_items)
     role = read_role(request)
     if isinstance(items[0], list):
@@ -52,27 +52,27 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
         for index, text in enumerate(items):
             _check_not_empty(text, index)
         return [Texts(items, role, request.instruction, many=len(items) > 1)]
-    texts_like = Texts((), role, request.instruction, many=False)
+    template = Texts((), role, request.instruction, many=False)
     return [
-        _read_item(item, kind, index, texts_like)
+        _read_item(item, kind, index, template)
         for index, (item, kind) in enumerate(zip(items, kinds, strict=True))
     ]
 
 
 def read_role(request: OpenAIRequest) -> Role | None:
-    """Whether the texts are queries or documents, by `input_type` or by Jina's `task`."""
-    task, _, side = (request.task or "").rpartition(".")
-    wanted = request.input_type or (side if task and side in JINA_SIDES else None)
-    return None if wanted is None else "query" if wanted == "query" else "document"
+    """Whether the texts are queries or documents, from `input_type` or Jina's `task`."""
+    task, _, ending = (request.task or "").rpartition(".")
+    role = request.input_type or (ending if task and ending in JINA_ROLES else None)
+    return None if role is None else "query" if role == "query" else "document"
 
 
-def _listed(given: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     """The input as a list of items; a flat list of token ids is one item."""
-    if isinstance(given, str | dict):
-        return [given]
-    if not isinstance(given, list):
-        raise InvalidInput("input must be a string, an object, or a list", param="input")
-    return [given] if given and _is_token(given[0]) else given
+    if isinstance(value, str | dict):
+        return [value]
+    if not isinstance(value, list):
+        raise InvalidInput("input must be a string, an object or a list", param="input")
+    return [value] if value and _is_token(value[0]) else value
 
 
 def _is_token(item: Any) -> bool:
@@ -85,29 +85,30 @@ def _is_text(item: Any, kind: str) -> bool:
 
 def _check_not_empty(text: str, index: int) -> None:
     if not text:
-        raise InvalidInput("the text is empty", index=index, param="input")
+        raise InvalidInput("must not be empty", index=index, param="input")
 
 
 def _kinds(modality: str | Sequence[str] | None, count: int) -> list[str]:
-    """What a plain string in each place is."""
-    listed = [modality or "text"] if isinstance(modality, str | None) else list(modality)
-    kinds = listed * count if len(listed) == 1 else listed
-    if len(kinds) != count or not set(kinds) <= set(KINDS):
-        message = f"modality must be one of {', '.join(KINDS)}, or a list with one for each item"
+    """What a plain string at each position is."""
+    kinds = [modality or "text"] if isinstance(modality, str | None) else list(modality)
+    kinds = kinds * count if len(kinds) == 1 else kinds
+    if len(kinds) != count or not set(kinds) <= set(ITEM_KINDS):
+        message = f"modality must be one of {', '.join(ITEM_KINDS)}, or a list with one per item"
         raise InvalidInput(message, param="modality")
     return kinds
 
 
 def _from_tokens(items: list[Any], token_ids: str) -> list[str | tuple[int, ...]]:
-    """Texts for lists of token ids, as the setting says."""
+    """Texts for lists of token ids, depending on EMBEDDING_TOKEN_IDS."""
     if token_ids == "reject":  # noqa: S105  # a setting's value
-        raise BadRequest(REJECTED, param="input")
+        raise BadRequest(REJECTED_IDS, param="input")
     for index, ids in enumerate(items):
         if not (isinstance(ids, list) and ids and all(map(_is_token, ids))):
-            message = "a list of token ids must hold whole numbers only, and at least one"
+            message = "token ids must be a non-empty list of integers"
             raise InvalidInput(message, index=index, param="input")
         if not all(0 <= each < 2**31 for each in ids):
-            raise InvalidInput("a token id is out of range", index=index, param="input")
+            message = "token ids must be between 0 and 2147483647"
+            raise InvalidInput(message, index=index, param="input")
     if token_ids == "model":  # noqa: S105  # a setting's value
         return [tuple(ids) for ids in items]
     return list(_decode_cl100k(items))
@@ -124,46 +125,46 @@ def _decode_cl100k(items: list[list[int]]) -> list[str]:
         try:
             texts.append(encoding.decode(ids))
         except KeyError:
-            message = "cl100k_base has no such token id"
+            message = "a token id is not in the cl100k_base vocabulary"
             raise InvalidInput(message, index=index, param="input") from None
     return texts
 
 
-def _read_item(item: Any, kind: str, index: int, texts_like: Texts) -> Embeddable:
+def _read_item(item: Any, kind: str, index: int, template: Texts) -> Embeddable:
     if isinstance(item, str):
         if item[:5].lower() == "data:":
             kind = "video" if item[5:11].lower() == "video/" else "image"
-        return _make(kind, item, index, texts_like)
+        return _make(kind, item, index, template)
     if not isinstance(item, dict):
-        message = "an item must be a string or an object with text, image or video"
+        message = "must be a string, or an object with text, image or video"
         raise InvalidInput(message, index=index, param="input")
     kind, value = _kind_and_value(item, index)
-    return _make(kind, value, index, texts_like)
+    return _make(kind, value, index, template)
 
 
 def _kind_and_value(item: dict[str, Any], index: int) -> tuple[str, str]:
-    """What an object holds: {"image": …}, or {"type": "image_url", "image_url": {"url": …}}."""
-    found = [
+    """The content of {"image": …} or {"type": "image_url", "image_url": {"url": …}}."""
+    fields = [
         (kind, item[key])
-        for kind in KINDS
+        for kind in ITEM_KINDS
         for key in (kind, f"{kind}_url", f"{kind}_base64")
         if item.get(key) is not None
     ]
-    if len(found) != 1:
-        message = "an item must hold exactly one of text, image, video, image_url, video_url"
+    if len(fields) != 1:
+        message = "must have exactly one of text, image, video, image_url and video_url"
         raise InvalidInput(message, index=index, param="input")
-    kind, value = found[0]
+    kind, value = fields[0]
     if isinstance(value, dict):
         value = value.get("url")
     if not isinstance(value, str):
-        raise InvalidInput(f"the {kind} must be a string", index=index, param="input")
+        raise InvalidInput(f"{kind} must be a string", index=index, param="input")
     return kind, value
 
 
-def _make(kind: str, value: str, index: int, texts_like: Texts) -> Embeddable:
+def _make(kind: str, value: str, index: int, template: Texts) -> Embeddable:
     _check_not_empty(value, index)
     if kind == "text":
-        return Texts([value], texts_like.role, texts_like.instruction, many=False)
+        return Texts([value], template.role, template.instruction, many=False)
     remote = value[:7].lower() == "http://" or value[:8].lower() == "https://"
     if kind == "image" and remote:
         return ImageUrlInput(type="image_url", image_url=value)

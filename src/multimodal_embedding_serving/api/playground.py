@@ -1,6 +1,6 @@
-"""The playground: a static page at `/`, its files, and the samples that it offers to try.
+"""The playground: a static page at `/`, its files, and the sample images and video it offers.
 
-None of these routes needs a key: the page asks for one when the API does.
+None of these routes needs a key: the page asks for one when the API requires it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ POLICY = {
     "frame-ancestors": "'none'",
     "require-trusted-types-for": "'script'",
 }
-"""No inline script or style, nothing from elsewhere, no page around this one."""
+"""No inline scripts or styles, nothing from other hosts, no embedding in other pages."""
 
 HEADERS = {
     "content-security-policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
@@ -47,44 +47,44 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-READ = ["GET", "HEAD"]
+METHODS = ["GET", "HEAD"]
 
 
 def playground_routes() -> APIRouter:
-    """`/` and everything below `/playground/`. Only files that are there now can be had."""
+    """`/` and everything under `/playground/`. Only files present at startup are served."""
     routes = APIRouter(include_in_schema=False)
     page, samples = _files(FILES), _files(SAMPLES)
     media = sorted(name for name, path in samples.items() if path.suffix in MEDIA)
 
-    @routes.api_route("/", methods=READ)
+    @routes.api_route("/", methods=METHODS)
     async def index() -> Response:
-        return _answer(page, "index.html")
+        return _file_response(page, "index.html")
 
-    @routes.api_route("/playground/samples.json", methods=READ)
+    @routes.api_route("/playground/samples.json", methods=METHODS)
     async def sample_names() -> Response:
         return json_response({"samples": media}, headers=HEADERS)
 
-    @routes.api_route("/playground/samples/{name}", methods=READ)
+    @routes.api_route("/playground/samples/{name}", methods=METHODS)
     async def sample(name: str) -> Response:
-        return _answer(samples, name)
+        return _file_response(samples, name)
 
-    @routes.api_route("/playground/{name}", methods=READ)
+    @routes.api_route("/playground/{name}", methods=METHODS)
     async def file(name: str) -> Response:
-        return _answer(page, name)
+        return _file_response(page, name)
 
     return routes
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Name -> path, for the files of known types in a folder; empty where there is no folder."""
+    """Name -> path of the files of known types in a folder; empty if the folder does not exist."""
     if not folder.is_dir():
         return {}
     return {path.name: path for path in folder.iterdir() if path.suffix in TYPES}
 
 
-def _answer(known: dict[str, Path], name: str) -> Response:
-    """A file by its name: never by a path that a client makes up."""
-    path = known.get(name)
+def _file_response(paths: dict[str, Path], name: str) -> Response:
+    """The file with that name; a client never chooses a path."""
+    path = paths.get(name)
     if path is None:
-        raise NotFound("the playground has no such file")
+        raise NotFound("no such file in the playground")
     return FileResponse(path, headers=HEADERS, media_type=TYPES[path.suffix])

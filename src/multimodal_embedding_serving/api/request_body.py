@@ -1,4 +1,4 @@
-"""Request bodies: read within the limits, parsed within bounds of memory, validated."""
+"""Request bodies: read within the size limit, parsed within a memory limit, and validated."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from multimodal_embedding_serving.settings import Settings
 M = TypeVar("M", bound=BaseModel)
 
 MAX_INLINE_BYTES = 64 * 2**10
-"""Larger bodies are parsed on a thread: these take the event loop under a millisecond."""
+"""Larger bodies are parsed on a thread; these block the event loop for less than a millisecond."""
 MAX_PARSED_BYTES = 768 << 20
-"""Bytes that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
+"""Memory that one body may take once it is parsed; 64 MB of prose take a tenth of it."""
 CONTAINER_BYTES, VALUE_BYTES = 256, 100
-"""Bytes of an object or a list, with its first value, and of each further value."""
-MAX_SOUGHT = 64
-"""Marks of a kind that are sought one by one; beyond that they are counted."""
+"""Memory of an object or list with its first value, and of each further value."""
+MAX_FINDS = 64
+"""Occurrences to look for with `find`, before `count` takes over."""
 
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-"""An escaped backslash or a pair of surrogates (kept), or a lone surrogate (group 1)."""
+"""An escaped backslash or a surrogate pair (left as it is), or a lone surrogate (group 1)."""
 
 TAGS = frozenset(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
 BRANCHES = frozenset(("str", "list[str]"))
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """The body, while it is within the limit, whatever Content-Length says.
+    """The whole body; stops at EMBEDDING_MAX_BODY_MB, whatever Content-Length says.
 
-    Raises TooLarge, BodyLate, and ClientDisconnect when the client goes away.
+    Raises TooLarge, BodyLate, and ClientDisconnect when the client disconnects.
     """
     limit = settings.max_body_mb * 2**20
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the body is larger than {settings.max_body_mb} MB")
+        raise _too_large(settings)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -55,16 +55,22 @@ async def read_body(request: Request, settings: Settings) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise TooLarge(f"the body is larger than {settings.max_body_mb} MB")
+                    raise _too_large(settings)
                 hold(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise BodyLate("the body did not arrive in time") from None
+        message = f"the request body took longer than {settings.request_timeout:g} s to arrive"
+        raise BodyLate(message) from None
     return b"".join(chunks)
 
 
+def _too_large(settings: Settings) -> TooLarge:
+    limit = f"{settings.max_body_mb} MB (EMBEDDING_MAX_BODY_MB)"
+    return TooLarge(f"the request body is larger than {limit}")
+
+
 async def read_json(request: Request, settings: Settings, model: type[M]) -> M:
-    """Read a JSON body as a model. Raises what `read_body` and `validate` do."""
+    """Read a JSON body as a model. Raises the errors of `read_body` and `validate`."""
     body = await read_body(request, settings)
     if len(body) <= MAX_INLINE_BYTES:
         return validate(model, body)
@@ -72,10 +78,10 @@ async def read_json(request: Request, settings: Settings, model: type[M]) -> M:
 
 
 def validate(model: type[M], body: bytes) -> M:
-    """A JSON body as a model. Raises InvalidInput naming the field and the item."""
+    """A JSON body as a model. Raises InvalidInput with the field and the item's index."""
     data = load_json(body)
     if not isinstance(data, dict):
-        raise InvalidInput("the body must be a JSON object")
+        raise InvalidInput("the request body must be a JSON object")
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -83,35 +89,41 @@ def validate(model: type[M], body: bytes) -> M:
 
 
 def load_json(body: bytes) -> Any:
-    """Strict JSON, but for lone surrogates, which become U+FFFD. Raises InvalidInput, and TooLarge
-    or QueueFull where what it holds takes too much memory."""
+    """Strict JSON, except that lone surrogates become U+FFFD.
+
+    Raises InvalidInput, TooLarge if parsing would take too much memory, and QueueFull if it would
+    do so together with the other requests in progress.
+    """
     size = parsed_bytes(body)
     if size > MAX_PARSED_BYTES:
-        raise TooLarge("the body holds too many values")
+        message = (
+            f"the request body has too many values: parsing would take {size >> 20} MB of memory"
+        )
+        raise TooLarge(f"{message}; the limit is {MAX_PARSED_BYTES >> 20} MB")
     hold(size)
     if len(body) > MAX_INLINE_BYTES:  # one long string, most likely
         with suppress(ValueError):
-            # a fifth of the time that orjson would hold the GIL
+            # holds the GIL for a fifth of the time that orjson does
             return from_json(body, allow_inf_nan=False, cache_strings=False)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if "surrogate in string" in error.msg:
             try:
-                return orjson.loads(_SURROGATES.sub(_mend, body))
+                return orjson.loads(_SURROGATES.sub(_replace_lone, body))
             except orjson.JSONDecodeError as second:
                 error = second
-        raise InvalidInput(f"the body is not valid JSON: {error}") from None
+        raise InvalidInput(f"the request body is not valid JSON: {error}") from None
 
 
 def parsed_bytes(body: bytes) -> int:
-    """What JSON takes at most once it is parsed, told without parsing it.
+    """An upper bound of the memory that JSON takes once it is parsed, computed without parsing.
 
-    `[],` is three bytes and becomes ninety: 64 MB of that would take 2 GB, and 13 s during which
-    nothing else of the process could run. Marks within texts count too, since telling them apart
-    would cost as much as parsing.
+    `[],` is three bytes and becomes ninety: 64 MB of it would take 2 GB, and block the process for
+    13 s. Brackets and commas in strings count too: telling them apart would cost as much as
+    parsing.
     """
-    # One byte is sought 50 times as fast as two, and base64 holds no backslash.
+    # Searching for one byte is 50 times as fast as for two, and base64 contains no backslash.
     escaped = b"\\" in body and b"\\u" in body
     wide = 0 if body.isascii() and not escaped else 4
     opened = _count(body, b"{") + _count(body, b"[")
@@ -119,33 +131,36 @@ def parsed_bytes(body: bytes) -> int:
 
 
 def _count(body: bytes, mark: bytes) -> int:
-    """`body.count(mark)`: where there are few, seeking each costs a fifteenth of counting."""
-    at, found = body.find(mark), 0
-    while at >= 0 and found < MAX_SOUGHT:
-        at, found = body.find(mark, at + 1), found + 1
-    return found if at < 0 else found + body.count(mark, at)
+    """`body.count(mark)`; for a few occurrences, `find` takes a fifteenth of the time."""
+    at, count = body.find(mark), 0
+    while at >= 0 and count < MAX_FINDS:
+        at, count = body.find(mark, at + 1), count + 1
+    return count if at < 0 else count + body.count(mark, at)
 
 
-def _mend(match: re.Match[bytes]) -> bytes:
+def _replace_lone(match: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if match.group(1) else match.group(0)
 
 
 def explain(error: ValidationError, *start: str) -> InvalidInput:
-    """The error that lies deepest: where a union was tried, the branch that came furthest.
+    """The deepest error: of the branches of a union, the one that validated furthest.
 
-    `start` is where the validated value lies.
+    `start` is the path of the validated value. The message begins with the path as the client
+    wrote it, `input.text[1]: …`; `param` has it as `input.text.1`.
     """
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    paths = [([*start, *_path(each["loc"])], each["msg"]) for each in found]
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    paths = [([*start, *_path(each["loc"])], each["msg"]) for each in details]
     path, message = max(paths, key=lambda each: len(each[0]))
     index = next((part for part in path if isinstance(part, int)), None)
-    where = ".".join(str(part) for part in path)
+    param = ".".join(str(part) for part in path)
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     reason = message.removeprefix("Value error, ")
-    return InvalidInput(f"{where}: {reason}" if where else reason, index=index, param=where or None)
+    message = f"{field.removeprefix('.')}: {reason}" if path else reason
+    return InvalidInput(message, index=index, param=param or None)
 
 
 def _path(loc: tuple[int | str, ...]) -> list[int | str]:
-    """A location without what only pydantic knows: names of union branches."""
+    """The location without the names of union branches, which only pydantic knows."""
     path: list[int | str] = []
     for before, part in zip((None, *loc), loc, strict=False):
         tag = part in TAGS and (before == "input" or isinstance(before, int))

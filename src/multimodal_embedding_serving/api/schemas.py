@@ -1,4 +1,4 @@
-"""The shapes on the wire, as validated and as documented; input kinds are in `inputs.kinds`."""
+"""Request and response bodies, as validated and as documented; see `inputs.kinds` for inputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from multimodal_embedding_serving.inputs.kinds import Input, WireModel
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
 
-_PICTURE = (
+_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
     "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
 )
 """Two by two pixels."""
-_FILM = (
-    "data:video/mp4;base64,R0lGODlhEAAQAIEAAP8AAAAAAAAAAAAAACH5BAAKAAAALAAAAAAQABAAAAgdAAEIHEiwoMGD"
+_ANIMATION = (
+    "data:image/gif;base64,R0lGODlhEAAQAIEAAP8AAAAAAAAAAAAAACH5BAAKAAAALAAAAAAQABAAAAgdAAEIHEiwoMGD"
     "CBMqXMiwocOHECNKnEixosWBAQEAIfkEAQoAAQAsAAAAABAAEACBAAD/AAAAAAAAAAAACB0AAQgcSLCgwYMIEypcyLChw4cQ"
     "I0qcSLGixYEBAQA7"
 )
-"""Two frames, red and blue."""
+"""A GIF of two frames, red and blue: the smallest file that is decoded as a video."""
 
 
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
@@ -33,7 +33,7 @@ _ITEM: dict[str, Any] = {
         _TEXT,
         {
             "type": "object",
-            "description": "One of text, image, video; or a chat-content part with its type.",
+            "description": "An object with text, image or video, or a chat-content part.",
             "properties": {
                 name: {"anyOf": [_TEXT, {"type": "object", "properties": {"url": _TEXT}}]}
                 for name in _PARTS
@@ -57,22 +57,22 @@ class EmbeddingsRequest(WireModel):
     """POST /embeddings."""
 
     model: str | None = None
-    """Any spelling of the loaded model; missing: the loaded one."""
+    """Any name of the loaded model; it may be omitted."""
     input: Input
     encoding_format: str | None = "float"
-    """float, or base64 of little-endian float32; any other string counts as float."""
+    """float, or base64 of little-endian float32; any other string means float."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
-                {"input": {"type": "image_url", "image_url": _PICTURE}},
-                {"input": {"type": "image_base64", "image_base64": [_PICTURE, _PICTURE]}},
+                {"input": {"type": "image_url", "image_url": _IMAGE}},
+                {"input": {"type": "image_base64", "image_base64": [_IMAGE, _IMAGE]}},
                 {
                     "input": {
                         "type": "video_base64",
-                        "video_base64": _FILM,
+                        "video_base64": _ANIMATION,
                         "segment_config": {"num_frames": 8},
                     }
                 },
@@ -87,28 +87,28 @@ class OpenAIRequest(WireModel):
     model: str | None = None
     input: Annotated[Any, WithJsonSchema(_INPUT)]
     """A string, a list of strings, or a list of items: {"text"}, {"image"}, {"video"}, chat-content
-    parts, data URIs, mixed freely."""
+    parts and data URIs, in any mix."""
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(default=None, ge=1, le=2**31)
     user: str | None = None
     input_type: Literal["query", "document", "passage"] | None = None
     instruction: str | None = None
-    """The task, for models that take one with a query."""
+    """The task, for models that take an instruction with a query."""
     task: str | None = None
-    """Jina's: `….query` and `….passage` say what texts are, other tasks change nothing."""
+    """Jina's: `….query` and `….passage` set the role of the texts; other tasks have no effect."""
     embedding_type: Encoding | None = None
-    """Jina's: goes before encoding_format, and has the forms of whole numbers too."""
+    """Jina's: overrides encoding_format, and has integer encodings too."""
     truncate: Truncate | bool | None = None
-    """NVIDIA's NONE, Jina's false: refuse a text that is longer than the model reads."""
+    """NVIDIA's NONE and Jina's false: reject a text that exceeds the model's maximum length."""
     modality: str | Strings | None = None
-    """What plain strings are: text (default), image or video; or a list, one for each item."""
+    """What plain strings are: text (default), image or video; or a list with one per item."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"input": "a cat on a sofa"},
                 {
-                    "input": ["a cat", {"image": _PICTURE}, {"video": _FILM}],
+                    "input": ["a cat", {"image": _IMAGE}, {"video": _ANIMATION}],
                     "encoding_format": "base64",
                 },
             ]
@@ -127,7 +127,7 @@ class CohereRequest(WireModel):
     model: str | None = None
     texts: Strings | None = None
     images: Strings | None = None
-    """Data URIs, base64, or URLs."""
+    """Data URIs, base64 or URLs."""
     inputs: Annotated[list[CohereInput], Field(fail_fast=True)] | None = None
     input_type: (
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None
@@ -140,13 +140,13 @@ class CohereRequest(WireModel):
         json_schema_extra={
             "examples": [
                 {"texts": ["a cat", "a cup of coffee"], "input_type": "search_document"},
-                {"images": [_PICTURE], "embedding_types": ["float", "int8", "ubinary"]},
+                {"images": [_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
                 {
                     "inputs": [
                         {
                             "content": [
                                 {"type": "text", "text": "a cat"},
-                                {"type": "image_url", "image_url": {"url": _PICTURE}},
+                                {"type": "image_url", "image_url": {"url": _IMAGE}},
                             ]
                         }
                     ]
@@ -171,7 +171,7 @@ class Usage(BaseModel):
     prompt_tokens: int
     total_tokens: int
     truncated: bool = False
-    """A text was longer than the model's limit and was cut."""
+    """A text was longer than the model's limit and was truncated."""
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -186,7 +186,7 @@ class OpenAIEmbedding(BaseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
-    """Whole numbers where embedding_type asks for them."""
+    """Integers if embedding_type selects an integer encoding."""
 
 
 class OpenAIAnswer(BaseModel):

@@ -1,4 +1,4 @@
-"""The process that serves: it opens the model while the web framework is still being imported."""
+"""Runs the server: the model loads while the web framework is still being imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multimodal_embedding_serving.settings import Settings
 
 
 def serve(settings: Settings, listening: Listening | None = None) -> int:
-    """Serve until a signal. Returns the exit status: 1 when the model can't be opened."""
+    """Serve until a signal. Returns the exit status: 1 if the model could not be loaded."""
     service = Service(settings)
     service.open_in_background(open_engine)
     from multimodal_embedding_serving.api.uvicorn_server import make_server
@@ -20,7 +20,7 @@ def serve(settings: Settings, listening: Listening | None = None) -> int:
     status = 0 if server.started and service.failure is None else 1
     if server.started and not service.opened.is_set():
         # A conversion can't be interrupted, and a thread in native code that outlives the
-        # interpreter aborts the process. Half a bundle is never trusted, so nothing is lost.
+        # interpreter aborts the process. An incomplete bundle is never used, so nothing breaks.
         logging.shutdown()
         os._exit(status)
     return status

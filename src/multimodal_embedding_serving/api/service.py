@@ -1,4 +1,4 @@
-"""What the routes share: the settings, the engine once it is open, and how far opening is."""
+"""What the routes share: the settings, the engine once the model is loaded, and the progress."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ EngineFactory = Callable[[Settings, Progress, Metrics], Engine]
 
 
 def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
-    """Open the engine; a person at the terminal sees how far it is, as /ready does."""
+    """Load the model; shows progress on /ready and, at a terminal, on standard error."""
     with show_stages() as show:
 
-        def tell(stage: str, share: float) -> None:
+        def report(stage: str, share: float) -> None:
             progress(stage, share)
             show(stage, share)
 
-        return Engine.open(settings=settings, progress=tell, metrics=metrics)
+        return Engine.open(settings=settings, progress=report, metrics=metrics)
 
 
 @dataclass(slots=True)
 class Service:
-    """The state of one server. Changed by its opening and its stop, read by the routes."""
+    """The state of one server: changed at startup and shutdown, read by the routes."""
 
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
@@ -45,20 +45,19 @@ class Service:
     stage: str = "starting"
     share: float = 0.0
     failure: str | None = None
-    """Why the model can't be opened."""
+    """Why the model could not be loaded."""
     draining: bool = False
     names: frozenset[str] = frozenset()
-    """What clients may call the loaded model, in lower case."""
+    """All names of the loaded model that clients may send, in lower case."""
     created: int = 0
-    """When the model was opened: Unix time."""
+    """When the model was loaded, in Unix time."""
     active: int = 0
-    """Requests that are being answered."""
-    begun: bool = False
-    """Opening has been started."""
+    """Requests in progress."""
+    opening_started: bool = False
     opened: threading.Event = field(default_factory=threading.Event)
-    """Set when opening has ended, well or not."""
+    """Set when loading has ended, whether it succeeded or failed."""
     memory_quota: MemoryQuota = field(init=False)
-    """What the requests that are being answered hold in memory."""
+    """Memory that the requests in progress hold."""
 
     def __post_init__(self) -> None:
         self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
@@ -71,12 +70,12 @@ class Service:
         self.stage, self.share = stage, min(max(share, 0.0), 1.0)
 
     def open_in_background(self, factory: EngineFactory) -> None:
-        """Open the engine on a thread; a daemon, because a conversion can't be interrupted."""
-        self.begun = True
+        """Load the model on a thread; a daemon, because a conversion can't be interrupted."""
+        self.opening_started = True
         threading.Thread(target=self._open, args=(factory,), name="opening", daemon=True).start()
 
     def _open(self, factory: EngineFactory) -> None:
-        failure: str | None = "an unexpected error; the log has it"
+        failure: str | None = "unexpected error (see the server log)"
         try:
             engine = factory(self.settings, self.note, self.metrics)
             self.names = spellings_of(engine, self.settings)
@@ -84,38 +83,40 @@ class Service:
             self.created, failure = int(time.time()), None
         except EmbeddingError as error:
             failure = error.message
-            log.error("the model can't be opened: %s", failure)
+            log.error("could not load the model: %s", failure)
         finally:
             self.failure = failure
             self.opened.set()
 
     @property
     def unready(self) -> str | None:
-        """Why no request can be answered now, or None."""
+        """Why the server can't take requests now; None if it can."""
         if self.draining:
-            return "the server is stopping"
+            return "the server is shutting down"
         if self.failure is not None:
-            return f"the model can't be opened: {self.failure}"
+            return f"could not load the model: {self.failure}"
         if self.engine is None:
-            return f"the model is not open yet: {self.stage}, {self.share:.0%}"
-        return None if self.engine.healthy else "the model failed its self-test; it is reopened"
+            return f"the model is still loading: {self.stage}, {self.share:.0%}"
+        return (
+            None if self.engine.healthy else "the model failed its self-test and is being reloaded"
+        )
 
     def ready_engine(self) -> Engine:
         """The engine. Raises NotReady with the reason."""
         reason = self.unready
         if reason is not None or self.engine is None:
-            raise NotReady(reason or "the model is not open yet")
+            raise NotReady(reason or "the model is still loading")
         return self.engine
 
     def require(self, model: str | None) -> None:
-        """Raises UnknownModel where `model` is no spelling of the loaded model."""
+        """Raise UnknownModel unless `model` is a name of the loaded model."""
         if not self.accepts(model):
             loaded = self.ready_engine().info.id
-            message = f"The model '{model}' does not exist here; this server has '{loaded}'"
+            message = f"The model '{model}' does not exist; this server serves '{loaded}'"
             raise UnknownModel(message, param="model")
 
     def accepts(self, model: str | None) -> bool:
-        """Whether `model` is a spelling of the loaded model; None or "" means the loaded one."""
+        """Whether `model` is a name of the loaded model; None and "" mean the loaded one."""
         return not model or model.strip().lower() in self.names
 
 
@@ -130,9 +131,9 @@ def spellings_of(engine: Engine, settings: Settings) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """How to listen, beyond what the environment says."""
+    """How to listen, beyond the settings."""
 
     root_path: str = ""
-    """Where a proxy in front has mounted the service."""
+    """The path under which a reverse proxy exposes the service."""
     certificate: Path | None = None
     private_key: Path | None = None

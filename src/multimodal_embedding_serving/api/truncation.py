@@ -1,4 +1,4 @@
-"""What `truncate` asks for where a text is longer than the model's limit: words, or booleans."""
+"""The `truncate` field: what to do with a text that exceeds the model's maximum length."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import InvalidInput
 
 Truncate = Literal["NONE", "END"]
-"""END, which is what happens by itself: the text's end is left out. NONE: the request fails."""
+"""END, the default, drops the end of the text; NONE fails the request."""
 
 
-def check_truncation(answers: Sequence[EmbeddingResult], truncate: Truncate | bool | None) -> None:
-    """Raises InvalidInput naming the input, where a text was cut and must not be."""
+def check_truncation(results: Sequence[EmbeddingResult], truncate: Truncate | bool | None) -> None:
+    """Raise InvalidInput if a text was truncated although `truncate` is NONE or false."""
     if truncate not in ("NONE", False):
         return
-    for index, answer in enumerate(answers):
-        if answer.truncated:
-            message = "a text is longer than the model reads; truncate=END cuts it"
-            place = index if len(answers) > 1 else None
+    for index, result in enumerate(results):
+        if result.truncated:
+            message = "text exceeds the model's maximum length; use truncate=END to truncate it"
+            place = index if len(results) > 1 else None
             raise InvalidInput(message, index=place, param="truncate")

@@ -1,4 +1,4 @@
-"""The web server: uvicorn on uvloop and httptools, stopped gracefully."""
+"""The web server: uvicorn on uvloop and httptools, with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from multimodal_embedding_serving.api.service import EngineFactory, Listening, S
 
 
 class Server(uvicorn.Server):
-    """A server that finishes what it has begun.
+    """A server that finishes the requests in progress before it exits.
 
-    After SIGTERM or SIGINT /ready is 503 and new work is refused, but the server listens until
-    the running requests are answered or `drain` seconds have passed; then it exits with 0. It also
-    stops, with 1, when the model can't be opened.
+    After SIGTERM or SIGINT, /ready returns 503 and new work is rejected, but the server listens
+    until the requests in progress are done or `drain` seconds have passed; then it exits with 0. It
+    also exits, with 1, if the model could not be loaded.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -27,12 +27,12 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:
-            self.should_exit = True  # told twice
+            self.should_exit = True  # a second signal does not wait
         self._stop_at = time.monotonic() + self.service.settings.drain
         self.service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second by uvicorn; True ends its main loop."""
+        """Called by uvicorn ten times a second; True ends its main loop."""
         if self._stop_at is not None:
             idle = self.service.active == 0
             self.should_exit = self.should_exit or idle or time.monotonic() >= self._stop_at
@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
 def make_server(
     service: Service, listening: Listening | None = None, factory: EngineFactory = open_engine
 ) -> Server:
-    """A server that is ready to run; it opens the engine unless that has begun."""
+    """A server that is ready to run; it loads the model unless that has started."""
     listening, settings = listening or Listening(), service.settings
     app = create_app(settings, factory, service)
     config = uvicorn.Config(

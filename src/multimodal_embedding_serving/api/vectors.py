@@ -1,4 +1,4 @@
-"""Vectors as bytes of an answer, straight from their memory: never lists of Python floats."""
+"""Vectors as bytes of a response, straight from their memory: never lists of Python floats."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from starlette.responses import Response
 from multimodal_embedding_serving.types import Vector, Vectors
 
 Encoding = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
-"""Cohere's names. The whole numbers are made so that a vector needs no neighbours: int8 spreads
-each vector over -127..127 by its own largest number, which leaves its direction (compare by
-cosine); uint8 is that plus 128. ubinary holds a bit for each number, 1 where it is positive, the
-first in a byte's highest place; binary is that minus 128."""
+"""Cohere's names. Each vector is quantized on its own: int8 scales it so that its component of the
+largest magnitude is 127 or -127, which preserves its direction (compare by cosine); uint8 is int8
+plus 128. ubinary has one bit per component, 1 if it is positive, the first in the highest bit of a
+byte; binary is ubinary minus 128."""
 
 SHAPE = "x-embedding-shape"
-"""Rows and columns, of an answer that is no JSON."""
+"""Rows and columns of a response that is not JSON."""
 OCTETS, NPY = "application/octet-stream", "application/x-npy"
 
 MAX_INLINE_NUMBERS = 64 * 2**10
-"""More are encoded on a thread: these take the event loop under a millisecond."""
+"""More are encoded on a thread; these block the event loop for less than a millisecond."""
 
 
 def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
@@ -51,7 +51,7 @@ def quantize(vector: Vector, kind: Encoding) -> NDArray[Any]:
 def raw_response(
     accept: str, vectors: Sequence[Vectors], headers: Mapping[str, str]
 ) -> Response | None:
-    """Raw rows or .npy where `Accept` asks for them; None: the answer is JSON."""
+    """Raw rows or .npy if `Accept` asks for them; None if the response is to be JSON."""
     if OCTETS not in accept and NPY not in accept:
         return None
     rows = np.ascontiguousarray(np.concatenate(vectors), "<f4")

@@ -43,7 +43,7 @@ def _print_catalog() -> None:
 def _row(spec: ModelSpec) -> tuple[str, ...]:
     mark = " (default)" if spec.id == DEFAULT_MODEL else ""
     numbers = (str(spec.image_size or ""), str(spec.dimension), str(spec.text_length))
-    return spec.id + mark, ", ".join(spec.modalities), *numbers, spec.licence
+    return spec.id + mark, ", ".join(spec.modalities), *numbers, spec.license
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:

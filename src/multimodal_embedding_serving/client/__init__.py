@@ -1,4 +1,4 @@
-"""Clients of a running server; importing them loads no engine and no web framework."""
+"""Clients of a running server; importing them loads neither the engine nor a web framework."""
 
 from multimodal_embedding_serving.client.client import AsyncClient, Client
 

@@ -1,9 +1,9 @@
 """The HTTP client, sync and async: `Client("http://host:9777").embed_texts(["a cat"])`.
 
-A large input is sent in several requests, up to `parallel` of them at a time. Where the server is
-busy or away, a request is sent again after the pause that the server names. What the server
-refuses is raised as the class of `errors` that the server itself raised; a server that can't be
-reached is RemoteFailed.
+Large inputs are sent in several requests, up to `parallel` of them at a time. If the server is busy
+or the connection breaks, a request is retried after the pause in Retry-After, or else with
+exponential backoff. An error that the server reports is raised as the same class of `errors`;
+RemoteFailed is raised if the server can't be reached.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from multimodal_embedding_serving.client.protocol import (
 )
 from multimodal_embedding_serving.types import Vectors
 
-LOCAL = "http://127.0.0.1:9777"
+DEFAULT_URL = "http://127.0.0.1:9777"
 Role = Literal["query", "document"]
 
 
@@ -38,15 +38,15 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class Client:
-    """A server's models as functions from media to float32 vectors of unit length.
+    """Embeds texts, images and videos on a server; vectors are float32 and have unit length.
 
-    `batch` items at most go into one request; `retries` says how often one is sent again. A client
-    may be used by several threads.
+    A request has at most `batch` items and is retried up to `retries` times; `timeout` is in
+    seconds. Thread-safe.
     """
 
     def __init__(
         self,
-        url: str = LOCAL,
+        url: str = DEFAULT_URL,
         *,
         model: str | None = None,
         api_key: str | None = None,
@@ -56,7 +56,7 @@ class Client:
         parallel: int = 4,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._wire = RequestBuilder(model, batch, retries)
+        self._builder = RequestBuilder(model, batch, retries)
         self._parallel = parallel
         self._http = httpx2.Client(**_options(url, api_key, timeout), transport=transport)
 
@@ -68,31 +68,31 @@ class Client:
         instruction: str | None = None,
         dimensions: int | None = None,
     ) -> Vectors:
-        """float32 [texts, dimension]. A string is a query, a list holds documents."""
-        wanted = {"instruction": instruction, "dimensions": dimensions}
-        return self._vectors(self._wire.text_calls(texts, role, wanted))
+        """float32 [texts, dimension]. A string is embedded as a query, a list as documents."""
+        options = {"instruction": instruction, "dimensions": dimensions}
+        return self._vectors(self._builder.text_requests(texts, role, options))
 
     def embed_images(self, images: ImageLike | Iterable[ImageLike]) -> Vectors:
-        """float32 [images, dimension]. Images are read as they are sent: any number will do."""
-        return self._vectors(self._wire.image_calls(images))
+        """float32 [images, dimension]. Images are read batch by batch, so any number is fine."""
+        return self._vectors(self._builder.image_requests(images))
 
     def embed_video(
         self, video: VideoLike, *, segment: Mapping[str, Any] | None = None
     ) -> VideoVectors:
-        """One vector per sampled frame, and which frames they are; `segment` as segment_config."""
-        return protocol.video_vectors(self._answer(self._wire.video_call(video, segment)))
+        """One vector per sampled frame, with the frames. `segment` is the API's segment_config."""
+        return protocol.video_vectors(self._send(self._builder.video_request(video, segment)))
 
     def models(self) -> dict[str, list[str]]:
         """Family -> names of its models."""
-        return dict(self._answer(ApiRequest("GET", "/models"))["available_models"])
+        return dict(self._send(ApiRequest("GET", "/models"))["available_models"])
 
     def current(self) -> dict[str, Any]:
-        """The loaded model: its name, device, precision, dimension, fingerprint."""
-        return dict(self._answer(ApiRequest("GET", "/model/current")))
+        """The loaded model: its name, device, precision, dimension and fingerprint."""
+        return dict(self._send(ApiRequest("GET", "/model/current")))
 
     def capabilities(self) -> dict[str, Any]:
         """The loaded model's modalities."""
-        return dict(self._answer(ApiRequest("GET", "/model/capabilities")))
+        return dict(self._send(ApiRequest("GET", "/model/capabilities")))
 
     def close(self) -> None:
         self._http.close()
@@ -103,43 +103,43 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _vectors(self, calls: Iterator[ApiRequest]) -> Vectors:
-        """Reads and encodes while others are answered; the first failure stops the rest."""
+    def _vectors(self, requests: Iterator[ApiRequest]) -> Vectors:
+        """Prepare requests while others are in flight; the first failure cancels the rest."""
         parts: list[Vectors] = []
-        waiting: deque[Future[Vectors]] = deque()
+        pending: deque[Future[Vectors]] = deque()
         with ThreadPoolExecutor(self._parallel) as pool:
             try:
-                for call in calls:
-                    if len(waiting) == self._parallel:
-                        parts.append(waiting.popleft().result())
-                    waiting.append(pool.submit(self._rows, call))
-                parts.extend(each.result() for each in waiting)
+                for request in requests:
+                    if len(pending) == self._parallel:
+                        parts.append(pending.popleft().result())
+                    pending.append(pool.submit(self._rows, request))
+                parts.extend(each.result() for each in pending)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        return protocol.joined(parts)
+        return protocol.concatenate(parts)
 
-    def _rows(self, call: ApiRequest) -> Vectors:
-        return protocol.rows(self._answer(call))
+    def _rows(self, request: ApiRequest) -> Vectors:
+        return protocol.read_vectors(self._send(request))
 
-    def _answer(self, call: ApiRequest, attempt: int = 0) -> Any:
+    def _send(self, request: ApiRequest, attempt: int = 0) -> Any:
         reply: protocol.Reply
         try:
-            reply = self._http.request(call.method, call.path, **call.payload())
+            reply = self._http.request(request.method, request.path, **request.payload())
         except httpx2.TransportError as error:
             reply = error
-        wait = self._wire.pause(reply, attempt)
+        wait = self._builder.pause(reply, attempt)
         if wait is None:
-            return protocol.answer(call, reply)
+            return protocol.read_reply(request, reply)
         time.sleep(wait)
-        return self._answer(call, attempt + 1)
+        return self._send(request, attempt + 1)
 
 
 class AsyncClient:
-    """The same functions, awaited."""
+    """The same methods as `Client`, as coroutines."""
 
     def __init__(
         self,
-        url: str = LOCAL,
+        url: str = DEFAULT_URL,
         *,
         model: str | None = None,
         api_key: str | None = None,
@@ -149,7 +149,7 @@ class AsyncClient:
         parallel: int = 4,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._wire = RequestBuilder(model, batch, retries)
+        self._builder = RequestBuilder(model, batch, retries)
         self._parallel = parallel
         self._http = httpx2.AsyncClient(**_options(url, api_key, timeout), transport=transport)
 
@@ -161,32 +161,32 @@ class AsyncClient:
         instruction: str | None = None,
         dimensions: int | None = None,
     ) -> Vectors:
-        """float32 [texts, dimension]. A string is a query, a list holds documents."""
-        wanted = {"instruction": instruction, "dimensions": dimensions}
-        return await self._vectors(self._wire.text_calls(texts, role, wanted))
+        """float32 [texts, dimension]. A string is embedded as a query, a list as documents."""
+        options = {"instruction": instruction, "dimensions": dimensions}
+        return await self._vectors(self._builder.text_requests(texts, role, options))
 
     async def embed_images(self, images: ImageLike | Iterable[ImageLike]) -> Vectors:
-        """float32 [images, dimension]. Images are read as they are sent: any number will do."""
-        return await self._vectors(self._wire.image_calls(images))
+        """float32 [images, dimension]. Images are read batch by batch, so any number is fine."""
+        return await self._vectors(self._builder.image_requests(images))
 
     async def embed_video(
         self, video: VideoLike, *, segment: Mapping[str, Any] | None = None
     ) -> VideoVectors:
-        """One vector per sampled frame, and which frames they are; `segment` as segment_config."""
-        call = await asyncio.to_thread(self._wire.video_call, video, segment)
-        return protocol.video_vectors(await self._answer(call))
+        """One vector per sampled frame, with the frames. `segment` is the API's segment_config."""
+        request = await asyncio.to_thread(self._builder.video_request, video, segment)
+        return protocol.video_vectors(await self._send(request))
 
     async def models(self) -> dict[str, list[str]]:
         """Family -> names of its models."""
-        return dict((await self._answer(ApiRequest("GET", "/models")))["available_models"])
+        return dict((await self._send(ApiRequest("GET", "/models")))["available_models"])
 
     async def current(self) -> dict[str, Any]:
-        """The loaded model: its name, device, precision, dimension, fingerprint."""
-        return dict(await self._answer(ApiRequest("GET", "/model/current")))
+        """The loaded model: its name, device, precision, dimension and fingerprint."""
+        return dict(await self._send(ApiRequest("GET", "/model/current")))
 
     async def capabilities(self) -> dict[str, Any]:
         """The loaded model's modalities."""
-        return dict(await self._answer(ApiRequest("GET", "/model/capabilities")))
+        return dict(await self._send(ApiRequest("GET", "/model/capabilities")))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -197,35 +197,35 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _vectors(self, calls: Iterator[ApiRequest]) -> Vectors:
-        """Reads and encodes on a thread; the first failure stops the rest and is raised."""
+    async def _vectors(self, requests: Iterator[ApiRequest]) -> Vectors:
+        """Prepare requests on a thread; the first failure cancels the rest and is raised."""
         free = asyncio.Semaphore(self._parallel)
         tasks: list[asyncio.Task[Vectors]] = []
 
-        async def embed(call: ApiRequest) -> Vectors:
+        async def embed(request: ApiRequest) -> Vectors:
             try:
-                return protocol.rows(await self._answer(call))
+                return protocol.read_vectors(await self._send(request))
             finally:
                 free.release()
 
         try:
             async with asyncio.TaskGroup() as group:
                 await free.acquire()
-                while (call := await asyncio.to_thread(next, calls, None)) is not None:
-                    tasks.append(group.create_task(embed(call)))
+                while (request := await asyncio.to_thread(next, requests, None)) is not None:
+                    tasks.append(group.create_task(embed(request)))
                     await free.acquire()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return protocol.joined([task.result() for task in tasks])
+        return protocol.concatenate([task.result() for task in tasks])
 
-    async def _answer(self, call: ApiRequest, attempt: int = 0) -> Any:
+    async def _send(self, request: ApiRequest, attempt: int = 0) -> Any:
         reply: protocol.Reply
         try:
-            reply = await self._http.request(call.method, call.path, **call.payload())
+            reply = await self._http.request(request.method, request.path, **request.payload())
         except httpx2.TransportError as error:
             reply = error
-        wait = self._wire.pause(reply, attempt)
+        wait = self._builder.pause(reply, attempt)
         if wait is None:
-            return protocol.answer(call, reply)
+            return protocol.read_reply(request, reply)
         await asyncio.sleep(wait)
-        return await self._answer(call, attempt + 1)
+        return await self._send(request, attempt + 1)

@@ -1,6 +1,6 @@
-"""The wire contract as a client sees it: arguments to requests, replies to results.
+"""The client's side of the API: builds requests from arguments, and results from replies.
 
-Nothing here does input or output over the network; `client.Client` and `client.AsyncClient` do.
+Nothing here uses the network; `client.Client` and `client.AsyncClient` do.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, Re
 from multimodal_embedding_serving.types import Vectors
 
 ImageLike = str | Path | bytes | Image.Image | NDArray[Any]
-"""A path, an http(s) or data URL, encoded bytes, a picture, or an array [H, W, 3] or [H, W]."""
+"""A path, an http(s) or data URL, file contents, a PIL image, or an array [H, W, 3] or [H, W]."""
 VideoLike = str | Path | bytes
 Reply = httpx2.Response | httpx2.TransportError
 
-BATCH_BYTES = 24_000_000
-"""Encoded bytes of a request: well below the server's default limit of 64 MB."""
-BUSY = {429, 502, 503}
+MAX_BATCH_BYTES = 24_000_000
+"""Base64 in one request: well below the server's default limit, EMBEDDING_MAX_BODY_MB=64."""
+RETRYABLE = {429, 502, 503}
 LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)
-"""A connection that broke; a timeout is the caller's own limit and is not tried again."""
+"""Broken connections, which are retried. Timeouts are not: they are the caller's own limit."""
+MAX_RETRY_AFTER = 60.0
+"""Seconds; a server that asks for more is retried after this time."""
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 WEB = ("http://", "https://")
 
@@ -49,64 +51,64 @@ class VideoFrame:
 
 class VideoVectors(NamedTuple):
     vectors: Vectors
-    """[frames, dimension]; [1, dimension] where the segment asks for pooling."""
+    """[frames, dimension]; [1, dimension] if the segment config asks for pooling."""
     frames: list[VideoFrame]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request of the wire contract."""
+    """One request to the server."""
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
-    first: int = 0
-    """Where the request's items start in the caller's list."""
+    offset: int = 0
+    """Position of the request's first item in the caller's list."""
 
     def payload(self) -> dict[str, Any]:
-        """What the HTTP library is to send."""
+        """Arguments for the HTTP library."""
         if self.body is None:
             return {}
-        # ASCII escapes: a lone surrogate in a text has no UTF-8, but it has an escape.
+        # With ASCII escapes: a lone surrogate can be escaped, but not encoded as UTF-8.
         content = json.dumps(self.body).encode()
         return {"content": content, "headers": {"content-type": "application/json"}}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """From arguments to requests, and from replies to results; does no input or output itself."""
+    """Builds requests from arguments, and decides on retries."""
 
     model: str | None
     batch: int
     retries: int
 
-    def text_calls(
-        self, texts: str | Sequence[str], role: str | None, wanted: Mapping[str, Any]
+    def text_requests(
+        self, texts: str | Sequence[str], role: str | None, options: Mapping[str, Any]
     ) -> Iterator[ApiRequest]:
-        listed = [texts] if isinstance(texts, str) else texts
+        items = [texts] if isinstance(texts, str) else texts
         role = role or ("query" if isinstance(texts, str) else "document")
-        for start in range(0, len(listed), self.batch):
-            part = list(listed[start : start + self.batch])
-            body = {"input": part, "input_type": role, **wanted}
+        for start in range(0, len(items), self.batch):
+            part = list(items[start : start + self.batch])
+            body = {"input": part, "input_type": role, **options}
             yield ApiRequest("POST", "/v1/embeddings", self.body(body), start)
 
-    def image_calls(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ApiRequest]:
+    def image_requests(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ApiRequest]:
         single = isinstance(images, str | bytes | Path | Image.Image | np.ndarray)
-        listed: Iterable[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
+        iterable: Iterable[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
         part: list[tuple[str, str]] = []
-        size = first = 0
-        for image in listed:
+        size = offset = 0
+        for image in iterable:
             item = image_item(image)
-            if part and (len(part) == self.batch or size + len(item[1]) > BATCH_BYTES):
-                yield self.image_call(part, first)
-                part, size, first = [], 0, first + len(part)
+            if part and (len(part) == self.batch or size + len(item[1]) > MAX_BATCH_BYTES):
+                yield self.image_request(part, offset)
+                part, size, offset = [], 0, offset + len(part)
             part.append(item)
             size += len(item[1])
         if part:
-            yield self.image_call(part, first)
+            yield self.image_request(part, offset)
 
-    def image_call(self, items: Sequence[tuple[str, str]], first: int) -> ApiRequest:
-        """One kind in a list of its own; both kinds side by side as frames."""
+    def image_request(self, items: Sequence[tuple[str, str]], offset: int) -> ApiRequest:
+        """Images of one kind are sent as a list; URLs and base64 together are sent as frames."""
         kinds = {kind for kind, _ in items}
         if len(kinds) == 1:
             kind = kinds.pop()
@@ -114,37 +116,36 @@ class RequestBuilder:
         else:
             frames = [{"type": kind, kind: value} for kind, value in items]
             source = {"type": "video_frames", "video_frames": frames}
-        return ApiRequest("POST", "/embeddings", self.body({"input": source}), first)
+        return ApiRequest("POST", "/embeddings", self.body({"input": source}), offset)
 
-    def video_call(self, video: VideoLike, segment: Mapping[str, Any] | None) -> ApiRequest:
+    def video_request(self, video: VideoLike, segment: Mapping[str, Any] | None) -> ApiRequest:
         if isinstance(video, str) and video.startswith(WEB):
             source: dict[str, Any] = {"type": "video_url", "video_url": video}
         else:
-            source = {"type": "video_base64", "video_base64": encoded(video)}
+            source = {"type": "video_base64", "video_base64": encode_base64(video)}
         if segment is not None:
             source["segment_config"] = dict(segment)
         return ApiRequest("POST", "/embeddings", self.body({"input": source}))
 
     def body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        named = {} if self.model is None else {"model": self.model}
-        given = {key: value for key, value in fields.items() if value is not None}
-        return {**named, **given, "encoding_format": "base64"}
+        fields = {"model": self.model, **fields, "encoding_format": "base64"}
+        return {key: value for key, value in fields.items() if value is not None}
 
     def pause(self, reply: Reply, attempt: int) -> float | None:
-        """Seconds until the request is sent again; None: the reply stands."""
+        """Seconds to wait before the request is retried; None if it is not retried."""
         if attempt >= self.retries:
             return None
-        doubling: float = 0.25 * 2 ** min(attempt, 5) * random.uniform(1, 1.5)  # noqa: S311
+        backoff: float = 0.25 * 2 ** min(attempt, 5) * random.uniform(1, 1.5)  # noqa: S311
         if isinstance(reply, httpx2.TransportError):
-            return doubling if isinstance(reply, LOST) else None
-        if reply.status_code not in BUSY or reply.headers.get("x-should-retry") == "false":
+            return backoff if isinstance(reply, LOST) else None
+        if reply.status_code not in RETRYABLE or reply.headers.get("x-should-retry") == "false":
             return None
-        named = named_pause(reply.headers.get("retry-after", ""))
-        return doubling if named is None else min(60.0, named)
+        seconds = retry_after(reply.headers.get("retry-after", ""))
+        return backoff if seconds is None else min(MAX_RETRY_AFTER, seconds)
 
 
-def named_pause(value: str) -> float | None:
-    """The seconds that Retry-After names, by number or by date (RFC 9110, 10.2.3)."""
+def retry_after(value: str) -> float | None:
+    """The seconds in a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     if value.replace(".", "", 1).isdecimal():
         return float(value)
     try:
@@ -153,90 +154,92 @@ def named_pause(value: str) -> float | None:
         return None
 
 
-def answer(call: ApiRequest, reply: Reply) -> Any:
+def read_reply(request: ApiRequest, reply: Reply) -> Any:
     """The reply's JSON. Raises the error that the server reports, or RemoteFailed."""
     if isinstance(reply, httpx2.TransportError):
-        raise RemoteFailed(f"the server did not answer: {type(reply).__name__}") from reply
+        raise RemoteFailed(f"the server did not respond: {type(reply).__name__}") from reply
     try:
         body = reply.json()
     except ValueError:
         body = None
     if reply.is_success and body is not None:
         return body
-    raise refusal(reply.status_code, body if isinstance(body, dict) else {}, call.first)
+    raise to_error(reply.status_code, body if isinstance(body, dict) else {}, request.offset)
 
 
-def refusal(status: int, body: Mapping[str, Any], first: int) -> EmbeddingError:
-    """A refused request as our own error: by its code if that is ours, else by its status.
+def to_error(status: int, body: Mapping[str, Any], offset: int) -> EmbeddingError:
+    """An error response as one of our classes: by its code, or else by its status.
 
-    The item at fault is named by its place in the caller's list, which starts `first` items before.
+    The error's index counts the items of the caller's list, of which `offset` went into earlier
+    requests.
     """
-    told = body["error"] if isinstance(body.get("error"), dict) else body
-    message = str(told.get("message") or told.get("detail") or f"the server answered {status}")
-    known = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    ours = [kind for kind in known if issubclass(kind, EmbeddingError) and kind.status != 501]
-    by_code = [kind for kind in ours if kind.code == told.get("code")]
-    by_status = [kind for kind in ours if kind.status == status != 500]
+    detail = body["error"] if isinstance(body.get("error"), dict) else body
+    message = str(detail.get("message") or detail.get("detail") or f"the server returned {status}")
+    classes = [each for each in vars(errors).values() if isinstance(each, type)]
+    raisable = [each for each in classes if issubclass(each, EmbeddingError) and each.status != 501]
+    by_code = [each for each in raisable if each.code == detail.get("code")]
+    by_status = [each for each in raisable if each.status == status != 500]
     error = (by_code or by_status or [RemoteFailed])[0](message)
-    index, error.param = told.get("index"), told.get("param")
-    if place := re.match(r"item (\d+): ", message):
-        index, error.message = int(place[1]), message[place.end() :]
-    error.index = None if index is None else first + index
+    index, error.param = detail.get("index"), detail.get("param")
+    if item := re.match(r"input\[(\d+)\]: ", message):  # OpenAI's format has no index field
+        index, error.message = int(item[1]), message[item.end() :]
+    error.index = None if index is None else offset + index
     return error
 
 
-def rows(body: Mapping[str, Any]) -> Vectors:
-    """The vectors of an answer, native or OpenAI's -> float32 [n, dimension]."""
+def read_vectors(body: Mapping[str, Any]) -> Vectors:
+    """The vectors of a response, native or OpenAI's -> float32 [n, dimension]."""
     if "data" in body:
-        found = [item["embedding"] for item in sorted(body["data"], key=lambda each: each["index"])]
+        rows = [item["embedding"] for item in sorted(body["data"], key=lambda each: each["index"])]
     else:
-        found = body["embedding"]
-        if isinstance(found, str) or not isinstance(found[0], str | list):
-            found = [found]
+        rows = body["embedding"]
+        if isinstance(rows, str) or not isinstance(rows[0], str | list):
+            rows = [rows]
     vectors = [
-        np.frombuffer(base64.b64decode(each), "<f4") if isinstance(each, str) else each
-        for each in found
+        np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else row for row in rows
     ]
     return np.asarray(vectors, np.float32)
 
 
-def joined(parts: Sequence[Vectors]) -> Vectors:
+def concatenate(parts: Sequence[Vectors]) -> Vectors:
     return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
 
 def video_vectors(body: Mapping[str, Any]) -> VideoVectors:
     frames = [VideoFrame(each["index"], each["timestamp"]) for each in body.get("frames") or ()]
-    return VideoVectors(rows(body), frames)
+    return VideoVectors(read_vectors(body), frames)
 
 
 def image_item(image: ImageLike) -> tuple[str, str]:
-    """(kind, value) of the wire: a URL stays a URL, all else is base64."""
+    """(input kind, value): URLs stay URLs, everything else becomes base64."""
     if isinstance(image, str) and image.startswith((*WEB, "data:")):
         kind = "image_base64" if image.startswith("data:") else "image_url"
         return kind, image
     if isinstance(image, np.ndarray):
-        image = picture_of(image)
-    return "image_base64", encoded(lossless(image) if isinstance(image, Image.Image) else image)
+        image = image_from_array(image)
+    data = encode_lossless(image) if isinstance(image, Image.Image) else image
+    return "image_base64", encode_base64(data)
 
 
-def picture_of(array: NDArray[Any]) -> Image.Image:
+def image_from_array(array: NDArray[Any]) -> Image.Image:
     try:
         return Image.fromarray(array)
     except TypeError:
-        raise InvalidInput(f"an array {array.shape} of {array.dtype} is no picture") from None
+        message = f"an array of shape {array.shape} and type {array.dtype} is not an image"
+        raise InvalidInput(f"{message}; use uint8 [H, W, 3] or [H, W]") from None
 
 
-def lossless(picture: Image.Image) -> bytes:
-    """PNG, or TIFF for what PNG can't hold (CMYK, 32-bit); the orientation goes with it."""
+def encode_lossless(image: Image.Image) -> bytes:
+    """PNG, or TIFF for what PNG can't store (CMYK, 32 bits); includes the EXIF orientation."""
     file = BytesIO()
-    if picture.mode in PNG_MODES:
-        picture.save(file, "PNG", exif=picture.getexif(), compress_level=1)
+    if image.mode in PNG_MODES:
+        image.save(file, "PNG", exif=image.getexif(), compress_level=1)
     else:
-        picture.save(file, "TIFF", exif=picture.getexif())
+        image.save(file, "TIFF", exif=image.getexif())
     return file.getvalue()
 
 
-def encoded(source: str | Path | bytes) -> str:
-    """Base64 of bytes, or of the file at a path. Raises OSError like `open`."""
+def encode_base64(source: str | Path | bytes) -> str:
+    """Base64 of bytes, or of the file at a path. Raises OSError as `open` does."""
     data = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
     return base64.b64encode(data).decode()

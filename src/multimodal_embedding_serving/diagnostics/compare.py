@@ -188,7 +188,7 @@ def ask_server(url: str, api_key: str | None) -> Operand:
 
 def _embed(http: httpx2.Client, model: str, source: Mapping[str, Any]) -> Vectors:
     body = {"model": model, "input": source, "encoding_format": "float"}
-    return protocol.rows(_call(http, ApiRequest("POST", "/embeddings", body)))
+    return protocol.read_vectors(_call(http, ApiRequest("POST", "/embeddings", body)))
 
 
 def _call(http: httpx2.Client, call: ApiRequest) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _call(http: httpx2.Client, call: ApiRequest) -> dict[str, Any]:
         reply = http.request(call.method, call.path, **call.payload())
     except httpx2.TransportError as error:
         reply = error
-    body = protocol.answer(call, reply)
+    body = protocol.read_reply(call, reply)
     if not isinstance(body, dict):
         raise RemoteFailed(f"{call.path}: the response is not a JSON object")
     return body

@@ -159,7 +159,7 @@ class Decoding:
         self._decoders.stop(self)
 
     def frames(self) -> Generator[Frame, None, None]:
-        """Yield frames like `read_frames`, but as read-only arrays in shared memory. The caller must
+        """Yield frames like `read_frames`, but as read-only arrays in shared memory. Callers must
         release them: later frames reuse their slots.
 
         Also raises InvalidInput if the decoder crashes on the video, DeadlineExceeded if decoding
