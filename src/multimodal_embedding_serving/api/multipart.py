@@ -135,8 +135,7 @@ def split_form(content_type: str, body: bytes, max_parts: int) -> list[Part]:
 
     def begin() -> None:
         if len(parts) == max_parts:
-            message = f"the form has more than {max_parts:,} parts (see EMBEDDING_MAX_ITEMS)"
-            raise TooLarge(message, param="input")
+            raise _too_many_parts(max_parts)
         parts.append(Part())
 
     def header_end() -> None:
@@ -165,6 +164,11 @@ def split_form(content_type: str, body: bytes, max_parts: int) -> list[Part]:
     if not complete:
         raise InvalidInput("the form is truncated: its closing boundary is missing")
     return parts
+
+
+def _too_many_parts(limit: int) -> TooLarge:
+    message = f"the form has more than {limit:,} parts (see EMBEDDING_MAX_ITEMS)"
+    return TooLarge(message, param="input")
 
 
 def _segment(text: str | None) -> SegmentConfig:
