@@ -51,12 +51,6 @@ SLOW_IMPORTS = {
 """Libraries, and our modules that load them, which take up to seconds to import."""
 
 SUPERLATIVE = re.compile(r"_?(MOST|LEAST|LONGEST|SHORTEST)(_|$)")
-NOT_YET_RENAMED = {
-    *("LEAST", "LEAST_DISTANCE", "LEAST_RATE", "LEAST_SLOTS", "LONGEST", "MOST", "MOST_BYTES"),
-    *("MOST_CPUS", "MOST_INDEXES", "MOST_LABEL", "MOST_MANIFEST", "MOST_PARSED", "MOST_SINGLE"),
-    *("MOST_VIDEOS", "SHORTEST"),
-}
-"""Constants from before the rule. Remove a name once it is renamed; add none."""
 
 
 def files(*folders: str) -> Iterator[Path]:
@@ -191,7 +185,6 @@ def test_a_limit_is_named_max_or_min() -> None:
         if isinstance(node, ast.Name)
         and isinstance(node.ctx, ast.Store)
         and SUPERLATIVE.match(node.id)
-        and node.id not in NOT_YET_RENAMED
     ]
     assert not limits, report("constants that are limits begin with MAX_ or MIN_", limits)
 

@@ -25,7 +25,7 @@ from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.types import Features, Modality, Progress, Row
 from tests.fakes import PATIENCE, FakeGraph
 
-LONGEST = 64
+MAX_LENGTH = 64
 """Letters that the fake text tower reads."""
 TRANSFORM = ImageTransform(8, "squash", "bicubic", 4)
 DIMENSION = 8
@@ -34,7 +34,7 @@ DIMENSION = 8
 def text_row(text: str, role: str | None = None, instruction: str | None = None) -> Row:
     """The row of a text in a role: its letters after the role's and the instruction's."""
     prefix = {"query": "Q", "document": "D", None: "-"}[role] + (instruction or "")
-    return np.array([ord(letter) for letter in (prefix + text)[:LONGEST]], np.int32)
+    return np.array([ord(letter) for letter in (prefix + text)[:MAX_LENGTH]], np.int32)
 
 
 def prepare_letters(raws: Sequence[TextItem]) -> list[Features | EmbeddingError]:
@@ -42,7 +42,7 @@ def prepare_letters(raws: Sequence[TextItem]) -> list[Features | EmbeddingError]
     for words in raws:
         text = words.text if isinstance(words.text, str) else "".join(map(chr, words.text))
         row = text_row(text, words.role, words.instruction)
-        ready.append(Features(row, len(row), len(row), truncated=len(text) >= LONGEST))
+        ready.append(Features(row, len(row), len(row), truncated=len(text) >= MAX_LENGTH))
     return ready
 
 
@@ -81,7 +81,7 @@ def fake_engine(
         "backend": "openvino",
         "precision": "f16",
         "fingerprint": "fa4e-f32",
-        "text_length": LONGEST,
+        "text_length": MAX_LENGTH,
         "logit_scale": 100.0,
     }
     info = ModelInfo(**{**given, **facts})

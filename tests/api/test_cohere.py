@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.api.vectors import quantize
 from multimodal_embedding_serving.types import Vector
-from tests.api.fakes import LONGEST, Start, text_row
+from tests.api.fakes import MAX_LENGTH, Start, text_row
 from tests.api.test_native import b64, image_vector
 from tests.fakes import vector_of
 from tests.media_files import photo, write_image
@@ -98,7 +98,7 @@ def test_a_refusal_has_coheres_shape(
 
 
 def test_a_long_text_is_refused_where_it_must_not_be_cut(http: httpx2.Client) -> None:
-    long = "x" * (LONGEST + 1)
+    long = "x" * (MAX_LENGTH + 1)
     assert "truncate=END" in ask(http, 422, texts=["a", long], truncate="NONE")["message"]
     assert ask(http, texts=["a", long], truncate="END")["embeddings"]
 

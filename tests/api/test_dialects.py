@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.types import Vector
-from tests.api.fakes import LONGEST, text_row
+from tests.api.fakes import MAX_LENGTH, text_row
 from tests.api.test_native import b64, image_vector
 from tests.fakes import vector_of
 from tests.media_files import write_image, write_video
@@ -17,7 +17,7 @@ from tests.media_files import write_image, write_video
 IMAGE = write_image("png")
 URI = f"data:image/png;base64,{b64(IMAGE)}"
 VIDEO = f"data:video/mp4;base64,{b64(write_video(frames=4))}"
-LONG = "x" * (LONGEST + 1)
+LONG = "x" * (MAX_LENGTH + 1)
 
 
 def ask(http: httpx2.Client, status: int = 200, **body: Any) -> Any:

@@ -32,7 +32,7 @@ from tests.small_clip import repository, write_clip
 
 QUICK = ("cn-clip-vit-b-16", "qwen3-embedding-0.6b")
 """Two towers in float32, and one whose file holds bfloat16."""
-LEAST = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999}
+MIN_COSINES = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999}
 
 
 def settings(model: str | Path, models: Path, **changes: object) -> Settings:
@@ -63,7 +63,7 @@ def test_torch_serves_the_vectors_that_openvino_does(
     folder = write_repository(tmp_path / model, model)
     info, actual = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))
-    assert cosine(actual, expected) >= LEAST["f32"]
+    assert cosine(actual, expected) >= MIN_COSINES["f32"]
     assert (info.backend, converted.backend) == ("torch", "openvino")
     mark = converted.fingerprint.removesuffix("-f32")
     assert info.fingerprint == f"{mark}-torch-f32"
@@ -91,7 +91,7 @@ def test_sixteen_bits_are_measured_once_and_the_figure_is_shown(
     assert info.fingerprint.endswith(f"-torch-{precision}")
     assert info.fingerprint.partition("-")[0] != exact.fingerprint.partition("-")[0]
     for modality, each in info.parity.items():
-        assert LEAST[precision] == each["bound"] <= each["minimum"] < 1
+        assert MIN_COSINES[precision] == each["bound"] <= each["minimum"] < 1
         least = float((actual[modality] * expected[modality]).sum(1).min())
         assert least == pytest.approx(each["minimum"], abs=1e-4)
     monkeypatch.setattr(torch_model, "check_parity", None)  # it would fail if it were called

@@ -28,7 +28,7 @@ from tests.retrieval import PHOTOS, list_photos, rank, read_queries, score
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "builtin"
 FOLDER = Path(str(files("multimodal_embedding_serving"))) / "builtin"
-MOST_BYTES = 28_000_000
+MAX_BYTES = 28_000_000
 SURE = ("a cat", "a cup of coffee", "a motorcycle", "a rocket", "coins")
 """Queries that must find their photo among all."""
 TABLE_ROW = re.compile(r"^\| (\S+\.\w+) \| .+ \| .+ \|$", re.MULTILINE)
@@ -155,7 +155,7 @@ def test_the_bundle_is_whole_and_small() -> None:
     bundle.verify()
     assert bundle.manifest.model == DEFAULT_MODEL
     assert bundle.manifest.dimension == resolve(DEFAULT_MODEL).dimension
-    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= MOST_BYTES
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= MAX_BYTES
 
 
 def test_the_bundle_says_that_it_is_not_for_production() -> None:

@@ -38,7 +38,7 @@ from tests.small_clip import repository
 torch = lazy("torch")
 transformers = lazy("transformers")
 
-LEAST = 0.99999
+MIN_COSINE = 0.99999
 WORDS = ("a photo of a cat", "一只猫睡在沙发上", "x")
 VISION = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}
 TEXT = {"hidden_size": 32, "intermediate_size": 72, "num_hidden_layers": 2}
@@ -199,7 +199,7 @@ def test_a_checkpoint_beside_the_catalog_has_its_librarys_vectors(
         assert plan.dimension == other.dimension
         rows = rows_for(blueprint, plan)
         found = compile_plan(plan, tmp_path / f"{plan.modality}-f32.xml")(rows)
-        assert cosine(found, expected(oracle, plan, rows)) >= LEAST, plan.modality
+        assert cosine(found, expected(oracle, plan, rows)) >= MIN_COSINE, plan.modality
     assert sides.get("pixels") == other.side
 
 

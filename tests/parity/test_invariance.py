@@ -35,7 +35,7 @@ from tests.parity.towers import (
 )
 
 BOUND = 0.99999
-LONGEST = {"clip": 77, "chinese_clip": 52, "siglip": 64, "blip-2": 64}
+MAX_LENGTHS = {"clip": 77, "chinese_clip": 52, "siglip": 64, "blip-2": 64}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def draw_texts(words: int, lengths: Sequence[int], seed: int) -> list[Row]:
 def join_transformers(model: str, folder: Path) -> Joined:
     paths = write_checkpoint(folder / "model.safetensors", small_arrays(model, "transformers"))
     graphs = read_towers(paths, small_config(model)).compile(folder)
-    longest = LONGEST[model_type(model)]
+    longest = MAX_LENGTHS[model_type(model)]
 
     def read(lengths: Sequence[int], seed: int) -> list[Row]:
         return list(texts(model, *lengths, seed=seed))

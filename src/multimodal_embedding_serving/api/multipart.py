@@ -130,8 +130,7 @@ def split_form(content_type: str, body: bytes, max_parts: int) -> list[Part]:
     if not boundary:
         raise InvalidInput("the Content-Type header of the form has no boundary")
     parts: list[Part] = []
-    name, value = bytearray(), bytearray()
-    complete = False
+    name, value, complete = bytearray(), bytearray(), False
 
     def begin() -> None:
         if len(parts) == max_parts:
