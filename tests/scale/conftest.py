@@ -13,6 +13,8 @@ import pytest
 def cluster() -> Iterator[Any]:
     """A head that computes nothing, and two nodes; this process is connected to it."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no outbound attempt
+    # Where auto means bf16, a vector differs in its last bits from one batch to another.
+    os.environ["EMBEDDING_PRECISION"] = "f32"
     # Ray would send the tests' folder and environment along otherwise.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     import ray
