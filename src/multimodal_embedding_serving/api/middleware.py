@@ -75,10 +75,10 @@ class Access:
             current_request.reset(token)
 
     def _tell(self, scope: Scope, status: int, seconds: float, items: int) -> None:
-        self._service.metrics.answered(_route(scope), status, seconds)
+        self._service.metrics.count_response(_route(scope), status, seconds)
         code = error_code(scope)
         if code is not None:
-            self._service.metrics.failed(code)
+            self._service.metrics.count_error(code)
         path = scope["raw_path"][:SHOWN].decode("ascii", "replace")
         facts = {"method": scope["method"], "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)
