@@ -230,12 +230,12 @@ class Engine:
 
     def _size(self, dimensions: int | None) -> int:
         """The length of the vectors to return. Raises DimensionsNotAllowed."""
-        longest, shortest = self.info.dimension, self.info.min_dimension
-        if dimensions is None or dimensions == longest:
-            return longest
-        if shortest <= dimensions < longest:
+        full, minimum = self.info.dimension, self.info.min_dimension
+        if dimensions is None or dimensions == full:
+            return full
+        if minimum <= dimensions < full:
             return dimensions
-        allowed = f"{shortest} to {longest}" if shortest < longest else f"only {longest}"
+        allowed = f"{minimum} to {full}" if minimum < full else f"only {full}"
         raise DimensionsNotAllowed(
             f"dimensions={dimensions} is not allowed for {self.info.id}; allowed: {allowed}",
             param="dimensions",
