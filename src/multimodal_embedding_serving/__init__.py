@@ -1,7 +1,7 @@
-"""Text, images and video as vectors in one space.
+"""Embeds text, images and video as vectors in one space.
 
-`Engine.open()` embeds in this process, `Client` and `AsyncClient` ask a server. Importing this
-package loads none of them: each name is fetched when it is first used.
+`Engine.open()` embeds in this process; `Client` and `AsyncClient` call a server. Importing this
+package loads none of them: each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
     "register_model_handler",
 ]
 
-_HOMES = {
+_MODULES = {
     "AsyncClient": "client",
     "Client": "client",
     "EmbeddingError": "errors",
     "Engine": "engine",
     "Settings": "settings",
 }
-"""Where each name lives; those that are not listed are the SDK's, in `compat`."""
+"""The module of each name; names that are not listed belong to the SDK, in `compat`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         return import_module("importlib.metadata").version("multimodal-embedding-serving")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'compat')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'compat')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m multimodal_embedding_serving` is `mmes`."""
+"""`python -m multimodal_embedding_serving` runs `mmes`."""
 
 from multimodal_embedding_serving.cli import main
 

@@ -105,9 +105,7 @@ def parse_folder(raw: str) -> Path:
 
 def env(names: str, default: Any, parse: Parse, meaning: str) -> Any:
     """A field that is read from the first of `names` (space-separated) that is set and not empty."""
-    secret = names.endswith(
-        ("_KEYS", "_PROXY")
-    )  # kept out of the settings' repr, and so out of logs
+    secret = names.endswith(("_KEYS", "_PROXY"))  # not in the repr, and so not in logs
     metadata = {"names": names.split(), "parse": parse, "meaning": meaning}
     return field(default=default, metadata=metadata, repr=not secret)
 

@@ -55,7 +55,7 @@ def fake_engine(
 ) -> Engine:
     """An engine over fake graphs, one tower for each."""
     metrics = metrics or Metrics()
-    media = MediaAccess.from_settings(settings, metrics.received)
+    media = MediaAccess.from_settings(settings, metrics.count_media)
     towers: dict[Modality, Tower] = {}
     for modality, graph in graphs.items():
         images = modality == "image"

@@ -132,7 +132,7 @@ def test_a_body_that_stops_halfway_is_a_408_and_others_are_served(
     assert works(serving)
     for connection in slow:
         assert answer_head(connection).startswith(b"HTTP/1.1 408 ")
-    assert eventually(lambda: serving.running.service.memory_quota.held == 0)
+    assert eventually(lambda: serving.running.service.memory_quota.used == 0)
 
 
 def answer_head(connection: socket.socket) -> bytes:
@@ -165,7 +165,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(
         connect(serving, HEAD % 10**6 + b"x" * 10_000).close()
     assert eventually(lambda: connections(serving) == 0)
     assert eventually(lambda: serving.running.service.active == 0)
-    assert serving.running.service.memory_quota.held == 0
+    assert serving.running.service.memory_quota.used == 0
 
 
 def test_answers_that_nobody_reads_are_given_up(start: Start) -> None:

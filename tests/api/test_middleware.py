@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from multimodal_embedding_serving.api.app import CORS
 from multimodal_embedding_serving.monitoring.logs import (
-    OWN,
+    OWN_LOGGERS,
     JsonLines,
     TerminalLog,
     TextLines,
@@ -37,7 +37,7 @@ def lines(form: logging.Formatter) -> Iterator[io.StringIO]:
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(form)
-    logger = logging.getLogger(OWN[0])
+    logger = logging.getLogger(OWN_LOGGERS[0])
     logger.addHandler(handler)
     before = logger.level
     logger.setLevel(logging.DEBUG)
@@ -122,10 +122,10 @@ def test_the_level_is_for_the_services_own_lines(
     monkeypatch.setattr(root, "handlers", [])
     set_up_logging(form, level)
     assert isinstance(root.handlers[0], TerminalLog)
-    assert logging.getLogger(OWN[0]).getEffectiveLevel() == getattr(logging, level.upper())
+    assert logging.getLogger(OWN_LOGGERS[0]).getEffectiveLevel() == getattr(logging, level.upper())
     for library in ("httpx2", "httpcore2", "PIL", "python_multipart", "asyncio"):
         assert not logging.getLogger(library).isEnabledFor(logging.INFO)
-    for name in OWN:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 

@@ -91,7 +91,7 @@ class Converted:
     def engine(self, *, static: bool, **changes: object) -> Iterator[Engine]:
         chosen = exact(**changes)
         metrics = Metrics()
-        media = MediaAccess.from_settings(chosen, metrics.received)
+        media = MediaAccess.from_settings(chosen, metrics.count_media)
         opener = ModelLoader(self.bundle, chosen, media, metrics, static=static)
         towers = opener.open()
         with Engine(opener.describe(towers), towers, chosen, media=media) as engine:

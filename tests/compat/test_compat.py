@@ -33,7 +33,7 @@ def vectors_of(contents: Sequence[str]) -> Vectors:
 
 
 def names(value: Any) -> str:
-    """A picture by its content, so that equal pictures have equal vectors."""
+    """An image by its content, so that equal images have equal vectors."""
     if isinstance(value, bytes):
         value = Image.open(io.BytesIO(value))
     if isinstance(value, Image.Image):
@@ -42,7 +42,7 @@ def names(value: Any) -> str:
 
 
 class FakeEngine:
-    """An engine whose vectors follow from what it is given; it remembers how it was opened."""
+    """An engine whose vectors follow from its arguments; it records how it was opened."""
 
     opened: list[dict[str, Any]] = []  # noqa: RUF012
 
@@ -55,20 +55,20 @@ class FakeEngine:
         cls.opened.append({"model": model, **overrides})
         return cls(("text",) if model and model.startswith("QwenText") else ("image", "text"))
 
-    def embed(self, **given: Any) -> Vectors:
-        self.calls.append(given)
-        if "texts" in given:
-            return vectors_of(given["texts"])
-        if "images" in given:
-            images = given["images"]
+    def embed(self, **source: Any) -> Vectors:
+        self.calls.append(source)
+        if "texts" in source:
+            return vectors_of(source["texts"])
+        if "images" in source:
+            images = source["images"]
             if isinstance(images[0], np.ndarray) and images[0].ndim == 2:
-                raise errors.InvalidInput("an array of two axes is no picture")
+                raise errors.InvalidInput("expected an array of three axes")
             return vectors_of(
                 [names(e) for e in (images if isinstance(images, list) else [images])]
             )
-        if given["video"] == b"broken":
+        if source["video"] == b"broken":
             raise errors.InvalidInput("the video can't be decoded")
-        count = (given["segment"] or {}).get("num_frames", 64)
+        count = (source["segment"] or {}).get("num_frames", 64)
         return vectors_of([f"frame {n}" for n in range(count)])
 
     async def aembed(self, inputs: Sequence[FramesBatchInput]) -> list[Any]:
@@ -92,9 +92,9 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def handler() -> mme.BaseEmbeddingModel:
-    made = mme.get_model_handler("CLIP/clip-vit-b-32")
-    made.load_model()
-    return made
+    handler = mme.get_model_handler("CLIP/clip-vit-b-32")
+    handler.load_model()
+    return handler
 
 
 @pytest.fixture
@@ -102,13 +102,13 @@ def model(handler: mme.BaseEmbeddingModel) -> mme.EmbeddingModel:
     return mme.EmbeddingModel(handler)
 
 
-def picture(shade: int = 0) -> Image.Image:
+def image(shade: int = 0) -> Image.Image:
     return Image.new("RGB", (2, 2), (shade, shade, shade))
 
 
 def as_base64(shade: int = 0) -> str:
     file = io.BytesIO()
-    picture(shade).save(file, "PNG")
+    image(shade).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -163,7 +163,7 @@ def test_the_functions_are_the_sdks() -> None:
     assert parameters(mme.list_available_models) == []
 
 
-def test_a_handler_is_not_loaded_until_it_is_told(handler: mme.BaseEmbeddingModel) -> None:
+def test_a_handler_is_not_loaded_until_load_model(handler: mme.BaseEmbeddingModel) -> None:
     fresh = mme.get_model_handler("clip-vit-b-16", device="GPU", ov_models_dir="/m")
     assert len(FakeEngine.opened) == 1
     with pytest.raises(RuntimeError, match="load_model"):
@@ -218,7 +218,7 @@ def test_vectors_behave_like_torch_tensors(handler: mme.BaseEmbeddingModel) -> N
 
 
 def test_images_alone_or_listed_and_with_their_time(handler: mme.BaseEmbeddingModel) -> None:
-    one, two = picture(1), np.asarray(picture(2))
+    one, two = image(1), np.asarray(image(2))
     assert handler.encode_image(one).shape == (1, DIMENSION)
     both = handler.encode_image([one, two], metrics_out=True)
     assert both["embeddings"].shape == (2, DIMENSION)
@@ -249,7 +249,7 @@ def test_the_application_model_answers_lists(model: mme.EmbeddingModel) -> None:
 
 
 async def test_an_image_by_base64_and_by_url(model: mme.EmbeddingModel) -> None:
-    expected = model.handler.encode_image(picture(5))[0].tolist()
+    expected = model.handler.encode_image(image(5))[0].tolist()
     assert model.get_image_embedding_from_base64(as_base64(5)) == expected
     url = "https://example.com/cat.jpg"
     assert await model.get_image_embedding_from_url(url) == vectors_of([url])[0].tolist()
@@ -266,7 +266,7 @@ async def test_a_video_by_base64_url_file_and_frames(model: mme.EmbeddingModel) 
     sources = [call["video"] for call in engine.calls]
     assert sources == [b"clip", "http://e.com/c.mp4", Path("/videos/c.mp4")]
     assert len(model.get_video_embedding_from_base64(data)) == 64
-    frames: list[list[Any]] = [[picture(1), np.asarray(picture(2))], [picture(3)]]
+    frames: list[list[Any]] = [[image(1), np.asarray(image(2))], [image(3)]]
     assert len(model.get_video_embeddings(frames)) == 3
     assert model.get_video_embeddings([[]]) == []
 
@@ -285,18 +285,20 @@ def test_what_fails_is_a_runtime_error(model: mme.EmbeddingModel) -> None:
         model.get_video_embedding_from_base64(base64.b64encode(b"broken").decode())
     with pytest.raises(RuntimeError):
         model.get_image_embedding_from_base64("%%%")
-    with pytest.raises(RuntimeError, match="no picture"):
+    with pytest.raises(RuntimeError, match="three axes"):
         model.get_video_embeddings([[np.zeros((2, 2), np.uint8)]])
     assert not mme.EmbeddingModel(mme.get_model_handler("clip-vit-b-16")).check_health()
 
 
 def test_the_models_are_listed_by_family() -> None:
-    listed = mme.list_available_models()
-    assert listed == mme.ModelFactory.list_models()
-    assert listed["CLIP"][0] == "clip-vit-b-32"
+    models = mme.list_available_models()
+    assert models == mme.ModelFactory.list_models()
+    assert models["CLIP"][0] == "clip-vit-b-32"
     assert mme.ModelFactory.is_model_supported("Blip2/blip2")
     assert not mme.ModelFactory.is_model_supported("nobody/knows")
-    with pytest.raises(ValueError, match="nobody/knows"):
+    with pytest.raises(
+        ValueError, match=r"unknown model 'nobody/knows'; list_available_models\(\)"
+    ):
         mme.get_model_handler("nobody/knows")
 
 

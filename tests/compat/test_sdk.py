@@ -66,47 +66,47 @@ def test_texts_are_the_same_by_every_way(
     assert same(listed, expected)
 
 
-def test_a_photo_is_the_same_from_a_path_bytes_a_picture_and_an_array(
+def test_a_photo_is_the_same_from_a_path_bytes_an_image_and_an_array(
     engine: mmes.Engine, client: mmes.Client, handler: mmes.BaseEmbeddingModel, samples: Path
 ) -> None:
     path = samples / "cat.jpg"
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    sources: list[ImageLike] = [path, path.read_bytes(), picture, np.asarray(picture)]
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    sources: list[ImageLike] = [path, path.read_bytes(), image, np.asarray(image)]
     vectors = client.embed_images(sources)
     expected = np.repeat(engine.embed(images=path), len(sources), axis=0)
     assert same(vectors, expected)
     assert same(engine.embed(images=sources), expected)
-    assert same(handler.encode_image(picture).numpy(), expected[:1])
+    assert same(handler.encode_image(image).numpy(), expected[:1])
     encoded = base64.b64encode(path.read_bytes()).decode()
     listed = mmes.EmbeddingModel(handler).get_image_embedding_from_base64(encoded)
     assert same(np.asarray([listed], np.float32), expected[:1])
 
 
-async def test_a_film_is_the_same_by_every_way(
+async def test_a_video_is_the_same_by_every_way(
     engine: mmes.Engine,
     client: mmes.Client,
     handler: mmes.BaseEmbeddingModel,
     server: Running,
     samples: Path,
 ) -> None:
-    film, segment = samples / "film.mp4", {"num_frames": 5, "startOffsetSec": 1}
-    expected = engine.embed(video=film, segment=segment)
-    answer = client.embed_video(film, segment=segment)
+    video, segment = samples / "film.mp4", {"num_frames": 5, "startOffsetSec": 1}
+    expected = engine.embed(video=video, segment=segment)
+    answer = client.embed_video(video, segment=segment)
     assert same(answer.vectors, expected)
     assert len(answer.frames) == 5
     assert answer.frames[0].timestamp == pytest.approx(1, abs=0.1)
     model = mmes.EmbeddingModel(handler)
-    listed = await model.get_video_embedding_from_file(str(film), segment)
+    listed = await model.get_video_embedding_from_file(str(video), segment)
     assert same(np.asarray(listed, np.float32), expected)
     async with mmes.AsyncClient(server.url) as other:
-        assert same((await other.embed_video(film, segment=segment)).vectors, expected)
+        assert same((await other.embed_video(video, segment=segment)).vectors, expected)
 
 
 def test_the_items_at_fault_are_named_over_http(client: mmes.Client, samples: Path) -> None:
     photo = samples / "cat.jpg"
     with pytest.raises(errors.UnsupportedMedia) as caught:
-        client.embed_images([photo] * 70 + [b"no picture"])
+        client.embed_images([photo] * 70 + [b"not an image"])
     assert caught.value.index == 70
     with pytest.raises(errors.DimensionsNotAllowed, match="384"):
         client.embed_texts("a cat", dimensions=7)
@@ -117,7 +117,7 @@ def test_the_items_at_fault_are_named_over_http(client: mmes.Client, samples: Pa
 async def test_the_sdk_raises_what_its_users_catch(handler: mmes.BaseEmbeddingModel) -> None:
     model = mmes.EmbeddingModel(handler)
     with pytest.raises(RuntimeError, match="not an image"):
-        model.get_image_embedding_from_base64(base64.b64encode(b"no picture").decode())
+        model.get_image_embedding_from_base64(base64.b64encode(b"not an image").decode())
     with pytest.raises(FileNotFoundError):
         await model.get_video_embedding_from_frames_manifest("/tmp/videoQnA/no-such.json")
 

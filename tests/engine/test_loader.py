@@ -109,7 +109,7 @@ def test_a_tower_that_breaks_while_in_use_is_reported(
     )
     metrics = Metrics()
     loader = ModelLoader(
-        bundle, settings, MediaAccess.from_settings(settings, metrics.received), metrics
+        bundle, settings, MediaAccess.from_settings(settings, metrics.count_media), metrics
     )
     broken = threading.Event()
     towers = loader.open()

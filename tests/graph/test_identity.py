@@ -82,9 +82,9 @@ def test_a_change_of_any_weight_changes_its_tower() -> None:
             continue
         changed = array.copy()
         changed.flat[-1] += 0.01
-        found = hashes(small_checkpoint(arrays | {name: changed}))
+        result = hashes(small_checkpoint(arrays | {name: changed}))
         of_image = name.startswith(("vision_model", "visual_projection"))
-        assert [found[0] == image, found[1] == text] == [not of_image, of_image], name
+        assert [result[0] == image, result[1] == text] == [not of_image, of_image], name
 
 
 def test_what_is_not_part_of_the_vectors_does_not_count() -> None:
@@ -105,9 +105,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_architecture_changes_it(change: str) -> None:
     image, text = hashes(small_checkpoint())
-    found = hashes(small_checkpoint(**CHANGES[change]))
-    assert found[0] == image
-    assert found[1] != text
+    result = hashes(small_checkpoint(**CHANGES[change]))
+    assert result[0] == image
+    assert result[1] != text
 
 
 def test_the_pixels_scaling_counts() -> None:

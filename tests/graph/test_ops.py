@@ -121,10 +121,10 @@ def test_an_operation_means_what_numpy_says(operation: Operation, emitter: str) 
     rng = np.random.default_rng(3)
     trials = [operation.draw(rng, batch, length) for batch, length in SIZES]
     answers = EMITTERS[emitter](operation.build, trials, operation.dynamic)
-    for trial, found in zip(trials, answers, strict=True):
+    for trial, result in zip(trials, answers, strict=True):
         expected = operation.expect(trial)
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
+        assert result.shape == expected.shape
+        np.testing.assert_allclose(result, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_every_operation_of_the_protocol_is_tested() -> None:
@@ -146,15 +146,15 @@ def test_a_causal_attention_refuses_a_mask_rather_than_ignore_it() -> None:
 def test_an_id_that_is_not_there_pools_at_the_last_place() -> None:
     trial = {"ids": np.array([[1, 2, 3], [2, 3, 2]], np.int32)}
     for run in EMITTERS.values():
-        (found,) = run(lambda o, v: o.first_place(v["ids"], 1), [trial], LENGTH)
-        assert found.tolist() == [0, 2]
+        (result,) = run(lambda o, v: o.first_place(v["ids"], 1), [trial], LENGTH)
+        assert result.tolist() == [0, 2]
 
 
 def test_a_zero_vector_stays_zero_instead_of_becoming_nan() -> None:
     trial = {"x": np.zeros((1, 1, 6), np.float32)}
     for run in EMITTERS.values():
-        (found,) = run(lambda o, v: o.l2_normalize(v["x"]), [trial], LENGTH)
-        assert not found.any()
+        (result,) = run(lambda o, v: o.l2_normalize(v["x"]), [trial], LENGTH)
+        assert not result.any()
 
 
 STRIDED = np.arange(48, dtype=np.float16).reshape(6, 8) / 16
@@ -167,8 +167,8 @@ def test_a_weight_may_be_a_strided_view(data: np.ndarray, dtype: str) -> None:
     kept = StoredTensor("w", dtype, data.shape, values)  # type: ignore[arg-type]
     trial = rows(6)(np.random.default_rng(3), 2, 3)
     for storage in (FLOAT16, INT8_WEIGHTS):
-        (found,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH, storage)
-        np.testing.assert_allclose(found, trial["x"] @ data.astype(np.float32).T, atol=0.1)
+        (result,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH, storage)
+        np.testing.assert_allclose(result, trial["x"] @ data.astype(np.float32).T, atol=0.1)
 
 
 @pytest.mark.parametrize("skipped", [1, 2, 3])
@@ -177,8 +177,8 @@ def test_a_weight_may_lie_at_any_address(skipped: int) -> None:
     raw = np.frombuffer(bytes(skipped) + values.tobytes(), np.uint8)[skipped:]
     kept = StoredTensor("w", "F32", (5, 6), raw.view(np.float32).reshape(5, 6))
     trial = rows(6)(np.random.default_rng(3), 2, 3)
-    (found,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH)
-    np.testing.assert_allclose(found, trial["x"] @ values.T, atol=1e-5)
+    (result,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH)
+    np.testing.assert_allclose(result, trial["x"] @ values.T, atol=1e-5)
 
 
 def test_bfloat16_weights_are_kept_as_they_are() -> None:
@@ -186,12 +186,12 @@ def test_bfloat16_weights_are_kept_as_they_are() -> None:
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
     kept = StoredTensor("w", "BF16", (5, 6), bits)
     trial = rows(6)(np.random.default_rng(3), 2, 3)
-    (found,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH, FLOAT16)
-    np.testing.assert_allclose(found, trial["x"] @ kept.float32().T, atol=1e-5)
+    (result,) = run_openvino(lambda o, v: o.linear(v["x"], kept), [trial], LENGTH, FLOAT16)
+    np.testing.assert_allclose(result, trial["x"] @ kept.float32().T, atol=1e-5)
 
 
 def test_a_weight_beyond_float16_is_stored_in_float32() -> None:
     huge = np.array([[1e6, 1.0, 0, 0, 0, 0]], np.float32)
     trial = {"x": np.ones((1, 1, 6), np.float32)}
-    (found,) = run_openvino(lambda o, v: o.linear(v["x"], huge), [trial], LENGTH, FLOAT16)
-    assert found.item() == 1e6 + 1
+    (result,) = run_openvino(lambda o, v: o.linear(v["x"], huge), [trial], LENGTH, FLOAT16)
+    assert result.item() == 1e6 + 1

@@ -68,8 +68,8 @@ def test_a_large_weight_in_one_row_does_not_spoil_the_others() -> None:
     weight = draw(4, 64)
     spoiled = weight.copy()
     spoiled[0, 0] = 1e4
-    kept, found = restore(quantize(weight, 8), 8), restore(quantize(spoiled, 8), 8)
-    assert np.array_equal(found[1:], kept[1:])
+    kept, result = restore(quantize(weight, 8), 8), restore(quantize(spoiled, 8), 8)
+    assert np.array_equal(result[1:], kept[1:])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -85,8 +85,8 @@ def test_blocks_do_not_change_the_result(bits: Bits, monkeypatch: pytest.MonkeyP
 def test_a_stored_bfloat16_tensor_is_quantised_by_its_values() -> None:
     bits = (draw(5, 64).view(np.uint32) >> 16).astype(np.uint16)
     stored = StoredTensor("w", "BF16", bits.shape, bits)
-    found, expected = quantize(stored, 8), quantize(stored.float32(), 8)
-    assert np.array_equal(found.levels, expected.levels)
+    result, expected = quantize(stored, 8), quantize(stored.float32(), 8)
+    assert np.array_equal(result.levels, expected.levels)
 
 
 def test_a_convolution_is_quantised_by_its_output_channels() -> None:
@@ -102,7 +102,7 @@ def test_a_convolution_is_quantised_by_its_output_channels() -> None:
 def test_openvino_computes_with_the_same_weights(bits: Bits, storage: object, width: int) -> None:
     weight = draw(5, width)
     unit = np.eye(width, dtype=np.float32)[None]
-    (found,) = run_openvino(
+    (result,) = run_openvino(
         lambda o, v: o.linear(v["x"], weight), [{"x": unit}], {"x": (0, 1)}, storage  # type: ignore[arg-type]
     )  # fmt: skip
-    np.testing.assert_allclose(found[0].T, restore(quantize(weight, bits), bits), atol=1e-4)
+    np.testing.assert_allclose(result[0].T, restore(quantize(weight, bits), bits), atol=1e-4)

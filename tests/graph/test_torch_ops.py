@@ -44,9 +44,9 @@ def test_an_operation_means_what_numpy_says(operation: Operation, device: str) -
     trials = [operation.draw(rng, batch, length) for batch, length in SIZES]
     program = note(operation.build, list(trials[0]), device)
     for trial in trials:
-        expected, found = operation.expect(trial), run(program, trial, device)
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
+        expected, result = operation.expect(trial), run(program, trial, device)
+        assert result.shape == expected.shape
+        np.testing.assert_allclose(result, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_a_causal_attention_refuses_a_mask_rather_than_ignore_it() -> None:
@@ -56,8 +56,8 @@ def test_a_causal_attention_refuses_a_mask_rather_than_ignore_it() -> None:
 
 def test_an_id_that_is_not_there_pools_at_the_last_place() -> None:
     program = note(lambda o, v: o.first_place(v["ids"], 1), ["ids"])
-    found = run(program, {"ids": np.array([[1, 2, 3], [2, 3, 2]], np.int32)})
-    assert found.tolist() == [0, 2]
+    result = run(program, {"ids": np.array([[1, 2, 3], [2, 3, 2]], np.int32)})
+    assert result.tolist() == [0, 2]
 
 
 def test_a_zero_vector_stays_zero_instead_of_becoming_nan() -> None:
@@ -65,25 +65,25 @@ def test_a_zero_vector_stays_zero_instead_of_becoming_nan() -> None:
     assert not run(program, {"x": np.zeros((1, 6), np.float32)}).any()
 
 
-def add_constant(kept: StoredTensor, o: Any, v: Any) -> Any:
-    return o.add(v["x"], o.constant(kept))
+def add_constant(stored: StoredTensor, o: Any, v: Any) -> Any:
+    return o.add(v["x"], o.constant(stored))
 
 
 def test_bfloat16_weights_come_as_they_are_stored() -> None:
     bits = (weight(5, 6).view(np.uint32) >> 16).astype(np.uint16)
     for data in (bits, bits.T):
-        kept = StoredTensor("w", "BF16", data.shape, data)
-        program = note(partial(add_constant, kept), ["x"])
-        found = run(program, {"x": np.zeros(data.shape, np.float32)})
-        assert np.array_equal(found, kept.float32())
+        stored = StoredTensor("w", "BF16", data.shape, data)
+        program = note(partial(add_constant, stored), ["x"])
+        result = run(program, {"x": np.zeros(data.shape, np.float32)})
+        assert np.array_equal(result, stored.float32())
 
 
 def test_a_weight_in_a_read_only_file_is_copied() -> None:
     values = weight(5, 6)
     values.flags.writeable = False
     program = note(lambda o, v: o.linear(v["x"], values), ["x"])
-    found = run(program, {"x": np.eye(6, dtype=np.float32)})
-    assert np.array_equal(found, values.T)
+    result = run(program, {"x": np.eye(6, dtype=np.float32)})
+    assert np.array_equal(result, values.T)
 
 
 def test_values_are_let_go_after_their_last_use() -> None:
@@ -114,10 +114,10 @@ def test_half_precision_programs_answer_in_float32(precision: str) -> None:
     dtype = getattr(torch, precision)
     program = note(lambda o, v: o.l2_normalize(o.linear(v["x"], W)), ["x"], dtype=dtype)
     x = torch.tensor(weight(3, 6)).to(dtype)
-    found = program({"x": x})
-    assert found.dtype == torch.float32
+    result = program({"x": x})
+    assert result.dtype == torch.float32
     expected = torch.nn.functional.normalize(x.double() @ torch.tensor(W).double().T, dim=1)
-    assert (found * expected).sum(1).min() > 0.9999
+    assert (result * expected).sum(1).min() > 0.9999
 
 
 W = weight(5, 6)

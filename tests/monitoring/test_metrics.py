@@ -14,9 +14,9 @@ def lines(metrics: Metrics) -> list[str]:
 
 def test_a_request_is_counted_by_route_and_status_with_its_latency() -> None:
     metrics = Metrics()
-    metrics.answered("/v1/embeddings", 200, 0.004)
-    metrics.answered("/v1/embeddings", 200, 0.5)
-    metrics.answered("/v1/embeddings", 429, 0.001)
+    metrics.count_response("/v1/embeddings", 200, 0.004)
+    metrics.count_response("/v1/embeddings", 200, 0.5)
+    metrics.count_response("/v1/embeddings", 429, 0.001)
     page = lines(metrics)
     assert 'mmes_requests_total{route="/v1/embeddings",status="200"} 2.0' in page
     assert 'mmes_requests_total{route="/v1/embeddings",status="429"} 1.0' in page
@@ -26,10 +26,10 @@ def test_a_request_is_counted_by_route_and_status_with_its_latency() -> None:
 
 def test_items_tokens_bytes_and_errors_are_counted() -> None:
     metrics = Metrics()
-    metrics.embedded("text", items=3, tokens=21)
-    metrics.embedded("text", items=1, tokens=4)
-    metrics.received("image", 1000)
-    metrics.failed("queue_full")
+    metrics.count_items("text", items=3, tokens=21)
+    metrics.count_items("text", items=1, tokens=4)
+    metrics.count_media("image", 1000)
+    metrics.count_error("queue_full")
     page = lines(metrics)
     assert 'mmes_items_total{tower="text"} 4.0' in page
     assert 'mmes_tokens_total{tower="text"} 25.0' in page
@@ -37,7 +37,7 @@ def test_items_tokens_bytes_and_errors_are_counted() -> None:
     assert 'mmes_errors_total{code="queue_full"} 1.0' in page
 
 
-def test_a_batcher_tells_its_batch_sizes_and_its_queue() -> None:
+def test_a_batcher_reports_its_batch_sizes_and_its_queue() -> None:
     metrics, graph = Metrics(), FakeGraph()
     batcher = Batcher(
         graph, name="text", max_batch=8, max_cost=64, on_batch=metrics.batch_sizes("text")
@@ -59,5 +59,5 @@ def test_a_batcher_tells_its_batch_sizes_and_its_queue() -> None:
 
 def test_two_sets_of_metrics_share_nothing() -> None:
     first, second = Metrics(), Metrics()
-    first.failed("not_found")
+    first.count_error("not_found")
     assert not any("not_found" in line for line in lines(second))

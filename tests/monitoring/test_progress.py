@@ -1,4 +1,4 @@
-"""What a person at a terminal sees."""
+"""Progress bars on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Screen(io.StringIO):
 
 
 def plain(screen: Screen) -> str:
-    """What is shown, without colours and movements."""
+    """The text on the screen, without colors and cursor movements."""
     return re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
 
 
@@ -41,8 +41,8 @@ def test_each_stage_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     work()
-    shown = screen.getvalue()
-    last = shown[shown.rindex("downloading") :]
+    text = screen.getvalue()
+    last = text[text.rindex("downloading") :]
     assert "100%" in last.partition("building")[0]
     assert "25%" in last.partition("building")[2]
 

@@ -78,10 +78,10 @@ class RequestMiddleware:
             current_request.reset(token)
 
     def _report(self, scope: Scope, status: int, seconds: float, items: int) -> None:
-        self._service.metrics.answered(_route(scope), status, seconds)
+        self._service.metrics.count_response(_route(scope), status, seconds)
         code = error_code(scope)
         if code is not None:
-            self._service.metrics.failed(code)
+            self._service.metrics.count_error(code)
         path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
         facts = {"method": scope["method"], "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)

@@ -1,7 +1,7 @@
-"""The names that users of Intel's Multimodal Embedding Serving SDK know, over `Engine`.
+"""The API of Intel's Multimodal Embedding Serving SDK, on top of `Engine`.
 
-Their programs run unchanged: a handler is made, loaded, and asked for vectors that behave like
-torch tensors where it matters. New programs use `Engine` itself.
+Programs written for it run unchanged: they create a handler, load it, and get vectors that behave
+like torch tensors where it matters. New programs should use `Engine` itself.
 """
 
 from multimodal_embedding_serving.compat.application import EmbeddingModel

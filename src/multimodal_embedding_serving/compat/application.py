@@ -1,7 +1,7 @@
-"""`EmbeddingModel`: what applications call, over a loaded handler.
+"""`EmbeddingModel`: the SDK's interface for applications, on top of a loaded handler.
 
-What fails is a RuntimeError, as before; for a manifest a missing file is a FileNotFoundError and
-bad content a ValueError.
+As in the SDK, failures raise RuntimeError; for a manifest, a missing file raises FileNotFoundError
+and invalid content ValueError.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, Picture
+from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, ImageLike
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
 from multimodal_embedding_serving.inputs.kinds import FramesBatchInput
 from multimodal_embedding_serving.media.encoded import decode_base64
 
 Segment = Mapping[str, Any]
-"""segment_config, as over HTTP."""
+"""segment_config, with the same keys as over HTTP."""
 
 
 class EmbeddingModel:
-    """What applications call, over a loaded handler. Vectors are lists of numbers here."""
+    """The SDK's interface for applications. Vectors are lists of numbers here."""
 
     def __init__(self, model_handler: BaseEmbeddingModel) -> None:
         self.handler = model_handler
@@ -38,33 +38,33 @@ class EmbeddingModel:
         return set(self.handler.supported_modalities)
 
     def embed_query(self, text: str) -> list[float]:
-        return _listed(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
+        return _to_lists(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return _listed(self.handler.encode_text(self.handler.prepare_documents(texts)))
+        return _to_lists(self.handler.encode_text(self.handler.prepare_documents(texts)))
 
     def get_embedding_length(self) -> int:
         return self.handler.get_embedding_dim()
 
     def get_image_embedding_from_base64(self, image_base64: str) -> list[float]:
-        with _as_before():
+        with _sdk_errors():
             return self._embed(images=decode_base64(image_base64))[0]
 
     async def get_image_embedding_from_url(self, image_url: str) -> list[float]:
         return (await asyncio.to_thread(self._embed, images=image_url))[0]
 
-    def get_video_embeddings(self, frames_batch: list[list[Picture]]) -> list[list[float]]:
-        """One vector per frame, the videos one after the other."""
+    def get_video_embeddings(self, frames_batch: list[list[ImageLike]]) -> list[list[float]]:
+        """One vector per frame, one video after the other."""
         frames = [frame for frames in frames_batch for frame in frames]
         if not frames:
             return []
-        with _as_before():
-            return _listed(self.handler.encode_image(frames))
+        with _sdk_errors():
+            return _to_lists(self.handler.encode_image(frames))
 
     def get_video_embedding_from_base64(
         self, video_base64: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
-        with _as_before():
+        with _sdk_errors():
             return self._embed(video=decode_base64(video_base64), segment=segment_config)
 
     async def get_video_embedding_from_url(
@@ -81,10 +81,10 @@ class EmbeddingModel:
     async def get_video_embedding_from_frames_manifest(
         self, manifest_path: str
     ) -> list[list[float]]:
-        """One vector per usable frame; the manifest lies in one of the media roots."""
+        """One vector per readable frame; the manifest must be below one of the media roots."""
         source = FramesBatchInput(type="frames_batch", frames_manifest_path=manifest_path)
-        with _as_before(manifest=True):
-            return _listed((await self.handler.engine.aembed([source]))[0].vectors)
+        with _sdk_errors(manifest=True):
+            return _to_lists((await self.handler.engine.aembed([source]))[0].vectors)
 
     def check_health(self) -> bool:
         try:
@@ -105,19 +105,19 @@ class EmbeddingModel:
         return self.handler.supports_video()
 
     def _embed(self, **source: Any) -> list[list[float]]:
-        """What the engine makes of an image, or of a video and its segment."""
-        with _as_before():
-            return _listed(self.handler.engine.embed(**source))
+        """Embed an image, or a video and its segment."""
+        with _sdk_errors():
+            return _to_lists(self.handler.engine.embed(**source))
 
 
-def _listed(rows: NDArray[np.float32]) -> list[list[float]]:
-    listed: list[list[float]] = rows.tolist()
-    return listed
+def _to_lists(rows: NDArray[np.float32]) -> list[list[float]]:
+    lists: list[list[float]] = rows.tolist()
+    return lists
 
 
 @contextmanager
-def _as_before(*, manifest: bool = False) -> Iterator[None]:
-    """Errors as the kinds that the SDK's users catch."""
+def _sdk_errors(*, manifest: bool = False) -> Iterator[None]:
+    """Raise errors as the exceptions that the SDK's users catch."""
     try:
         yield
     except EmbeddingError as error:

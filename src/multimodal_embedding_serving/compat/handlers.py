@@ -1,4 +1,4 @@
-"""Handlers: one model each, made by name, loaded on demand."""
+"""Handlers: one model each, created by name, loaded on demand."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from multimodal_embedding_serving.errors import UnknownModel
 from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.settings import Settings
 
-Picture = Image.Image | NDArray[Any]
+ImageLike = Image.Image | NDArray[Any]
 
 
 class Rows(np.ndarray[Any, np.dtype[np.float32]]):
-    """float32 [n, dimension] with the methods that code written for torch tensors calls."""
+    """float32 [n, dimension] with the methods that code for torch tensors calls."""
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32]) -> Rows:
@@ -45,13 +45,13 @@ class Rows(np.ndarray[Any, np.dtype[np.float32]]):
         return self
 
     def norm(self, p: int = 2, dim: int | None = None, keepdim: bool = False) -> Any:
-        """Without `dim` that of all numbers together, as torch has it."""
+        """Without `dim`, the norm of all numbers together, like torch."""
         rows = self.numpy() if dim is not None else self.numpy().reshape(-1)
         return np.linalg.norm(rows, p, axis=-1 if dim is None else dim, keepdims=keepdim)
 
 
 class BaseEmbeddingModel:
-    """A handler: one model, not loaded until `load_model`. Register subclasses to replace it."""
+    """A handler: one model, not loaded until `load_model`. Subclasses can be registered."""
 
     def __init__(self, model_config: Mapping[str, Any]) -> None:
         self.model_config = dict(model_config)
@@ -62,7 +62,7 @@ class BaseEmbeddingModel:
         self.model: Engine | None = None
 
     def load_model(self) -> None:
-        """Open the engine; the model is downloaded and converted first where that is needed."""
+        """Open the engine, downloading and converting the model first if necessary."""
         self.model = Engine.open(
             self.model_config["model_id"],
             device=self.model_config.get("device"),
@@ -74,21 +74,23 @@ class BaseEmbeddingModel:
     @property
     def engine(self) -> Engine:
         if self.model is None:
-            raise RuntimeError("the model is not loaded: call load_model() first")
+            raise RuntimeError("the model is not loaded; call load_model() first")
         return self.model
 
     def encode_text(self, texts: str | Sequence[str]) -> Rows:
         """[texts, dimension]; texts are embedded as they are (see `prepare_query`)."""
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        return Rows.of(self.engine.embed(texts=listed, role="document"))
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        return Rows.of(self.engine.embed(texts=batch, role="document"))
 
-    def encode_image(self, images: Picture | Sequence[Picture], metrics_out: bool = False) -> Any:
+    def encode_image(
+        self, images: ImageLike | Sequence[ImageLike], metrics_out: bool = False
+    ) -> Any:
         """[images, dimension]; with `metrics_out` {"embeddings": …, "inference_time_s": …}."""
-        listed = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
+        batch = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
         started = time.perf_counter()
-        rows = Rows.of(self.engine.embed(images=listed))
-        taken = time.perf_counter() - started
-        return {"embeddings": rows, "inference_time_s": taken} if metrics_out else rows
+        rows = Rows.of(self.engine.embed(images=batch))
+        seconds = time.perf_counter() - started
+        return {"embeddings": rows, "inference_time_s": seconds} if metrics_out else rows
 
     def get_embedding_dim(self) -> int:
         return self.engine.info.dimension
@@ -97,18 +99,20 @@ class BaseEmbeddingModel:
         return self.engine.info.text_length
 
     def convert_to_openvino(self, ov_models_dir: str) -> tuple[str | None, str | None]:
-        """Convert into a folder -> paths of the image graph and the text graph."""
+        """Convert into a folder -> paths of the image graph and of the text graph."""
         settings = Settings.from_env(
             model=self.model_config["model_id"], models_dir=Path(ov_models_dir)
         )
-        if settings.device.startswith("cuda"):  # torch's, while OpenVINO checks what it converts
+        if settings.device.startswith(
+            "cuda"
+        ):  # a torch device; the conversion is checked with OpenVINO
             settings = replace(settings, device="CPU")
         bundle = load_bundle(settings)
         graphs = {each: str(bundle.graph(each)) for each in bundle.manifest.towers}
         return graphs.get("image"), graphs.get("text")
 
     def prepare_query(self, text: str) -> str:
-        """The text wrapped in the model's prompt for queries; most have none."""
+        """Wrap the text in the model's query prompt; most models have none."""
         family = str(self.model_config.get("family"))
         return find_family(family).wrap_query(text) if family in FAMILIES else text
 
@@ -126,10 +130,10 @@ class BaseEmbeddingModel:
 
 
 class ModelFactory:
-    """Handlers by model name."""
+    """Creates handlers by model name."""
 
     handlers: dict[str, type[BaseEmbeddingModel]] = {}  # noqa: RUF012  # the SDK's own registry
-    """Classes passed to `register_model_handler`, by lower-case name."""
+    """The classes passed to `register_model_handler`, by lower-case name."""
 
     @classmethod
     def create_model(
@@ -139,15 +143,17 @@ class ModelFactory:
         ov_models_dir: str | None = None,
         use_openvino: bool | None = None,
     ) -> BaseEmbeddingModel:
-        """A handler, not loaded. Raises ValueError for a name that means no model.
+        """Create a handler without loading it. Raises ValueError for an unknown model.
 
-        What is None comes from the environment, as for the server.
+        Arguments that are None come from the environment, as for the server.
         """
         spec = _spec(model_id)
         names = [model_id] if spec is None else [model_id, spec.id, spec.name, spec.family]
         registered = [cls.handlers[each.lower()] for each in names if each.lower() in cls.handlers]
-        if spec is None and not registered and not _beyond_the_catalog(model_id):
-            raise ValueError(f"no model is named {model_id!r}; see list_available_models()")
+        if spec is None and not registered and not _is_outside_catalog(model_id):
+            raise ValueError(
+                f"unknown model {model_id!r}; list_available_models() returns the known ones"
+            )
         settings = Settings.from_env(
             device=device, models_dir=ov_models_dir, use_openvino=use_openvino
         )
@@ -172,7 +178,7 @@ class ModelFactory:
 
     @staticmethod
     def is_model_supported(model_id: str) -> bool:
-        return _spec(model_id) is not None or _beyond_the_catalog(model_id)
+        return _spec(model_id) is not None or _is_outside_catalog(model_id)
 
 
 def get_model_handler(
@@ -181,18 +187,18 @@ def get_model_handler(
     ov_models_dir: str | None = None,
     use_openvino: bool | None = None,
 ) -> BaseEmbeddingModel:
-    """A handler, not loaded. What is None comes from the environment, as for the server."""
+    """Create a handler without loading it. Arguments that are None come from the environment."""
     model_id = model_id or Settings.from_env().model
     return ModelFactory.create_model(model_id, device, ov_models_dir, use_openvino)
 
 
 def list_available_models() -> dict[str, list[str]]:
-    """Family -> names of its models."""
+    """Map each family to the names of its models."""
     return by_family()
 
 
 def register_model_handler(name: str, handler_class: type[BaseEmbeddingModel]) -> None:
-    """Use `handler_class` for a model (its id or name), for a family, or for a new name."""
+    """Use `handler_class` for a model (by id or name), a family, or a new name."""
     ModelFactory.handlers[name.lower()] = handler_class
 
 
@@ -203,5 +209,5 @@ def _spec(model_id: str) -> ModelSpec | None:
         return None
 
 
-def _beyond_the_catalog(model_id: str) -> bool:
+def _is_outside_catalog(model_id: str) -> bool:
     return model_id.startswith("hf:") or Path(model_id).is_dir()

@@ -75,7 +75,7 @@ class Engine:
         self._settings, self._open_towers = settings, reopen
         self._limits = InputLimits.of(settings)
         self._metrics = metrics or Metrics()
-        self._media = media or MediaAccess.from_settings(settings, self._metrics.received)
+        self._media = media or MediaAccess.from_settings(settings, self._metrics.count_media)
         self._lock = threading.Lock()
         self._admitted = 0
         self._pace = 1.0
@@ -102,7 +102,7 @@ class Engine:
         """
         settings = settings or Settings.from_env(model=model, **overrides)
         metrics = metrics or Metrics()
-        media = MediaAccess.from_settings(settings, metrics.received)
+        media = MediaAccess.from_settings(settings, metrics.count_media)
         loaded_model = load_model(settings, progress)
         progress("opening the model", 0.0)
         loader = ModelLoader(loaded_model, settings, media, metrics)
@@ -230,12 +230,12 @@ class Engine:
 
     def _size(self, dimensions: int | None) -> int:
         """The length of the vectors to return. Raises DimensionsNotAllowed."""
-        longest, shortest = self.info.dimension, self.info.min_dimension
-        if dimensions is None or dimensions == longest:
-            return longest
-        if shortest <= dimensions < longest:
+        full, minimum = self.info.dimension, self.info.min_dimension
+        if dimensions is None or dimensions == full:
+            return full
+        if minimum <= dimensions < full:
             return dimensions
-        allowed = f"{shortest} to {longest}" if shortest < longest else f"only {longest}"
+        allowed = f"{minimum} to {full}" if minimum < full else f"only {full}"
         raise DimensionsNotAllowed(
             f"dimensions={dimensions} is not allowed for {self.info.id}; allowed: {allowed}",
             param="dimensions",
@@ -303,7 +303,7 @@ class Engine:
         await _run_all([run(places) for places in groups.values()])
         for each, items_of_input in zip(inputs, results, strict=True):
             tokens = sum(item.tokens for item in items_of_input)
-            self._metrics.embedded(each.modality, len(items_of_input), tokens)
+            self._metrics.count_items(each.modality, len(items_of_input), tokens)
         return results
 
     # ── around requests ──

@@ -234,7 +234,7 @@ class ModelLoader:
     def _replica_opener(
         self, modality: Modality, settings: Settings, prepare: Prepare
     ) -> OpenReplica | None:
-        """What opens a copy of a tower's graph; None where there is to be none.
+        """The function that opens a copy of a tower's graph; None if there is to be no copy.
 
         Only OpenVINO graphs on a CPU up to the size in the settings get one: elsewhere a copy would
         take the device's memory, and torch would share its threads with it.

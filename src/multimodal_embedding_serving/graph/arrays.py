@@ -1,4 +1,4 @@
-"""Weights on their way into an emitter: stored tensors and computed arrays under one form."""
+"""Weights for an emitter: stored tensors and computed arrays behind one interface."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from multimodal_embedding_serving.graph.ops import Array, Pair
 
 
 def float32(value: Array) -> NDArray[np.float32]:
-    """The values as float32; a view where they are float32 already."""
+    """The values as float32; a view if they are float32 already."""
     if isinstance(value, StoredTensor):
         return value.float32()
     return np.asarray(value, np.float32)
 
 
 def rows(value: Array, block: slice | NDArray[np.integer]) -> Array:
-    """Some rows of a weight, still as stored."""
+    """Some rows of a weight, in its stored type."""
     if isinstance(value, StoredTensor):
         part = value.data[block]
         return replace(value, data=part, shape=part.shape)

@@ -1,8 +1,8 @@
 """BatchNorm and parallel branches as one convolution (RepVGG: Ding et al. 2021, arXiv 2101.03697).
 
-Done in float64 while a graph is built, so that what is stored is rounded once. `w` is a view of the
-checkpoint below one prefix: a convolution is `weight` [out, in / groups, h, w] and the BatchNorm
-behind it `norm.*`.
+Computed in float64 while a graph is built, so that the stored weights are rounded only once. `w` is
+a view of the checkpoint below one prefix: a convolution is `weight` [out, in / groups, h, w], and
+the BatchNorm after it `norm.*`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.graph.ops import Ops, T
 
 EPS = 1e-5
-"""BatchNorm's eps in every checkpoint there is of these models."""
+"""BatchNorm's eps in all checkpoints of these models."""
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """What a BatchNorm does to a channel: x * gain + shift. Both [C]."""
+    """A BatchNorm as x * gain + shift, both [C]."""
 
     gain: Doubles
     shift: Doubles
@@ -37,18 +37,18 @@ class Convolution:
     bias: Doubles
 
     def __add__(self, other: Convolution) -> Convolution:
-        """Both applied to one input and summed: the smaller kernel goes to the larger's centre."""
+        """The sum of both on the same input: the smaller kernel is centered in the larger one."""
         kernel, small = self.kernel.copy(), other.kernel
         top, left = ((kernel.shape[k] - small.shape[k]) // 2 for k in (2, 3))
         kernel[:, :, top : top + small.shape[2], left : left + small.shape[3]] += small
         return Convolution(kernel, self.bias + other.bias)
 
     def scaled(self, factor: Doubles) -> Convolution:
-        """Each output channel times its factor [out]."""
+        """Multiply each output channel by its factor [out]."""
         return Convolution(self.kernel * factor[:, None, None, None], self.bias * factor)
 
     def unit(self, channels: Affine) -> Convolution:
-        """A BatchNorm alone, as a convolution with this one's groups and a kernel of 1 x 1."""
+        """A lone BatchNorm as a 1 x 1 convolution with the groups of this one."""
         out, inner = self.kernel.shape[:2]
         kernel = np.zeros((out, inner, 1, 1))
         each = np.arange(out)
@@ -66,13 +66,13 @@ def read_norm(w: Weights) -> Affine:
 
 
 def fold_norm(w: Weights) -> Convolution:
-    """A convolution without bias and the BatchNorm behind it."""
+    """Fold a convolution without bias and the BatchNorm after it."""
     norm = read_norm(w.sub("norm."))
     return Convolution(doubles(w, "weight") * norm.gain[:, None, None, None], norm.shift)
 
 
 def fold_branches(w: Weights) -> Convolution:
-    """`conv`, and where they are there `scale` (1 x 1) and `skip` (a BatchNorm alone), summed."""
+    """Sum `conv` and, if present, `scale` (1 x 1) and `skip` (a lone BatchNorm)."""
     folded = fold_norm(w.sub("conv."))
     if "scale.weight" in w:
         folded += fold_norm(w.sub("scale."))
@@ -82,7 +82,7 @@ def fold_branches(w: Weights) -> Convolution:
 
 
 def convolve(ops: Ops[T], x: T, folded: Convolution, channels: int, *, stride: int = 1) -> T:
-    """x [B, channels, h, w]; padded so that stride 1 keeps h and w."""
+    """Apply to x [B, channels, h, w], padded so that stride 1 preserves h and w."""
     kernel = folded.kernel.astype(np.float32)
     padding = kernel.shape[2] // 2, kernel.shape[3] // 2
     bias = folded.bias.astype(np.float32)

@@ -1,8 +1,8 @@
-"""What a graph computes, as one hash: operations, attributes, connections, every weight.
+"""A hash of what a graph computes: operations, attributes, connections, every weight.
 
-Names, file formats and the version of OpenVINO do not enter, so that the same model converted
-again, on another machine or in another year, has the same hash; a change of any weight, pooling
-or scale gives another.
+Names, file formats and the version of OpenVINO are not part of it, so the same model converted
+again, on another machine or in another year, has the same hash; changing any weight, pooling or
+scale changes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multimodal_embedding_serving.graph.runtime import ov
 
 
 def hash_structure(model: ov.Model) -> str:
-    """SHA-256 over the model's operations in topological order, as hex."""
+    """SHA-256 of the model's operations in topological order, in hexadecimal."""
     digest = hashlib.sha256()
     places: dict[str, int] = {}
     for place, node in enumerate(model.get_ordered_ops()):
@@ -35,5 +35,5 @@ def hash_structure(model: ov.Model) -> str:
 
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes without the ones that differ from run to run."""
+    """The attributes, without those that differ from run to run."""
     return {name: value for name, value in attributes.items() if name not in ("variable_id",)}

@@ -1,6 +1,6 @@
-"""What the families share: attention, feed-forward and the transformer block, over `Ops`.
+"""Layers that the families share: attention, feed-forward and transformer blocks, over `Ops`.
 
-`w` is a view of the checkpoint below one prefix, in the transformers library's names.
+`w` is a view of the checkpoint below one prefix, with the transformers library's names.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.graph.ops import Ops, T
 
 Activation = str
-"""A transformers `hidden_act`."""
+"""A `hidden_act` of the transformers library."""
 
 
 def activate(ops: Ops[T], x: T, name: Activation) -> T:
-    """Apply an activation by the name that config.json gives it. Raises CheckpointError."""
+    """Apply an activation by its name in config.json. Raises CheckpointError for an unknown one."""
     functions: dict[str, Callable[[T], T]] = {
         "gelu": ops.gelu,
         "gelu_pytorch_tanh": lambda y: ops.gelu(y, "tanh"),
@@ -34,7 +34,7 @@ def activate(ops: Ops[T], x: T, name: Activation) -> T:
 
 
 def dense(ops: Ops[T], x: T, w: Weights) -> T:
-    """A linear layer: `weight` [out, in] and, where the checkpoint has one, `bias` [out]."""
+    """A linear layer: `weight` [out, in] and, if the checkpoint has one, `bias` [out]."""
     return ops.linear(x, w["weight"], w.get("bias"))
 
 
@@ -55,7 +55,7 @@ def join_heads(ops: Ops[T], x: T, heads: int, width: int) -> T:
 
 @dataclass(frozen=True, slots=True)
 class AttentionNames:
-    """What a checkpoint calls the four matrices of an attention layer."""
+    """A checkpoint's names for the four matrices of an attention layer."""
 
     query: str = "q_proj"
     key: str = "k_proj"
@@ -74,7 +74,7 @@ def attention(
     mask: T | None = None,
     names: AttentionNames | None = None,
 ) -> T:
-    """Multi-head attention of x [B, L, W] over itself or, crossing, over `memory` [B, S, *]."""
+    """Multi-head attention of x [B, L, W] over itself, or over `memory` [B, S, *] if given."""
     names = names or AttentionNames()
     source = x if memory is None else memory
     total = w[f"{names.query}.weight"].shape[0]
@@ -94,7 +94,7 @@ def mlp(ops: Ops[T], x: T, w: Weights, activation: Activation) -> T:
 def pre_norm_block(
     ops: Ops[T], x: T, w: Weights, heads: int, activation: Activation, eps: float, causal: bool
 ) -> T:
-    """A transformer block as CLIP and SigLIP have it: norm before attention and before the MLP."""
+    """A transformer block of CLIP and SigLIP: norm before attention and before the MLP."""
     y = norm(ops, x, w.sub("layer_norm1."), eps)
     x = ops.add(x, attention(ops, y, w.sub("self_attn."), heads, causal=causal))
     y = norm(ops, x, w.sub("layer_norm2."), eps)
@@ -103,7 +103,7 @@ def pre_norm_block(
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The numbers of a stack of blocks that its tensors' shapes don't tell."""
+    """The parameters of a stack of blocks that can't be read from its tensors' shapes."""
 
     layers: int
     heads: int
@@ -112,7 +112,7 @@ class Encoder:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Encoder:
-        """From a section of config.json with its defaults written out."""
+        """From a section of config.json that has its defaults filled in."""
         return cls(
             config["num_hidden_layers"],
             config["num_attention_heads"],
@@ -122,7 +122,7 @@ class Encoder:
 
 
 def encode(ops: Ops[T], x: T, w: Weights, encoder: Encoder, *, causal: bool = False) -> T:
-    """All pre-norm blocks of a tower, `encoder.layers.#` of the checkpoint."""
+    """All pre-norm blocks of a tower: `encoder.layers.#` of the checkpoint."""
     for layer in range(encoder.layers):
         block = w.sub(f"encoder.layers.{layer}.")
         x = pre_norm_block(
@@ -183,7 +183,7 @@ def patches(ops: Ops[T], pixels: T, w: Weights) -> T:
 
 
 def embed_patches(ops: Ops[T], pixels: T, w: Weights) -> T:
-    """Normalised pixels [B, 3, h, w] -> patches with positions, the class token, if any, first."""
+    """Normalized pixels [B, 3, h, w] -> patches with positions; a class token, if any, is first."""
     x = patches(ops, pixels, w.sub("patch_embedding."))
     if "class_embedding" in w:
         token = w["class_embedding"].float32().reshape(1, -1)
@@ -192,5 +192,5 @@ def embed_patches(ops: Ops[T], pixels: T, w: Weights) -> T:
 
 
 def place(ops: Ops[T], x: T, index: int) -> T:
-    """One place of x [B, L, W] -> [B, W]."""
+    """Position `index` of x [B, L, W] -> [B, W]."""
     return ops.reshape(ops.crop(x, 1, index, index + 1), (0, -1))

@@ -1,8 +1,8 @@
-"""The emitter that computes at once, in float32 and in little memory: the certificate's reference.
+"""The emitter that computes eagerly, in float32 and little memory: the reference of parity checks.
 
-Each weight is read from the mapped checkpoint when its operation runs and dropped after it, so
-that a model needs the memory of its activations and of one layer, whatever its size. It is slow,
-plain and shares no kernel with OpenVINO, which is what a reference is for.
+Each weight is read from the mapped checkpoint when its operation runs and dropped afterwards, so
+that a model of any size needs only the memory of its activations and of one layer. It is slow and
+plain, and shares no kernel with OpenVINO, which is the point of a reference.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from multimodal_embedding_serving.graph.arrays import float32, rows, sides
 from multimodal_embedding_serving.graph.ops import Array, Pair
 
 Value = Any
-"""A numpy array; numpy's own types say too little of what its operators return."""
+"""A NumPy array; NumPy's own types say too little about what its operators return."""
 ROWS = 8192
-"""Rows of a matrix that are widened to float32 at a time."""
+"""Rows of a matrix that are converted to float32 at a time."""
 
 
 class NumpyOps:
-    """`Ops` over numpy arrays."""
+    """`Ops` on NumPy arrays."""
 
     # ── weights ──
     def constant(self, value: Array) -> Value:
         return float32(value)
 
     def linear(self, x: Value, weight: Array, bias: Array | None = None) -> Value:
-        flat = x.reshape(-1, x.shape[-1])  # as one matrix: numpy would multiply item by item
+        flat = x.reshape(-1, x.shape[-1])  # as one matrix: NumPy would multiply item by item
         parts = [
             flat @ float32(rows(weight, slice(k, k + ROWS))).T
             for k in range(0, weight.shape[0], ROWS)
@@ -189,7 +189,7 @@ class NumpyOps:
 
 
 def erf(x: Value) -> Value:
-    """The error function to 1.5e-7 (Abramowitz & Stegun 1964, 7.1.26), computed in float64."""
+    """The error function to within 1.5e-7 (Abramowitz & Stegun 1964, 7.1.26), in float64."""
     a = np.abs(x.astype(np.float64))
     t = 1 / (1 + 0.3275911 * a)
     series = t * (

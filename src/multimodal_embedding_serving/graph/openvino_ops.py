@@ -1,9 +1,9 @@
-"""The emitter that builds an OpenVINO model straight from a checkpoint's tensors.
+"""The emitter that builds an OpenVINO model directly from a checkpoint's tensors.
 
-Weights become constants over the memory-mapped file where their stored form allows it (f32, f16,
-bf16 kept as they are) and are converted tensor by tensor where it does not, so that building a
-model needs little more memory than its result. The patterns (RMSNorm, RoPE, grouped heads,
-attention) are those that the CPU plugin fuses.
+Weights become constants over the memory-mapped file if their stored type allows it (f32, f16 and
+bf16 stay as they are) and are converted tensor by tensor otherwise, so that building a model needs
+little more memory than the result. The patterns (RMSNorm, RoPE, grouped heads, attention) are those
+that the CPU plugin fuses.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Form = Literal["f32", "f16", "i8", "i4"]
 Node = Any  # openvino's stubs give every operation the type Node, without its overloads
 
 NARROW = 32
-"""Rows of no more weights stay f16: a filter's 9 or 25 weights take no room as they are, and to
-round them costs much (EfficientNet-Lite2's logits were up to 1.3 off, 0.4 without)."""
+"""Rows with at most this many weights stay f16: a filter's 9 or 25 weights take little space, and
+rounding them is costly (EfficientNet-Lite2's logits were off by up to 1.3, and 0.4 without)."""
 
 HIDDEN = -65504.0
-"""What a masked place adds to its score: the lowest float16, so that f16 devices don't overflow."""
+"""Added to the score of a masked position: the lowest float16, so that f16 can't overflow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How each kind of weight is written to disk. Norms, biases and positions are f16 or f32."""
+    """How each kind of weight is stored on disk. Norms, biases and positions are f16 or f32."""
 
     linear: Form = "f16"
     convolution: Form = "f16"
@@ -69,17 +69,17 @@ def emit_model(
     result = op.result(build(ops, parameters))
     result.output(0).set_names({"embedding"})
     model = ov.Model([result], list(parameters.values()), "tower")
-    # OpenVINO numbers the nodes of a process: by their place, a model is the same file each time.
+    # OpenVINO numbers the nodes of a process; positions give the same file every time.
     for place, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() != "Parameter":
             node.set_friendly_name(f"{node.get_type_name()}_{place}")
-    # The constants are views: what they look at must live as long as the model.
+    # The constants are views: their data must live as long as the model.
     model.kept = ops.kept
     return model
 
 
 class OpenVINOOps:
-    """`Ops` over OpenVINO nodes."""
+    """`Ops` on OpenVINO nodes."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -172,7 +172,7 @@ class OpenVINOOps:
     def attention(
         self, q: Node, k: Node, v: Node, *, causal: bool = False, mask: Node | None = None
     ) -> Node:
-        if mask is not None and causal:  # right padding needs no mask when causal
+        if mask is not None and causal:  # with causal attention, right padding needs no mask
             raise ValueError("attention takes a mask or causal, not both")
         if causal:
             return op.scaled_dot_product_attention(q, k, v, self._future(q))
@@ -183,8 +183,8 @@ class OpenVINOOps:
         return op.scaled_dot_product_attention(q, k, v, hidden)
 
     def _future(self, q: Node) -> Node:
-        """What hides the places that follow, made once: for `causal` the plugin would make it anew
-        in every layer, a dozen nodes each (a CLIP text takes 6 % longer)."""
+        """The mask that hides later positions, built once: for `causal` the plugin would rebuild it
+        in every layer, a dozen nodes each (6 % more time for a CLIP text)."""
         if self._hidden_future is None:
             places = self._places(q, 2)
             later = op.greater(op.unsqueeze(places, _ints(0)), op.unsqueeze(places, _ints(1)))
@@ -197,7 +197,7 @@ class OpenVINOOps:
         cos, sin = self._rotation(x, theta, width)
         half = width // 2
         first, second = self.crop(x, 3, 0, half), self.crop(x, 3, half, width)
-        turned = op.concat([op.negative(second), first], -1)  # axis 3 would hide it from the fusion
+        turned = op.concat([op.negative(second), first], -1)  # axis 3 would prevent the fusion
         return op.add(op.multiply(x, cos), op.multiply(turned, sin))
 
     def _rotation(self, x: Node, theta: float, width: int) -> tuple[Node, Node]:
@@ -322,7 +322,7 @@ class OpenVINOOps:
     def _view(
         self, data: NDArray[Any], kind: ov.Type, shape: tuple[int, ...] | None = None
     ) -> Node:
-        # Transposed and sliced tensors are views with strides, which OpenVINO does not take.
+        # Transposed and sliced tensors are strided views, which OpenVINO does not accept.
         data = np.require(data, requirements=["C", "A"])
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)

@@ -1,10 +1,11 @@
-"""The operations that a family is written in: a protocol, with one implementation for each emitter.
+"""The operations in which a family is written: a protocol with one implementation per emitter.
 
-A family is plain functions over `Ops[T]`, where T is the emitter's own tensor: a node of an
-OpenVINO model (`openvino_ops.py`, builds a graph to be stored) or a torch tensor (`torch_ops.py`,
-computes at once). Shapes in the docstrings: B batch, L places (tokens or patches), W width, H
-heads, D head width, C channels. Everything between a family's inputs and its output is float32
-unless said; how weights are stored is the emitter's business.
+A family is a set of plain functions over `Ops[T]`, where T is the emitter's own tensor: a node of
+an OpenVINO model (`openvino_ops.py`, builds a graph to be stored), a step of a torch program
+(`torch_ops.py`) or a NumPy array (`numpy_ops.py`, computes eagerly). Shapes in the docstrings: B
+batch, L positions (tokens or patches), W width, H heads, D head width, C channels. Everything
+between a family's inputs and its output is float32 unless stated otherwise; how weights are stored
+is up to the emitter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from multimodal_embedding_serving.checkpoints.weights import StoredTensor
 
 T = TypeVar("T")
 Array = StoredTensor | NDArray[Any]
-"""A weight: as it lies in the checkpoint, or computed (folded, sliced) while building."""
+"""A weight: as stored in the checkpoint, or computed (folded, sliced) while building."""
 
 Pair = tuple[int, int]
 
@@ -34,7 +35,7 @@ class Ops(Protocol[T]):
         ...
 
     def project(self, x: T, matrix: Array) -> T:
-        """x [..., in] @ matrix [in, out] (the checkpoints' `x @ P` form)."""
+        """x [..., in] @ matrix [in, out] (a projection that the checkpoint stores as `x @ P`)."""
         ...
 
     def embedding(self, ids: T, table: Array) -> T:
@@ -82,7 +83,7 @@ class Ops(Protocol[T]):
     def attention(self, q: T, k: T, v: T, *, causal: bool = False, mask: T | None = None) -> T:
         """Scaled dot-product attention, scale D^-0.5. q [B, H, L, D], k and v [B, H, S, D].
 
-        mask [B, S] int32: 0 hides a place of k from every query.
+        mask [B, S] int32: 0 hides a position of k from every query.
         """
         ...
 
@@ -96,7 +97,7 @@ class Ops(Protocol[T]):
 
     # ── shape ──
     def reshape(self, x: T, shape: Sequence[int]) -> T:
-        """-1 is inferred; 0 keeps the dimension that x has in that place."""
+        """-1 is inferred; 0 keeps the dimension of x at that position."""
         ...
 
     def transpose(self, x: T, order: Sequence[int]) -> T: ...
@@ -106,7 +107,7 @@ class Ops(Protocol[T]):
         ...
 
     def head_rows(self, table: Array, x: T) -> T:
-        """The first L rows of table [places, W] for x [B, L, ...] -> [1, L, W]."""
+        """The first L rows of table [positions, W] for x [B, L, ...] -> [1, L, W]."""
         ...
 
     def tile_batch(self, tokens: Array, x: T) -> T:
@@ -120,23 +121,23 @@ class Ops(Protocol[T]):
     # ── reduction ──
     def mean(self, x: T, axes: Sequence[int], *, keep: bool = False) -> T: ...
     def masked_mean(self, x: T, mask: T) -> T:
-        """Mean of x [B, L, W] over the places where mask int32 [B, L] is 1 -> [B, W]."""
+        """Mean of x [B, L, W] over the positions where mask int32 [B, L] is 1 -> [B, W]."""
         ...
 
     def first_place(self, ids: T, token: int) -> T:
-        """The first place of a token in each row of ids [B, L] -> int32 [B]; 0 where it is not."""
+        """First position of a token in each row of ids [B, L] -> int32 [B]; the last if absent."""
         ...
 
     def last_place(self, mask: T) -> T:
-        """The last place where mask [B, L] (ones, then zeros) is 1 -> int32 [B]."""
+        """Last position where mask [B, L] (ones, then zeros) is 1 -> int32 [B]."""
         ...
 
     def max_place(self, ids: T) -> T:
-        """The first place of the largest id of each row of ids [B, L] -> int32 [B]."""
+        """First position of the largest id in each row of ids [B, L] -> int32 [B]."""
         ...
 
     def l2_normalize(self, x: T) -> T:
-        """Rows of x [B, W] to length 1."""
+        """Scale the rows of x [B, W] to length 1."""
         ...
 
     # ── pixels ──

@@ -1,9 +1,9 @@
-"""Weights to integers, row by row: asymmetric, per output channel, without any calibration.
+"""Quantizes weights row by row: asymmetric, per output channel, without calibration.
 
-A row w becomes unsigned integers q with w ~ (q - zero) * scale; zero itself is always exact, so
-that sparse rows stay sparse. With 4 bits each run of 64 weights has its own zero and scale (a
-table's error halves). Rows are taken in blocks, so that the float32 copy of a large table never
-exists as a whole.
+A row w becomes unsigned integers q with w ~ (q - zero) * scale. Zero is always exact, so that
+sparse rows stay sparse. With 4 bits, each run of 64 weights has its own zero and scale (half the
+error on a table). Rows are processed in blocks, so that a large table is never copied to float32 as
+a whole.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from multimodal_embedding_serving.graph.ops import Array
 
 BLOCK_BYTES = 4 << 20
 GROUP = 64
-"""Weights that share a scale at 4 bits, where a row divides by it."""
+"""Weights that share a scale at 4 bits, if the row's width is a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Levels [rows, width] (4 bits: two to a byte, low half first); zero, scale [rows, groups]."""
+    """Levels [rows, width] (4 bits: two per byte, low half first); zero, scale [rows, groups]."""
 
     levels: NDArray[np.uint8]
     zero: NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Quantized:
 
 
 def quantize(weight: Array, bits: Literal[4, 8]) -> Quantized:
-    """Quantise weight [rows, ...] per row to `bits`; 4 bits need rows of even width."""
+    """Quantize weight [rows, ...] per row to `bits`; 4 bits require rows of even width."""
     shape = tuple(weight.shape)
     count, width = shape[0], int(np.prod(shape[1:]))
     group = GROUP if bits == 4 and width % GROUP == 0 else width

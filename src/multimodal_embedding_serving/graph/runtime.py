@@ -1,9 +1,9 @@
 """OpenVINO, imported once and quietly: `from …graph.runtime import ov, opset`.
 
-The wheel's own import loads its model converter, which sends a usage event over the network and
-costs 0.4 s. This service converts nothing with it and never phones home, so both are hidden from
-that import. The telemetry package stays hidden for the process's life: nncf would load it too,
-and falls back to a stub as the converter does.
+Importing the wheel loads its model converter, which sends a usage event over the network and takes
+0.4 s. This service does not use it and never phones home, so both are hidden from that import. The
+telemetry package stays hidden for the life of the process: nncf would load it too, and falls back
+to a stub as the converter does.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["keeping_locale", "opset", "ov"]
 
 @contextmanager
 def keeping_locale() -> Iterator[None]:
-    """Around work on several graphs at a time.
+    """Restore the locale after work on several graphs at a time.
 
-    OpenVINO 2026.4 sets the C locale while it compiles, and afterwards what it had found. Of two
-    threads the second finds the first one's C, and would leave the process in it: from then on
-    Python's own open() reads and writes ASCII.
+    OpenVINO 2026.4 sets the C locale while it compiles and then restores the previous one. With two
+    threads, the second one reads the C locale of the first and restores that, which would leave the
+    process in it: Python's own open() then reads and writes ASCII.
     """
     kept = locale.setlocale(locale.LC_ALL)
     try:

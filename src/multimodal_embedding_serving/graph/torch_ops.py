@@ -1,7 +1,7 @@
-"""The emitter that notes what a family does once, to run it eagerly on torch: CPU or CUDA.
+"""The emitter that records a family's operations once and runs them eagerly on torch: CPU or CUDA.
 
-Each operation becomes a step: a function of torch tensors and the values that it takes. Weights go
-to the device while the steps are noted, so that running them reads no checkpoint and folds nothing
+Each operation becomes a step: a function of torch tensors, and the values that it takes. Weights
+are copied to the device during recording, so that a run reads no checkpoint and folds nothing
 again. Norms and pooling are computed in float32, everything else in the program's own precision.
 """
 
@@ -26,7 +26,7 @@ Function = Callable[..., Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a step gives, by the step's number; the inputs come first."""
+    """The result of a step, by the step's number; the inputs come first."""
 
     number: int
 
@@ -36,12 +36,12 @@ class Step:
     run: Function
     sources: tuple[int, ...]
     frees: tuple[int, ...]
-    """Values that no later step takes."""
+    """Values that no later step uses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A tower, ready to be run."""
+    """A tower that is ready to run."""
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -62,7 +62,7 @@ def note_program(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Program:
-    """Note what `build` does with its inputs; its answer must be its last step."""
+    """Record what `build` does with its inputs; its result must be its last step."""
     ops = TorchOps(len(inputs), device, dtype)
     result = build(ops, {name: Value(number) for number, name in enumerate(inputs)})
     noted = [*ops.noted, (lambda x: x, (result.number,))]
@@ -77,7 +77,7 @@ def note_program(
 
 
 class TorchOps:
-    """`Ops` over values of a program that is being noted."""
+    """`Ops` on the values of a program that is being recorded."""
 
     def __init__(self, inputs: int, device: torch.device, dtype: torch.dtype) -> None:
         self.noted: list[tuple[Function, tuple[int, ...]]] = []
@@ -85,7 +85,7 @@ class TorchOps:
         self._device = device
         self._dtype = dtype
         self._rotations: dict[float, Value] = {}
-        """By base: all heads of a model are of one width, and one length in a batch."""
+        """By base: all heads of a model have one width, and all rows of a batch one length."""
 
     def _note(self, run: Function, *sources: Value) -> Value:
         self.noted.append((run, tuple(source.number for source in sources)))
@@ -256,7 +256,7 @@ class TorchOps:
         return self._note(lambda seen: seen.sum(1) - 1, mask)
 
     def max_place(self, ids: Value) -> Value:
-        def run(each: Tensor) -> Tensor:  # argmax promises no order among equals
+        def run(each: Tensor) -> Tensor:  # argmax guarantees no order among equal values
             return (each == each.max(1, keepdim=True).values).int().argmax(1)
 
         return self._note(run, ids)
@@ -278,7 +278,7 @@ class TorchOps:
         return None if value is None else self._weight(value)
 
     def _weight(self, value: Array) -> Tensor:
-        """A copy on the device; bfloat16 goes there as it is stored."""
+        """A copy on the device; bfloat16 is copied as it is stored."""
         if isinstance(value, StoredTensor) and value.dtype == "BF16":
             bits = np.array(value.data, order="C").view(np.int16)
             stored = torch.from_numpy(bits).view(torch.bfloat16)

@@ -159,7 +159,7 @@ class VideoFramesInput(WireModel):
 
 
 class VideoInput(WireModel, ABC):
-    """What the three video kinds share; each gives the source of its bytes."""
+    """Shared by the three video kinds, which define the source of the bytes."""
 
     segment_config: SegmentConfig | None = None
     modality: ClassVar[Modality] = "image"

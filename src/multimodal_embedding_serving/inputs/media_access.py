@@ -59,7 +59,7 @@ class FetchedImage:
     def release(self) -> bytes:
         """Return the bytes, which the decoding budget counts from now on."""
         if self.request is not None:
-            self.request.give_back(len(self.data))
+            self.request.release(len(self.data))
         return self.data
 
 
@@ -111,11 +111,11 @@ class MediaAccess:
     """FFmpeg threads per video; 0 = FFmpeg decides."""
     ahead: int = 4
     """Decoded frames of a video that may wait for the image tower."""
-    received: Callable[[str, int], None]
+    on_media: Callable[[str, int], None]
     """Called with the kind (image or video) and size in bytes of all encoded media."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, received: Callable[[str, int], None]) -> MediaAccess:
+    def from_settings(cls, settings: Settings, on_media: Callable[[str, int], None]) -> MediaAccess:
         return cls(
             images=image_limits(settings),
             videos=VideoLimits(
@@ -147,7 +147,7 @@ class MediaAccess:
             budget=DecodeBudget(DECODE_BYTES),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
-            received=received,
+            on_media=on_media,
         )
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class MediaAccess:
         elif isinstance(item, Path):
             source = _read(item, self.images.max_bytes)
         if isinstance(source, bytes):
-            self.received("image", len(source))
+            self.on_media("image", len(source))
         return source
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
@@ -200,7 +200,7 @@ class MediaAccess:
             segment,
             self.videos,
             threads=self.threads,
-            received=partial(self.received, "video"),
+            received=partial(self.on_media, "video"),
         )
 
 

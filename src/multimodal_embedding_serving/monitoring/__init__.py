@@ -1,1 +1,1 @@
-"""Logs, metrics, traces, progress bars, memory, and the context of a request."""
+"""Logs, metrics, traces, progress bars, memory, and the request context."""

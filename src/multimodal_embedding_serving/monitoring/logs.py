@@ -1,7 +1,7 @@
-"""Log lines on standard error: for people, or JSON, one object a line, for machines.
+"""Log lines on standard error: text for people, or JSON, one object per line, for machines.
 
-A line that is written while a request is answered carries the request's id. No line holds media,
-keys, texts or URLs: libraries that would log them are held at warnings.
+A line that is logged while handling a request has the request's id. No line contains media, keys,
+texts or URLs: libraries that would log them are limited to warnings.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import orjson
 
 from multimodal_embedding_serving.monitoring.request import current_request
 
-OWN = ("multimodal_embedding_serving", "uvicorn")
-"""Loggers that the level is for; the others tell warnings and errors only."""
-MUTE = ("python_multipart",)
-"""They warn of what a client sends, and quote it."""
+OWN_LOGGERS = ("multimodal_embedding_serving", "uvicorn")
+"""Loggers that use the configured level; all others log warnings and errors only."""
+MUTED_LOGGERS = ("python_multipart",)
+"""Loggers that quote what a client sent in their warnings."""
 FIELDS = ("method", "path", "status", "ms", "items")
-"""What the line of an answered request has besides."""
+"""Additional fields of the line about a finished request."""
 
 
 class TerminalLog(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the time: while bars are shown, that is above them."""
+    """Writes to the current `sys.stderr`, which prints above progress bars while they are shown."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -36,13 +36,13 @@ class TerminalLog(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, value: TextIO) -> None:
-        """Not kept: whoever replaces sys.stderr is followed anyway."""
+        """Ignored: the handler follows sys.stderr."""
 
 
 def current_request_id() -> str:
-    """The id of the request that is being answered, or nothing."""
-    account = current_request.get()
-    return "" if account is None else account.request_id
+    """The id of the current request, or an empty string."""
+    request = current_request.get()
+    return "" if request is None else request.request_id
 
 
 class TextLines(logging.Formatter):
@@ -57,7 +57,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """time (UTC), level, logger, message, request_id, and FIELDS where the line has them."""
+    """time (UTC), level, logger, message, and request_id and FIELDS if present."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -75,20 +75,20 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logging(form: str = "text", level: str = "info") -> None:
-    """Send the process's log lines to standard error. `form`: text or json."""
+    """Log to standard error. `form` is text or json."""
     handler = TerminalLog()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in OWN:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(level.upper())
-    for name in MUTE:
+    for name in MUTED_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = _log_thread
 
 
-def _log_thread(ended: threading.ExceptHookArgs) -> None:
-    """A thread that ends by an exception is told in the log's own form."""
-    name = ended.thread.name if ended.thread else "?"
-    if ended.exc_value is not None:
-        log = logging.getLogger(OWN[0])
-        log.error("the thread %s has ended", name, exc_info=ended.exc_value)
+def _log_thread(failure: threading.ExceptHookArgs) -> None:
+    """Log an exception that ended a thread."""
+    name = failure.thread.name if failure.thread else "?"
+    if failure.exc_value is not None:
+        log = logging.getLogger(OWN_LOGGERS[0])
+        log.error("thread %s ended with an exception", name, exc_info=failure.exc_value)

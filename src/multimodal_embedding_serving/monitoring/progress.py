@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of long work: bars; elsewhere, log lines now and then."""
+"""Progress of long work: bars on a terminal, and log lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVERY = 10.0
+LOG_SECONDS = 10.0
 """Seconds between two log lines about the same work."""
 
 Clock = Callable[[], float]
@@ -23,62 +23,62 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How far work on many items is."""
+    """The progress of work on many items."""
 
     done: int
     total: int | None = None
-    """None where nobody has counted them."""
+    """None if it is not known."""
     note: str = ""
 
 
-class Pace:
-    """How fast bytes come, since the first word of their stage."""
+class TransferRate:
+    """The rate of a transfer since the first report of its stage."""
 
     def __init__(self, share: float, clock: Clock) -> None:
-        self._first, self._clock, self._since = share, clock, clock()
+        self._first, self._clock, self._started = share, clock, clock()
 
-    def told(self, share: float) -> str:
-        """The size and the rate; empty where there is none."""
+    def describe(self, share: float) -> str:
+        """The size and the rate; empty if the share has no size."""
         from multimodal_embedding_serving.types import Portion  # with numpy: not for `--help`
 
         if not isinstance(share, Portion) or not share.size:
             return ""
         size = f"of {share.size / 1e6:,.1f} MB"
-        passed = self._clock() - self._since
-        if not passed or share <= self._first:
+        seconds = self._clock() - self._started
+        if not seconds or share <= self._first:
             return size
-        return f"{size}, {(share - self._first) * share.size / passed / 1e6:,.1f} MB/s"
+        return f"{size}, {(share - self._first) * share.size / seconds / 1e6:,.1f} MB/s"
 
 
 @contextmanager
 def show_stages(clock: Clock = time.monotonic) -> Iterator[Progress]:
-    """A bar for each stage on standard error if that is a terminal, else log lines."""
+    """Show a bar for each stage on standard error if that is a terminal, else log lines."""
     if not sys.stderr.isatty():
-        yield _logged_stages(clock)
+        yield _log_stages(clock)
         return
-    with _bars("{task.percentage:>3.0f}%", "{task.fields[pace]}") as bars:
-        tasks: dict[str, tuple[Any, Pace]] = {}
+    with _bars("{task.percentage:>3.0f}%", "{task.fields[rate]}") as bars:
+        tasks: dict[str, tuple[Any, TransferRate]] = {}
 
         def show(stage: str, share: float) -> None:
             if stage not in tasks:
-                for ended, _ in tasks.values():
-                    bars.update(ended, completed=1.0)
-                tasks[stage] = bars.add_task(stage, total=1.0, pace=""), Pace(share, clock)
-            task, pace = tasks[stage]
-            bars.update(task, completed=share, pace=pace.told(share))
+                for previous, _ in tasks.values():
+                    bars.update(previous, completed=1.0)
+                tasks[stage] = bars.add_task(stage, total=1.0, rate=""), TransferRate(share, clock)
+            task, rate = tasks[stage]
+            bars.update(task, completed=share, rate=rate.describe(share))
 
         yield show
 
 
 @contextmanager
-def show_work(what: str, clock: Clock = time.monotonic) -> Iterator[Callable[[Work], None]]:
-    """One bar with rate and remaining time on a terminal, else log lines."""
+def show_work(description: str, clock: Clock = time.monotonic) -> Iterator[Callable[[Work], None]]:
+    """Show one bar with rate and remaining time on a terminal, else log lines."""
     if not sys.stderr.isatty():
-        yield _logged_work(what, clock)
+        yield _log_work(description, clock)
         return
     columns = "{task.completed} of {task.fields[of]}", "{task.fields[rate]}", "{task.fields[note]}"
     with _bars(*columns) as bars:
-        task = bars.add_task(what, total=None, of="?", rate="", note="")
+        task = bars.add_task(description, total=None, of="?", rate="", note="")
 
         def show(work: Work) -> None:
             of = "?" if work.total is None else f"{work.total:,}"
@@ -103,40 +103,40 @@ def _bars(*texts: str) -> Any:
     return Progress(*first, *columns, *times, console=Console(stderr=True))
 
 
-def _logged_stages(clock: Clock) -> Progress:
-    told: dict[str, tuple[float, Pace]] = {}
+def _log_stages(clock: Clock) -> Progress:
+    stages: dict[str, tuple[float, TransferRate]] = {}
 
-    def tell(stage: str, share: float) -> None:
-        if stage not in told:
-            told[stage] = clock(), Pace(share, clock)
+    def report(stage: str, share: float) -> None:
+        if stage not in stages:
+            stages[stage] = clock(), TransferRate(share, clock)
             log.info("%s", stage)
             return
-        last, pace = told[stage]
-        if share < 1 and clock() - last >= EVERY:
-            told[stage] = clock(), pace
-            log.info("%s", f"{stage}: {share:.0%} {pace.told(share)}".rstrip())
+        last, rate = stages[stage]
+        if share < 1 and clock() - last >= LOG_SECONDS:
+            stages[stage] = clock(), rate
+            log.info("%s", f"{stage}: {share:.0%} {rate.describe(share)}".rstrip())
 
-    return tell
+    return report
 
 
-def _logged_work(what: str, clock: Clock) -> Callable[[Work], None]:
-    started = told = clock()
+def _log_work(description: str, clock: Clock) -> Callable[[Work], None]:
+    started = last = clock()
 
-    def tell(work: Work) -> None:
-        nonlocal told
+    def report(work: Work) -> None:
+        nonlocal last
         now = clock()
-        if now - told < EVERY:
+        if now - last < LOG_SECONDS:
             return
-        told = now
+        last = now
         rate = work.done / (now - started)
         of = "" if work.total is None else f" of {work.total:,}"
-        left = ""
+        remaining = ""
         if work.total is not None and rate:
-            left = f", {_time((work.total - work.done) / rate)} left"
+            remaining = f", {_time((work.total - work.done) / rate)} left"
         note = f"; {work.note}" if work.note else ""
-        log.info("%s: %s%s, %.1f/s%s%s", what, f"{work.done:,}", of, rate, left, note)
+        log.info("%s: %s%s, %.1f/s%s%s", description, f"{work.done:,}", of, rate, remaining, note)
 
-    return tell
+    return report
 
 
 def _time(seconds: float) -> str:

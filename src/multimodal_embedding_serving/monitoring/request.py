@@ -1,7 +1,7 @@
-"""What one request is answerable for: its id, its items, and the bytes that it holds.
+"""The context of one request: its id, its items, and the memory that it uses.
 
-`current_request` is the context of the request that the running task belongs to; None in processes
-that embed for themselves, which hold what they like.
+`current_request` is the context of the request that the running task belongs to. It is None in
+processes that embed in-process, whose memory is not limited.
 """
 
 from __future__ import annotations
@@ -13,57 +13,66 @@ from multimodal_embedding_serving.errors import QueueFull, TooLarge
 
 
 class MemoryQuota:
-    """The bytes that all requests hold together: bodies, what they parse to, fetched media."""
+    """The memory of all requests together: bodies, what they parse to, fetched media."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.held = 0
+        self.used = 0
         self.lock = threading.Lock()
 
 
 class RequestContext:
-    """One request's part of the holdings. Safe to use from several threads."""
+    """One request's share of the quota. Thread-safe."""
 
     def __init__(self, memory_quota: MemoryQuota, request_id: str = "") -> None:
         self.request_id = request_id
         self.items = 0
-        """Admitted to the engine."""
-        self.held = 0
-        self._holdings = memory_quota
+        """The number of items admitted to the engine."""
+        self.used = 0
+        self._quota = memory_quota
         self._closed = False
 
-    def take(self, size: int) -> None:
-        """Hold `size` more bytes. Raises TooLarge where no request may hold as many, QueueFull
-        where others hold too much now."""
-        with self._holdings.lock:
+    def reserve(self, size: int) -> None:
+        """Reserve `size` more bytes.
+
+        Raises TooLarge if they exceed the limit by themselves, QueueFull if they do together with
+        the other requests.
+        """
+        with self._quota.lock:
             if self._closed:
                 return
-            limit = self._holdings.limit
-            if self.held + size > limit:
-                raise TooLarge(f"the request takes more than {limit >> 20:,} MB of memory")
-            if self._holdings.held + size > limit:
-                raise QueueFull("too much is waiting to be embedded; try again later")
-            self.held += size
-            self._holdings.held += size
+            limit = self._quota.limit
+            if self.used + size > limit:
+                raise TooLarge(
+                    f"the request needs more than {limit >> 20:,} MB of memory "
+                    "(EMBEDDING_MAX_PENDING_MB)"
+                )
+            if self._quota.used + size > limit:
+                raise QueueFull(
+                    f"server memory limit for pending requests reached ({limit >> 20:,} MB, "
+                    "EMBEDDING_MAX_PENDING_MB); retry later"
+                )
+            self.used += size
+            self._quota.used += size
 
-    def give_back(self, size: int) -> None:
-        """The request holds `size` bytes less."""
-        with self._holdings.lock:
-            size = min(size, self.held)
-            self.held -= size
-            self._holdings.held -= size
+    def release(self, size: int) -> None:
+        """Release `size` bytes."""
+        with self._quota.lock:
+            size = min(size, self.used)
+            self.used -= size
+            self._quota.used -= size
 
     def close(self) -> None:
-        """Give everything back; what is taken or given back later counts no more."""
-        self.give_back(self.held)
+        """Release everything; later calls have no effect."""
+        self.release(self.used)
         self._closed = True
 
 
-current_request: ContextVar[RequestContext | None] = ContextVar("account", default=None)
+current_request: ContextVar[RequestContext | None] = ContextVar("request", default=None)
 
 
 def hold(size: int) -> None:
-    """Charge `size` bytes to the running request, if there is one. Raises what `take` does."""
-    account = current_request.get()
-    if account is not None:
-        account.take(size)
+    """Reserve `size` bytes for the current request, if any. Raises TooLarge, QueueFull."""
+    request = current_request.get()
+    if request is not None:
+        request.reserve(size)

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where an exporter is configured: a span for each request, one for its work.
+"""OpenTelemetry traces, if an exporter is configured: a span per request, and one for its work.
 
-Without `set_up` every call here does nothing, and nothing of OpenTelemetry is imported. Spans hold
-methods, route templates, statuses and counts: no media, no texts, no URLs.
+Without `set_up` every function here does nothing, and OpenTelemetry is not imported. Spans contain
+methods, route templates, statuses and counts: no media, texts or URLs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class Tracing:
-    """The process's tracer, once it is set up."""
+    """The tracer of the process, once it is set up."""
 
     tracer: Any = None
     provider: Any = None
 
 
 def set_up(version: str) -> None:
-    """Export spans to where OTEL_EXPORTER_OTLP_ENDPOINT says; OpenTelemetry's own variables name
-    the service, headers and sampling. Without the extra `otel` a log line says what is missing."""
+    """Export spans to OTEL_EXPORTER_OTLP_ENDPOINT.
+
+    OpenTelemetry's own variables set the service name, headers and sampling. Without the extra
+    `otel` this logs a warning and does nothing.
+    """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -36,8 +39,7 @@ def set_up(version: str) -> None:
     except ImportError:
         log.warning("%s", MissingExtra("tracing", "otel"))
         return
-    named = {SERVICE_VERSION: version}
-    resource = Resource.create(named)
+    resource = Resource.create({SERVICE_VERSION: version})
     if str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "multimodal-embedding-serving"}))
     provider = TracerProvider(resource=resource)
@@ -46,13 +48,13 @@ def set_up(version: str) -> None:
 
 
 def use(provider: Any) -> None:
-    """Make spans with this provider from now on; None: no more."""
+    """Create spans with this provider from now on; None: create no more."""
     Tracing.provider = provider
     Tracing.tracer = None if provider is None else provider.get_tracer(__package__)
 
 
 def close() -> None:
-    """Send what is left."""
+    """Export the remaining spans."""
     if Tracing.provider is not None:
         Tracing.provider.shutdown()
         use(None)
@@ -60,38 +62,38 @@ def close() -> None:
 
 @contextmanager
 def span(name: str, attributes: Attributes | None = None) -> Iterator[Any]:
-    """A span inside the current one; None where nothing is traced."""
+    """Open a span inside the current one; yields None if tracing is off."""
     if Tracing.tracer is None:
         yield None
         return
-    with Tracing.tracer.start_as_current_span(name, attributes=attributes) as made:
-        yield made
+    with Tracing.tracer.start_as_current_span(name, attributes=attributes) as child:
+        yield child
 
 
 @contextmanager
 def request_span(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Any]:
-    """The span of a request, as a child of the one that its `traceparent` names."""
+    """Open the span of a request, as a child of the span in its `traceparent` header."""
     if Tracing.tracer is None:
         yield None
         return
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    known = (b"traceparent", b"tracestate")
-    carrier = {name.decode(): value.decode("latin-1") for name, value in headers if name in known}
+    keys = (b"traceparent", b"tracestate")
+    carrier = {name.decode(): value.decode("latin-1") for name, value in headers if name in keys}
     parent = TraceContextTextMapPropagator().extract(carrier)
     with Tracing.tracer.start_as_current_span(
         method, context=parent, kind=SpanKind.SERVER, attributes={"http.request.method": method}
-    ) as made:
-        yield made
+    ) as root:
+        yield root
 
 
-def name_request(made: Any, method: str, route: str, status: int, items: int, request: str) -> None:
-    """Say what became of a request, on its span."""
-    if made is None:
+def name_request(root: Any, method: str, route: str, status: int, items: int, request: str) -> None:
+    """Set the name and the attributes of a finished request's span."""
+    if root is None:
         return
-    made.update_name(f"{method} {route}")
-    made.set_attributes(
+    root.update_name(f"{method} {route}")
+    root.set_attributes(
         {
             "http.route": route,
             "http.response.status_code": status,
@@ -102,4 +104,4 @@ def name_request(made: Any, method: str, route: str, status: int, items: int, re
     if status >= 500:
         from opentelemetry.trace import StatusCode
 
-        made.set_status(StatusCode.ERROR)
+        root.set_status(StatusCode.ERROR)
