@@ -1,11 +1,12 @@
-"""How near bulk work comes to what the machine can do: a folder of photos into one file.
+"""How close a bulk job comes to what the machine can do: a folder of photos into one file.
 
     .venv/bin/python benchmarks/bulk.py [--photos 200] [--size 1280x720]
 
-The limit is the cores divided by the CPU seconds that a photo needs at least: to be read, decoded
-and resized by one thread, and to pass the graph in full batches. While others use the machine the
-rate says little; what then counts is the CPU time of a photo, and the share of the time in which as
-many threads as there are cores were running or could have run (the kernel's own account).
+The limit is the number of cores divided by the CPU seconds that a photo needs at least: to be read,
+decoded and resized by one thread, and to run through the graph in full batches. While other
+programs use the machine, the rate says little; look at the CPU time per photo instead, and at the
+share of the time in which as many threads as there are cores were running or runnable, by the
+kernel's statistics.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from multimodal_embedding_serving.settings import Settings
 BATCH = 8
 
 
-def take_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """JPEGs with as much detail as photos have."""
+def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Write JPEGs with as much detail as photos have."""
     paths = []
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 255, (45, 80, 3), np.uint8)
@@ -43,8 +44,8 @@ def take_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     return paths
 
 
-def least_cost(engine: Engine, paths: list[Path]) -> tuple[float, float]:
-    """CPU seconds of a photo: prepared by one thread; in the graph, in full batches."""
+def min_cost(engine: Engine, paths: list[Path]) -> tuple[float, float]:
+    """CPU seconds per photo: (preparation on one thread, the graph in full batches)."""
     tower: Any = engine.towers["image"]
     started = time.thread_time()
     features = [each for path in paths for each in tower._prepare([path])]
@@ -57,20 +58,20 @@ def least_cost(engine: Engine, paths: list[Path]) -> tuple[float, float]:
     return prepare, (time.process_time() - started) / len(rows)
 
 
-def scheduled() -> dict[str, tuple[int, int]]:
-    """Of each thread of this process: nanoseconds on a core, and waiting for one."""
-    found = {}
+def scheduled_times() -> dict[str, tuple[int, int]]:
+    """For each thread of this process: nanoseconds on a core, and nanoseconds waiting for one."""
+    times = {}
     for task in Path("/proc/self/task").iterdir():
         try:
-            ran, waited, _ = (task / "schedstat").read_text().split()
+            running, waiting, _ = (task / "schedstat").read_text().split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        found[task.name] = int(ran), int(waited)
-    return found
+        times[task.name] = int(running), int(waiting)
+    return times
 
 
 class Demand:
-    """How many threads were running or ready to run, sampled while the work goes on."""
+    """How many threads are running or runnable, sampled while the work goes on."""
 
     def __init__(self, cores: int) -> None:
         self._cores, self._ended = cores, threading.Event()
@@ -90,11 +91,11 @@ class Demand:
         return float(np.mean(self._shares))
 
     def _sample(self) -> None:
-        before, then = scheduled(), time.monotonic()
+        before, then = scheduled_times(), time.monotonic()
         while not self._ended.wait(0.2):
-            now, at = scheduled(), time.monotonic()
-            wanted = sum(sum(now[task]) - sum(before.get(task, (0, 0))) for task in now)
-            self._shares.append(min(1.0, wanted / 1e9 / (at - then) / self._cores))
+            now, at = scheduled_times(), time.monotonic()
+            demand = sum(sum(now[task]) - sum(before.get(task, (0, 0))) for task in now)
+            self._shares.append(min(1.0, demand / 1e9 / (at - then) / self._cores))
             before, then = now, at
 
 
@@ -102,14 +103,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--size", default="1280x720")
-    chosen = parser.parse_args()
-    width, height = map(int, chosen.size.split("x"))
+    options = parser.parse_args()
+    width, height = map(int, options.size.split("x"))
     cores, settings = len(os.sched_getaffinity(0)), Settings.from_env()
     with tempfile.TemporaryDirectory() as place:
         (folder := Path(place, "photos")).mkdir()
-        paths = take_photos(folder, chosen.photos, (width, height))
+        paths = make_photos(folder, options.photos, (width, height))
         engine = Engine.open(settings=settings)
-        prepare, graph = least_cost(engine, paths[:64])
+        prepare, graph = min_cost(engine, paths[:64])
         model = LocalModel(engine, settings)
 
         async def work() -> None:
@@ -121,13 +122,14 @@ def main() -> None:
         with Demand(cores) as demand:
             asyncio.run(work())
         wall, cpu = time.monotonic() - started, time.process_time() - cpu
-    limit, rate = cores / (prepare + graph), chosen.photos / wall
-    print(f"{engine.info.id}, {chosen.photos} photos of {chosen.size}, {cores} cores")
-    print(f"least CPU of a photo: {1e3 * prepare:.1f} ms prepared + {1e3 * graph:.1f} ms graph")
+    limit, rate = cores / (prepare + graph), options.photos / wall
+    print(f"{engine.info.id}, {options.photos} photos of {options.size}, {cores} cores")
+    print(f"least CPU per photo: {1e3 * prepare:.1f} ms preparation + {1e3 * graph:.1f} ms graph")
     print(f"limit {limit:.1f}/s, bulk {rate:.1f}/s: {rate / limit:.2f}")
-    spent = cpu / chosen.photos
-    print(f"CPU of a photo in bulk {1e3 * spent:.1f} ms: {(prepare + graph) / spent:.2f}")
-    print(f"cores wanted while it ran: {demand.share:.2f}; load {os.getloadavg()[0]:.1f}")
+    per_photo = cpu / options.photos
+    share = (prepare + graph) / per_photo
+    print(f"CPU per photo in bulk {1e3 * per_photo:.1f} ms: {share:.2f}")
+    print(f"share of cores in demand: {demand.share:.2f}; load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

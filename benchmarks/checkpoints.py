@@ -1,8 +1,8 @@
-"""Checkpoints of true size with random values, in the files that every system here can open.
+"""Full-size checkpoints with random values, in files that every system here can load.
 
-Speed does not depend on the values. The words are OpenAI's own vocabulary, so that a sentence has
-the tokens that it really has; Qwen3's checkpoint reads bytes instead, for 512 tokens are 511 of
-them. Each is made once.
+Speed does not depend on the values. CLIP's vocabulary is OpenAI's own, so that a sentence has the
+tokens that it has in the real model; Qwen3's tokenizer makes a token of each byte instead, so that
+511 bytes are 512 tokens. Each checkpoint is created once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CLIP_PIXELS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-CLIP_WORDS = {
+CLIP_TOKENIZER = {
     "tokenizer_class": "CLIPTokenizer",
     "model_max_length": 77,
     "bos_token": "<|startoftext|>",
@@ -97,20 +97,20 @@ def clip_checkpoint() -> Path:
     folder = CACHE / "clip-vit-b-32"
     if (folder / DONE).is_file():
         return folder
-    print("making a random ViT-B/32", flush=True)
+    print("creating a random ViT-B/32", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: _draw(name, shape) for name, shape in read_layout(folder.name, "transformers")}
     write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
     sections = {"text_config": CLIP_TEXT, "vision_config": CLIP_VISION}
-    # `max_length` is nobody's for CLIP; without it infinity 0.0.78 reads transformers' default for
-    # generated text, and cuts every text to 20 tokens.
-    whole = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 512}
-    whole |= {"max_length": CLIP_TEXT["max_position_embeddings"]}
-    _write(folder / "config.json", {**whole, **sections})
+    # CLIP's own configuration has no `max_length`; without it infinity 0.0.78 takes transformers'
+    # default for generated text and truncates every text to 20 tokens.
+    config = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 512}
+    config |= {"max_length": CLIP_TEXT["max_position_embeddings"]}
+    _write(folder / "config.json", {**config, **sections})
     _write(folder / "preprocessor_config.json", CLIP_PIXELS)
-    _write(folder / "tokenizer_config.json", CLIP_WORDS)
-    _write_clip_words(folder)
-    # What sentence-transformers reads before it looks at anything else.
+    _write(folder / "tokenizer_config.json", CLIP_TOKENIZER)
+    _write_clip_tokenizer(folder)
+    # sentence-transformers reads this file first.
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}
     _write(folder / "modules.json", [module])
     (folder / DONE).touch()
@@ -122,15 +122,15 @@ def qwen_checkpoint(layers: int = QWEN_LAYERS) -> Path:
     folder = CACHE / f"qwen3-embedding-0.6b-{layers}-layers"
     if (folder / DONE).is_file():
         return folder
-    print(f"making a random Qwen3-Embedding-0.6B of {layers} layers", flush=True)
+    print(f"creating a random Qwen3-Embedding-0.6B of {layers} layers", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: _to_bf16(_draw(name, shape)) for name, shape in _qwen_layout(layers)}
     write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
     _write(folder / "config.json", {**QWEN, "num_hidden_layers": layers})
     _byte_tokenizer().save(str(folder / "tokenizer.json"))
-    words = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"}
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"}
     limits = {"model_max_length": 32768, "eos_token": END, "pad_token": END}
-    _write(folder / "tokenizer_config.json", {**words, **limits})
+    _write(folder / "tokenizer_config.json", {**tokenizer, **limits})
     _write_sentence_modules(folder)
     (folder / DONE).touch()
     return folder
@@ -144,7 +144,7 @@ def _qwen_layout(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Values of about the size that trained ones have, the same each time."""
+    """Values of about the size that trained ones have, the same in every run."""
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
     if "embed" in name and not name.endswith("bias"):
         return values * np.float32(0.5)
@@ -158,7 +158,7 @@ def _to_bf16(array: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _byte_tokenizer() -> Tokenizer:
-    """One token for each byte, and the end appended, as the real one appends it."""
+    """One token per byte, with the end token appended, as in the real tokenizer."""
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END]
     tokenizer = Tokenizer(models.BPE({word: place for place, word in enumerate(words)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -170,7 +170,7 @@ def _byte_tokenizer() -> Tokenizer:
 
 
 def _write_sentence_modules(folder: Path) -> None:
-    """The last token's vector, of unit length: as the model's repository has it."""
+    """Last-token pooling and normalization, as in the model's repository."""
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -191,12 +191,12 @@ def _write_sentence_modules(folder: Path) -> None:
     _write(folder / "1_Pooling" / "config.json", {**pooling, "include_prompt": True})
 
 
-def _write_clip_words(folder: Path) -> None:
+def _write_clip_tokenizer(folder: Path) -> None:
     """tokenizer.json, vocab.json and merges.txt from the list that open_clip_torch ships."""
-    listed = next(
+    vocabulary = next(
         each for each in files("open_clip_torch") or () if each.name.startswith("bpe_simple_vocab")
     )
-    lines = gzip.decompress(Path(str(listed.locate())).read_bytes()).decode().split("\n")
+    lines = gzip.decompress(Path(str(vocabulary.locate())).read_bytes()).decode().split("\n")
     merges = [line.split() for line in lines[1 : 49152 - 256 - 2 + 1]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
@@ -204,8 +204,8 @@ def _write_clip_words(folder: Path) -> None:
     _write(folder / "vocab.json", {word: place for place, word in enumerate(words)})
     text = "\n".join(["#version: 0.2", *map(" ".join, merges), ""])
     (folder / "merges.txt").write_text(text, "utf-8")
-    built = clip_bpe_from_vocab(folder / "vocab.json", folder / "merges.txt")
-    built.save(str(folder / "tokenizer.json"))
+    tokenizer = clip_bpe_from_vocab(folder / "vocab.json", folder / "merges.txt")
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _write(path: Path, content: Mapping[str, Any] | list[Any]) -> None:

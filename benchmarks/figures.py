@@ -1,4 +1,4 @@
-"""What was measured, and the rules by which it becomes ratios. Nothing here measures."""
+"""The results of a run, and the rules that turn them into ratios. Nothing here measures."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One system under one load. Times in seconds, CPU in core seconds."""
+    """One system under one load. Times are in seconds, CPU in core seconds."""
 
     system: str
     case: str
     concurrency: int
     items: int
-    """Of one request."""
+    """Per request."""
     requests: int
     rate: float
-    """Items a second."""
+    """Items per second."""
     p50: float
     p95: float
     p99: float
     server_cpu: float
-    """Of one item."""
+    """Per item."""
     client_cpu: float
-    """Of one item."""
+    """Per item."""
     other_cores: float
-    """Cores that everything else on the machine took meanwhile."""
+    """Cores used by everything else on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRate:
-    """benchmark_app over one of our graphs. Items a second; median latency in seconds."""
+    """benchmark_app on one of our graphs. Rates are items per second."""
 
     graph: str
     case: str
@@ -55,14 +55,14 @@ class GraphRate:
     hint: Literal["throughput", "latency"]
     rate: float
     median: float
-    """Of one call, in seconds."""
+    """Latency of one call in seconds."""
     cpu: float
-    """Core seconds of one item."""
+    """Core seconds per item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """CPU seconds of one item before its graph, on one thread."""
+    """CPU seconds per item before the graph, on one thread."""
 
     case: str
     decode: float
@@ -73,7 +73,7 @@ class Preparation:
 class Start:
     system: str
     first: float | None
-    """Seconds from the start of the process to its first vector: a text's."""
+    """Seconds from the start of the process to its first vector, of a text."""
     peak_memory: int
     """Bytes, after all loads."""
     installed: int
@@ -81,26 +81,26 @@ class Start:
     versions: Mapping[str, str]
     about: str = ""
     cosine: float | None = None
-    """The least cosine of its vectors to this service's: the same model, if it is near 1."""
+    """The lowest cosine between its vectors and this service's: near 1 for the same model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRun:
-    film: str
+    video: str
     frames: int
     seconds: float
-    """Of one request."""
+    """For one request."""
     decode: float
-    """Seconds of decoding the same frames alone, on all cores, right after."""
+    """Seconds to decode the same frames alone, on all cores, right afterwards."""
     graph: float
-    """Seconds of the graph alone for as many frames, right after."""
+    """Seconds of the graph alone for as many frames, right afterwards."""
     server_cpu: float
-    """CPU seconds of one request."""
+    """CPU seconds for one request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What was served and its limit, measured one right after the other, in one unit."""
+    """The service and its limit, measured back to back, in the same unit."""
 
     case: str
     served: float
@@ -108,20 +108,20 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lanes:
-    """A single text's latency by the clock, idle and beside a bulk job. Seconds."""
+class MixedLoad:
+    """Latency in seconds of single texts sent at a fixed rate, alone and during a bulk job."""
 
     bulk: str
     idle: Sequence[float]
     busy: Sequence[float]
-    """p50, p95, p99 both."""
+    """p50, p95, p99, as in `idle`."""
     bulk_rate: float
-    """Items a second of the bulk job meanwhile."""
+    """Items per second of the bulk job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """What a system can't serve, or failed at, and why."""
+    """What a system can't serve, or what it failed at, and why."""
 
     system: str
     case: str
@@ -133,7 +133,7 @@ class Results:
     machine: Mapping[str, str]
     quick: bool
     model: Mapping[str, Any]
-    """What the service says of its model."""
+    """What the service reports about its model."""
     notes: list[str] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     graphs: list[GraphRate] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Results:
     starts: list[Start] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     videos: list[VideoRun] = field(default_factory=list)
-    lanes: list[Lanes] = field(default_factory=list)
+    mixed_loads: list[MixedLoad] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     profiles: dict[str, list[str]] = field(default_factory=dict)
     """Where the time goes, by target: lines of a py-spy profile."""
@@ -164,7 +164,7 @@ class Results:
             "starts": Start,
             "pairs": Pair,
             "videos": VideoRun,
-            "lanes": Lanes,
+            "mixed_loads": MixedLoad,
             "missing": Missing,
         }
         for name, kind in kinds.items():
@@ -174,29 +174,29 @@ class Results:
     # ── looking up ──
 
     def cell(self, system: str, case: str, concurrency: int, items: int = 1) -> Cell | None:
-        wanted = (system, case, concurrency, items)
+        key = (system, case, concurrency, items)
         for each in self.cells:
-            if (each.system, each.case, each.concurrency, each.items) == wanted:
+            if (each.system, each.case, each.concurrency, each.items) == key:
                 return each
         return None
 
     def best(self, system: str, case: str) -> Cell | None:
-        """The load under which a system gave most items a second, in requests of one item."""
-        found = [c for c in self.cells if (c.system, c.case, c.items) == (system, case, 1)]
-        return max(found, key=lambda cell: cell.rate, default=None)
+        """The load with the highest rate of a system, in requests of one item."""
+        cells = [c for c in self.cells if (c.system, c.case, c.items) == (system, case, 1)]
+        return max(cells, key=lambda cell: cell.rate, default=None)
 
     def share(self, case: str) -> float | None:
-        """The median of what was served over its limit."""
+        """The median of service / limit."""
         ratios = [each.served / each.limit for each in self.pairs if each.case == case]
         return median(ratios) if ratios else None
 
     def excess(self, case: str) -> float | None:
-        """The median of what was served less its limit."""
-        found = [each.served - each.limit for each in self.pairs if each.case == case]
-        return median(found) if found else None
+        """The median of service - limit."""
+        differences = [each.served - each.limit for each in self.pairs if each.case == case]
+        return median(differences) if differences else None
 
     def graph_rate(self, case: str, batch: int | None = None) -> float | None:
-        """The most that benchmark_app got out of the graph, at one batch or at any."""
+        """The highest rate of benchmark_app, at one batch size or at any."""
         rates = [
             each.rate
             for each in self.graphs
@@ -205,17 +205,17 @@ class Results:
         return max(rates, default=None)
 
     def graph_cpu(self, case: str) -> float | None:
-        """Core seconds of one item, by the setting that takes least."""
+        """Core seconds per item, by the setting that takes the fewest."""
         return min((each.cpu for each in self.graphs if each.case == case), default=None)
 
     def image_limit(self, case: str, graph: str) -> float | None:
-        """Of pictures, by the setting whose graph takes least CPU."""
-        prepared = next((each for each in self.preparations if each.case == case), None)
-        computed = self.graph_cpu(graph)
-        if prepared is None or computed is None:
+        """The limit for images, by the setting whose graph takes the least CPU."""
+        before = next((each for each in self.preparations if each.case == case), None)
+        graph_cpu = self.graph_cpu(graph)
+        if before is None or graph_cpu is None:
             return None
-        return self.limit_of(prepared, computed)
+        return self.limit_of(before, graph_cpu)
 
-    def limit_of(self, prepared: Preparation, graph_cpu: float) -> float:
-        """Items a second = cores / (decode + resize + graph), all of them CPU seconds."""
-        return self.cores / (prepared.decode + prepared.resize + graph_cpu)
+    def limit_of(self, before: Preparation, graph_cpu: float) -> float:
+        """Items per second = cores / (decode + resize + graph), all in CPU seconds."""
+        return self.cores / (before.decode + before.resize + graph_cpu)

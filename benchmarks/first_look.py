@@ -1,8 +1,8 @@
-"""What the embedded model does on this machine: `make look`.
+"""`make look`: the start time and throughput of the embedded model on this machine.
 
-Each line is measured here and now: the time from the start of a process to its first vector, in
-process and over HTTP, and how many texts, photos and frames of the shipped samples go through a
-second. Best of three where nothing else is said.
+It measures the time from the start of a process to its first vector, in process and over HTTP, and
+how many texts, photos and video frames of the shipped samples it embeds per second: the best of
+three runs each.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def start_server() -> tuple[subprocess.Popen[str], str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None  # noqa: S101  # a pipe was asked for
+    assert process.stderr is not None  # noqa: S101  # stderr is a pipe
     for line in process.stderr:
-        if found := ADDRESS.search(line):
-            while httpx2.get(f"{found[1]}/ready", trust_env=False).status_code != 200:
+        if match := ADDRESS.search(line):
+            while httpx2.get(f"{match[1]}/ready", trust_env=False).status_code != 200:
                 time.sleep(0.01)
-            return process, found[1]
+            return process, match[1]
     raise SystemExit("the server did not start")
 
 
@@ -64,15 +64,15 @@ def first_answer() -> float:
     process, address = start_server()
     with Client(address) as client:
         client.embed_texts("a cat")
-        taken = time.perf_counter() - started
+        elapsed = time.perf_counter() - started
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    return taken
+    return elapsed
 
 
 def rate(items: int, embed: Callable[[], object]) -> float:
-    """Items a second; `embed` takes that many."""
-    embed()  # the first call warms the caches
+    """Items per second; `embed` embeds that many."""
+    embed()  # warm up
 
     def measure() -> float:
         started = time.perf_counter()
@@ -85,8 +85,8 @@ def rate(items: int, embed: Callable[[], object]) -> float:
 def main() -> None:
     samples = Path(str(files("multimodal_embedding_serving") / "builtin" / "samples"))
     photos = sorted(samples.glob("*.jpg")) * 8
-    film = {"num_frames": 16}
-    texts = [f"{number} things that may be seen in a photograph" for number in range(256)]
+    segment = {"num_frames": 16}
+    texts = [f"{number} things to see in a photograph" for number in range(256)]
     print(f"{len(os.sched_getaffinity(0))} cores, Python {sys.version.split()[0]}")
     print(f"process start to first text vector    {best(lambda: run_program(FIRST_TEXT)):7.2f} s")
     program = FIRST_IMAGE.format(photo=str(photos[0]))
@@ -96,8 +96,8 @@ def main() -> None:
         print(f"in process  {engine.info.id}, {engine.info.inference}")
         print(f"  texts/s   {rate(len(texts), lambda: engine.embed(texts=texts)):8.1f}")
         print(f"  photos/s  {rate(len(photos), lambda: engine.embed(images=photos)):8.1f}")
-        frames = rate(16, lambda: engine.embed(video=samples / "film.mp4", segment=film))
-        print(f"  frames/s  {frames:8.1f}  (16 of a film)")
+        frames = rate(16, lambda: engine.embed(video=samples / "film.mp4", segment=segment))
+        print(f"  frames/s  {frames:8.1f}  (16 of a video)")
     process, address = start_server()
     with Client(address) as client:
         print("over HTTP, one client")

@@ -1,4 +1,4 @@
-"""The limits: our graphs alone in OpenVINO's benchmark_app, and preparation alone."""
+"""The limits: our graphs alone in OpenVINO's benchmark_app, and our preparation alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.figures import GraphRate, Preparation
-from benchmarks.inputs import Film
+from benchmarks.inputs import Video
 from benchmarks.processes import cpu_seconds
 from benchmarks.systems import OURS
 from multimodal_embedding_serving.bundles.bundle import Bundle
@@ -29,26 +29,26 @@ COUNT = re.compile(r"Count:\s+(\d+) iterations")
 DURATION = re.compile(r"Duration:\s+([\d.]+) ms")
 MEDIAN = re.compile(r"Median:\s+([\d.]+) ms")
 MEASURING, MEASURED = "First inference took", "[Step 11/11]"
-"""Its first call, which is not counted among the iterations, has ended; and all have."""
-IMAGES = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 30, formats=("JPEG",))
-VIDEOS = VideoLimits(max_bytes=1 << 30, max_seconds=1e6, max_frames=1 << 20)
+"""The lines after the first call, which does not count as an iteration, and after the last one."""
+IMAGE_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=1 << 30, formats=("JPEG",))
+VIDEO_LIMITS = VideoLimits(max_bytes=1 << 30, max_seconds=1e6, max_frames=1 << 20)
 Hint = Literal["throughput", "latency"]
 
 
-class NoFigure(Exception):
-    """benchmark_app has failed, or said something that is not understood."""
+class BenchmarkAppError(Exception):
+    """benchmark_app failed, or printed a report that can't be parsed."""
 
 
 @dataclass(frozen=True)
 class GraphCase:
-    """A tower under one shape: `length` tokens, or a picture where it is None."""
+    """A tower with one input shape: `length` tokens, or an image if `length` is None."""
 
     name: str
     graph: Path
     length: int | None = None
 
     def arrays(self, batch: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-        """Input values by name; ids below 256, which every vocabulary here has."""
+        """Input values by name; token ids are below 256, which every vocabulary here has."""
         rng = np.random.default_rng(0)
         model = ov.Core().read_model(self.graph)
         if self.length is None:
@@ -66,7 +66,7 @@ class GraphCase:
 def benchmark_app(
     case: GraphCase, batch: int, hint: Hint, seconds: int, precision: str
 ) -> GraphRate:
-    """One run of the tool in the environment that serves. `precision` as the service computes."""
+    """One run of the tool, in the service's environment and at its inference precision."""
     with tempfile.TemporaryDirectory() as folder:
         files, shapes = [], []
         for name, array in case.arrays(batch).items():
@@ -83,14 +83,14 @@ def benchmark_app(
 
 
 def watch(command: Sequence[str]) -> tuple[str, float]:
-    """(what the tool says, its CPU seconds while it measures)."""
-    # A line must come when it is written: reading and compiling the graph is not counted.
+    """(the tool's output, its CPU seconds while it measures)."""
+    # Unbuffered, to know when the measurement starts: reading and compiling the graph do not count.
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     lines, before, after = [], 0.0, 0.0
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+        assert process.stdout is not None  # noqa: S101  # stdout is a pipe
         for line in process.stdout:
             lines.append(line)
             if MEASURING in line:
@@ -103,10 +103,10 @@ def watch(command: Sequence[str]) -> tuple[str, float]:
 def read_report(
     report: str, case: str, graph: str, batch: int, hint: Hint, cpu: float
 ) -> GraphRate:
-    """Raises NoFigure with the report's end."""
+    """Raises BenchmarkAppError with the end of the report."""
     count, duration, median = (each.search(report) for each in (COUNT, DURATION, MEDIAN))
     if count is None or duration is None or median is None:
-        raise NoFigure(f"benchmark_app on {case}: {report[-800:]}")
+        raise BenchmarkAppError(f"benchmark_app on {case}: {report[-800:]}")
     return GraphRate(
         graph=graph,
         case=case,
@@ -118,29 +118,29 @@ def read_report(
     )
 
 
-def preparation(case: str, pictures: Sequence[Path], bundle: Bundle) -> Preparation:
-    """This service's own decoding and resizing, on this thread alone."""
+def preparation(case: str, paths: Sequence[Path], bundle: Bundle) -> Preparation:
+    """This service's own decoding and resizing, on this thread only."""
     transform = ImageTransform.from_manifest(bundle.manifest.towers["image"].transform)
     decode = resize = 0.0
-    for path in pictures:
-        coded = path.read_bytes()
-        begun = time.thread_time()
-        image = decode_rgb(coded, IMAGES, min_side=transform.min_side)
+    for path in paths:
+        data = path.read_bytes()
+        started = time.thread_time()
+        image = decode_rgb(data, IMAGE_LIMITS, min_side=transform.min_side)
         decoded = time.thread_time()
         transform(image)
-        decode, resize = decode + decoded - begun, resize + time.thread_time() - decoded
-    return Preparation(case=case, decode=decode / len(pictures), resize=resize / len(pictures))
+        decode, resize = decode + decoded - started, resize + time.thread_time() - decoded
+    return Preparation(case=case, decode=decode / len(paths), resize=resize / len(paths))
 
 
-def decoding(film: Film, rounds: int) -> tuple[int, float]:
-    """(frames, seconds) of decoding a film's sampled frames alone; the best of some rounds."""
+def decoding(video: Video, rounds: int) -> tuple[int, float]:
+    """(frames, seconds) to decode a video's sampled frames alone: the best of `rounds`."""
     best, frames = float("inf"), 0
-    asked = Segment(
-        num_frames=int(film.segment.get("num_frames", 64)),
-        extraction_fps=film.segment.get("extraction_fps"),
+    segment = Segment(
+        num_frames=int(video.segment.get("num_frames", 64)),
+        extraction_fps=video.segment.get("extraction_fps"),
     )
     for _ in range(rounds):
-        begun = time.perf_counter()
-        frames = sum(1 for _ in read_frames(film.path, asked, VIDEOS))
-        best = min(best, time.perf_counter() - begun)
+        started = time.perf_counter()
+        frames = sum(1 for _ in read_frames(video.path, segment, VIDEO_LIMITS))
+        best = min(best, time.perf_counter() - started)
     return frames, best

@@ -1,8 +1,8 @@
-"""Load over HTTP/1.1 from one thread, at a cost that is measured too.
+"""Load over HTTP/1.1 from one thread, whose own CPU time is measured, too.
 
 The client shares the cores with the server. So requests are rendered before the clock starts,
-connections are kept, and an answer is read by its Content-Length and not parsed, but for the first
-of each run. Latency counts from when a request was due, which in a closed loop is when it was sent.
+connections are kept alive, and responses are read by their Content-Length but not parsed. Latency
+counts from when a request was due, which in a closed loop is when it was sent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import PATIENCE, Server, busy_seconds, cpu_seconds
+from benchmarks.processes import TIMEOUT, Server, busy_seconds, cpu_seconds
 
 EMBEDDINGS = "/v1/embeddings"
 
 
-class Refused(Exception):
-    """The server has answered with something else than 200, or with no sense."""
+class BadResponse(Exception):
+    """The server responded with a status other than 200, or with something that can't be read."""
 
     def __init__(self, message: str, status: int = 200) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A rendered request and how many items it carries."""
+    """A rendered request and the number of its items."""
 
     raw: bytes
     items: int
@@ -42,26 +42,26 @@ class Request:
 
 @dataclass
 class Trace:
-    """What a run of requests took. Latencies in seconds, in order of their ends."""
+    """The measurements of a run of requests. Latencies are in seconds, in order of completion."""
 
     latencies: list[float] = field(default_factory=list)
     items: int = 0
     seconds: float = 0.0
-    """From the first request to the last answer."""
+    """From the first request to the last response."""
     server_cpu: float = 0.0
     client_cpu: float = 0.0
     other_cpu: float = 0.0
-    """CPU seconds of everything else on the machine: noise."""
+    """CPU seconds of everything else on the machine."""
 
 
 def render(path: str, body: Any, items: int) -> Request:
-    coded = json.dumps(body).encode()
+    content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return Request(f"{head}Content-Length: {len(coded)}\r\n\r\n".encode() + coded, items)
+    return Request(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content, items)
 
 
 def text_requests(texts: Sequence[str], items: int = 1) -> list[Request]:
-    """OpenAI's request, answered in base64 as its client asks."""
+    """OpenAI's requests, with base64 vectors, as its client sends them."""
     groups = [list(texts[at : at + items]) for at in range(0, len(texts) - items + 1, items)]
     return [
         render(EMBEDDINGS, {"model": "it", "input": each, "encoding_format": "base64"}, items)
@@ -69,37 +69,37 @@ def text_requests(texts: Sequence[str], items: int = 1) -> list[Request]:
     ]
 
 
-def image_requests(pictures: Sequence[Path], items: int = 1) -> list[Request]:
-    """As data URIs, which this service and infinity both take."""
+def image_requests(paths: Sequence[Path], items: int = 1) -> list[Request]:
+    """Images as data URIs, which this service and infinity both accept."""
     uris = [
-        "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-        for path in pictures
+        "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode() for path in paths
     ]
-    asked = {"model": "it", "modality": "image", "encoding_format": "base64"}
+    options = {"model": "it", "modality": "image", "encoding_format": "base64"}
     return [
-        render(EMBEDDINGS, {**asked, "input": uris[at : at + items]}, items)
+        render(EMBEDDINGS, {**options, "input": uris[at : at + items]}, items)
         for at in range(0, len(uris) - items + 1, items)
     ]
 
 
 class Connection:
-    """One kept connection."""
+    """A connection that is kept alive."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, raw: bytes) -> bytes:
-        """The answer's body. Raises Refused, OSError.
+        """The response's body. Raises BadResponse, OSError.
 
-        A kept connection that the server has closed meanwhile is made anew, as every client does.
+        If the server has closed a kept-alive connection in the meantime, open a new one, as every
+        client does.
         """
-        kept = self._streams is not None
+        reused = self._streams is not None
         try:
             return await self._post(raw)
         except ConnectionError:
             self.close()
-            if not kept:
+            if not reused:
                 raise
         return await self._post(raw)
 
@@ -109,14 +109,14 @@ class Connection:
         reader, writer = self._streams
         try:
             writer.write(raw)
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT)
             status, body = int(head[9:12]), await reader.readexactly(content_length(head))
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError("the server closed the connection") from error
         if b"connection: close" in head.lower():
             self.close()
         if status != 200:
-            raise Refused(f"{status}: {body[:300].decode('utf-8', 'replace')}", status)
+            raise BadResponse(f"{status}: {body[:300].decode('utf-8', 'replace')}", status)
         return body
 
     def close(self) -> None:
@@ -126,19 +126,20 @@ class Connection:
 
 
 def content_length(head: bytes) -> int:
-    """Raises Refused where the head names no length."""
-    _, found, rest = head.lower().partition(b"content-length:")
-    if not found:
-        raise Refused("the answer has no Content-Length")
+    """Raises BadResponse if there is no Content-Length."""
+    _, header, rest = head.lower().partition(b"content-length:")
+    if not header:
+        raise BadResponse("the response has no Content-Length")
     return int(rest.partition(b"\r\n")[0])
 
 
 async def closed_loop(
     server: Server, requests: Sequence[Request], concurrency: int, seconds: float
 ) -> Trace:
-    """So many callers, each of which asks again once answered, until the time is over.
+    """`concurrency` callers, each of which sends its next request when the last one is answered.
 
-    What is then under way is waited for and counted. Each caller asks once at least.
+    Requests in flight when the time is over are awaited and counted. Each caller sends at least
+    one.
     """
     numbers, trace = itertools.count(), Trace()
     until = time.perf_counter() + seconds
@@ -148,9 +149,9 @@ async def closed_loop(
         while first or time.perf_counter() < until:
             first = False
             request = requests[next(numbers) % len(requests)]
-            begun = time.perf_counter()
+            started = time.perf_counter()
             await connection.post(request.raw)
-            trace.latencies.append(time.perf_counter() - begun)
+            trace.latencies.append(time.perf_counter() - started)
             trace.items += request.items
 
     connections = [Connection(server.port) for _ in range(concurrency)]
@@ -163,7 +164,7 @@ async def closed_loop(
 async def open_loop(
     server: Server, requests: Sequence[Request], rate: float, seconds: float
 ) -> Trace:
-    """`rate` requests a second by the clock, each on a connection of its own while others wait."""
+    """`rate` requests per second at fixed times, whether or not earlier ones are answered."""
     trace, idle = Trace(), [Connection(server.port)]
 
     async def ask(request: Request, due: float) -> None:
@@ -174,10 +175,10 @@ async def open_loop(
         idle.append(connection)
 
     async def run() -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(round(rate * seconds)):
-                due = begun + number / rate
+                due = started + number / rate
                 await asyncio.sleep(due - time.perf_counter())
                 group.create_task(ask(requests[number % len(requests)], due))
 
@@ -195,38 +196,38 @@ async def _all(callers: Any) -> None:
 
 async def _measured(server: Server, trace: Trace, run: Callable[[], Awaitable[None]]) -> None:
     server.check()
-    ours, theirs, all_of_it = time.process_time(), cpu_seconds(server.pid), busy_seconds()
-    begun = time.perf_counter()
+    client, process, machine = time.process_time(), cpu_seconds(server.pid), busy_seconds()
+    started = time.perf_counter()
     await run()
-    trace.seconds = time.perf_counter() - begun
-    trace.client_cpu = time.process_time() - ours
-    trace.server_cpu = cpu_seconds(server.pid) - theirs
-    rest = busy_seconds() - all_of_it - trace.client_cpu - trace.server_cpu
+    trace.seconds = time.perf_counter() - started
+    trace.client_cpu = time.process_time() - client
+    trace.server_cpu = cpu_seconds(server.pid) - process
+    rest = busy_seconds() - machine - trace.client_cpu - trace.server_cpu
     trace.other_cpu = max(0.0, rest)
 
 
 async def first_answer(server: Server, request: Request) -> float:
-    """Seconds from the start of the process to its first vector; asked every 20 ms while it can't
-    be reached or answers with 5xx.
+    """Seconds from the start of the process to its first vector; retries every 20 ms while the
+    server can't be reached or responds with 5xx.
 
-    Raises ServerEnded, TimeoutError, or Refused.
+    Raises ServerEnded, TimeoutError, or BadResponse.
     """
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             server.check()
             connection = Connection(server.port)
             try:
                 answer = await connection.post(request.raw)
-            except (OSError, Refused) as error:
-                if isinstance(error, Refused) and error.status < 500:
+            except (OSError, BadResponse) as error:
+                if isinstance(error, BadResponse) and error.status < 500:
                     raise
                 await asyncio.sleep(0.02)
                 continue
             finally:
                 connection.close()
-            taken = time.perf_counter() - server.started
+            elapsed = time.perf_counter() - server.started
             vectors(answer)
-            return taken
+            return elapsed
 
 
 async def ask_once(server: Server, request: Request) -> bytes:
@@ -238,9 +239,9 @@ async def ask_once(server: Server, request: Request) -> bytes:
 
 
 def vectors(answer: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """float32 [n, dimension] of an answer in base64."""
+    """float32 [n, dimension] of a response in base64."""
     rows = [base64.b64decode(each["embedding"]) for each in json.loads(answer)["data"]]
-    found = np.stack([np.frombuffer(row, "<f4") for row in rows])
-    if not np.isfinite(found).all():
-        raise Refused("the vectors are not finite numbers")
-    return found
+    matrix = np.stack([np.frombuffer(row, "<f4") for row in rows])
+    if not np.isfinite(matrix).all():
+        raise BadResponse("the vectors are not finite")
+    return matrix

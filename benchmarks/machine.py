@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine that a run was measured on."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FLAGS = (
     "avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "sve", "bf16",
 )  # fmt: skip
-"""Instruction sets that decide what a graph can do: a missing one is told as missing."""
+"""Instruction sets that affect the speed of a graph."""
 DECISIVE = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def describe() -> dict[str, str]:
-    told = (PROC / "cpuinfo").read_text()
-    flags = set(_line(told, "flags").split()) | set(_line(told, "Features").split())
+    cpuinfo = (PROC / "cpuinfo").read_text()
+    flags = set(_line(cpuinfo, "flags").split()) | set(_line(cpuinfo, "Features").split())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
-        "processor": _line(told, "model name") or platform.machine(),
+        "processor": _line(cpuinfo, "model name") or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "instruction sets": " ".join(each for each in FLAGS if each in flags),
         "missing": " ".join(each for each in DECISIVE if each not in flags) or "none",
@@ -43,25 +43,25 @@ def has_bf16(machine: Mapping[str, str]) -> bool:
 
 
 def cores_busy(seconds: float) -> float:
-    """Cores that the machine keeps busy while this process sleeps."""
-    busy, begun = busy_seconds(), time.perf_counter()
+    """The number of cores that are busy while this process sleeps."""
+    busy, started = busy_seconds(), time.perf_counter()
     time.sleep(seconds)
-    return (busy_seconds() - busy) / (time.perf_counter() - begun)
+    return (busy_seconds() - busy) / (time.perf_counter() - started)
 
 
 def commit() -> str:
-    asked = ["git", "describe", "--always", "--dirty"]
+    command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(
-            asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         )
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"
 
 
-def _line(told: str, name: str) -> str:
-    for line in told.splitlines():
+def _line(text: str, name: str) -> str:
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()

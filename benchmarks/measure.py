@@ -1,4 +1,4 @@
-"""Loads against one running system -> figures."""
+"""Put loads on running systems and record the results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import uvloop
 
-from benchmarks.figures import PERCENTILES, Cell, Lanes, Missing, Results, percentile
-from benchmarks.inputs import Film
+from benchmarks.figures import PERCENTILES, Cell, Missing, MixedLoad, Results, percentile
+from benchmarks.inputs import Video
 from benchmarks.load import (
-    Refused,
+    BadResponse,
     Request,
     Trace,
     ask_once,
@@ -27,30 +27,30 @@ from benchmarks.load import (
 from benchmarks.processes import Server, ServerEnded, cpu_seconds
 from multimodal_embedding_serving.types import Vectors
 
-FAILURES = (ServerEnded, Refused, OSError, TimeoutError)
+FAILURES = (ServerEnded, BadResponse, OSError, TimeoutError)
 WARM_UP = 1.0
-"""Seconds of each load before its clock starts."""
+"""Seconds of load before each measurement."""
 T = TypeVar("T")
 
-LANE_WARM_UP = 5.0
-LANE_RATE = 10.0
-"""Single texts a second beside the bulk job."""
+MIXED_LOAD_WARM_UP = 5.0
+MIXED_LOAD_RATE = 10.0
+"""Single texts per second during the bulk job."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """uvloop takes less of the cores that are shared with the server."""
+    """Run on uvloop, which takes less of the CPU that the client shares with the server."""
     return uvloop.run(work)
 
 
 def load_cell(
     server: Server, case: str, requests: Sequence[Request], callers: int, seconds: float
 ) -> Cell:
-    """Raises what FAILURES lists."""
+    """Raises the exceptions in FAILURES."""
     run(_ungrouped(closed_loop(server, requests, min(callers, 4), WARM_UP)))
     trace = run(_ungrouped(closed_loop(server, requests, callers, seconds)))
     cell = to_cell(server.system.name, case, callers, requests[0].items, trace)
     print(
-        f"  {cell.system:21} {cell.case:18} {cell.items:3} a request, {callers:2} callers"
+        f"  {cell.system:21} {cell.case:18} {cell.items:3} per request, {callers:2} callers"
         f"  {cell.rate:8.1f} items/s"
         f"  p50 {cell.p50 * 1000:7.1f} ms  p99 {cell.p99 * 1000:7.1f} ms"
         f"  CPU {cell.server_cpu * 1000:6.1f} ms  others {cell.other_cores:.2f}",
@@ -78,7 +78,7 @@ def to_cell(system: str, case: str, callers: int, items: int, trace: Trace) -> C
 
 
 async def _ungrouped(work: Coroutine[Any, Any, T]) -> T:
-    """The first failure of a group, by itself."""
+    """Raise the first failure of an exception group by itself."""
     try:
         return await work
     except BaseExceptionGroup as group:
@@ -92,78 +92,86 @@ def measure_cases(
     callers: Sequence[int],
     seconds: float,
 ) -> None:
-    """Each case under each number of callers, by one server after the other.
+    """Measure each case with each number of callers, one server after the other.
 
-    A server is idle while another is measured. A case that one fails at is noted and left.
+    A server is idle while another one is measured. If a server fails at a case, the failure is
+    recorded and the rest of the case is skipped for it.
     """
     for case, requests in cases:
-        left = list(servers)
+        working = list(servers)
         for count, server in [(count, server) for count in callers for server in servers]:
-            if server not in left:
+            if server not in working:
                 continue
             try:
                 results.cells.append(load_cell(server, case, requests, count, seconds))
             except FAILURES as error:
-                left.remove(server)
+                working.remove(server)
                 reason = str(error).strip().splitlines()[-1] if str(error) else repr(error)
-                where = f"{case}, {count} callers"
+                load = f"{case}, {count} callers"
                 results.missing.append(
-                    Missing(system=server.system.name, case=where, reason=reason[:200])
+                    Missing(system=server.system.name, case=load, reason=reason[:200])
                 )
-                print(f"  {where}: {reason[:200]}", flush=True)
+                print(f"  {load}: {reason[:200]}", flush=True)
 
 
-def measure_lanes(
+def measure_mixed_load(
     server: Server, name: str, single: Sequence[Request], bulk: Sequence[Request], seconds: float
-) -> Lanes:
-    """Single texts by the clock: alone, then while two callers send the bulk requests.
+) -> MixedLoad:
+    """Single texts at a fixed rate: alone, then while two callers send the bulk requests.
 
-    The first LANE_WARM_UP seconds of both kinds together are not counted: a server may get itself
-    ready for it.
+    The first MIXED_LOAD_WARM_UP seconds of both together do not count: a server may prepare for
+    such a load, as this one does by loading an interactive replica.
     """
 
     async def beside(seconds: float) -> tuple[Trace, Trace]:
         async with asyncio.TaskGroup() as group:
             job = group.create_task(closed_loop(server, bulk, 2, seconds + 2))
             await asyncio.sleep(1)
-            texts = group.create_task(open_loop(server, single, LANE_RATE, seconds))
+            texts = group.create_task(open_loop(server, single, MIXED_LOAD_RATE, seconds))
         return texts.result(), job.result()
 
-    idle = run(_ungrouped(open_loop(server, single, LANE_RATE, seconds)))
-    run(_ungrouped(beside(LANE_WARM_UP)))
+    idle = run(_ungrouped(open_loop(server, single, MIXED_LOAD_RATE, seconds)))
+    run(_ungrouped(beside(MIXED_LOAD_WARM_UP)))
     busy, job = run(_ungrouped(beside(seconds)))
-    told = [[percentile(each.latencies, share) for share in PERCENTILES] for each in (idle, busy)]
-    lanes = Lanes(bulk=name, idle=told[0], busy=told[1], bulk_rate=job.items / job.seconds)
-    print(f"  a text's p99: idle {told[0][2]:.4f} s, beside {name} {told[1][2]:.4f} s", flush=True)
-    return lanes
+    percentiles = [
+        [percentile(each.latencies, share) for share in PERCENTILES] for each in (idle, busy)
+    ]
+    load = MixedLoad(
+        bulk=name, idle=percentiles[0], busy=percentiles[1], bulk_rate=job.items / job.seconds
+    )
+    print(
+        f"  p99 of a text: idle {load.idle[2]:.4f} s, during {name} {load.busy[2]:.4f} s",
+        flush=True,
+    )
+    return load
 
 
 def sample_vectors(server: Server, requests: Sequence[Request]) -> Vectors:
-    """The vectors of one item of each case, of unit length."""
+    """The normalized vectors of one item of each case."""
     rows = np.concatenate([vectors(run(ask_once(server, each))) for each in requests])
     unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
 
 
-def film_request(film: Film) -> Request:
-    source = {"type": "video_file", "video_path": film.path.name, "segment_config": film.segment}
+def video_request(video: Video) -> Request:
+    source = {"type": "video_file", "video_path": video.path.name, "segment_config": video.segment}
     return render("/embeddings", {"input": source, "encoding_format": "base64"}, 1)
 
 
-def time_video(server: Server, film: Film) -> tuple[float, float]:
-    """(seconds, CPU seconds) of one request."""
-    before, begun = cpu_seconds(server.pid), time.perf_counter()
-    run(ask_once(server, film_request(film)))
-    return time.perf_counter() - begun, cpu_seconds(server.pid) - before
+def time_video(server: Server, video: Video) -> tuple[float, float]:
+    """(seconds, CPU seconds) for one request."""
+    before, started = cpu_seconds(server.pid), time.perf_counter()
+    run(ask_once(server, video_request(video)))
+    return time.perf_counter() - started, cpu_seconds(server.pid) - before
 
 
 def ask_model(server: Server) -> dict[str, Any]:
-    """What this service says of its model."""
+    """What this service reports about its model."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request("GET", "/model/current")
-        told: dict[str, Any] = json.loads(connection.getresponse().read())
+        facts: dict[str, Any] = json.loads(connection.getresponse().read())
     finally:
         connection.close()
-    shown = ("device", "backend", "precision", "inference", "dimension", "fingerprint")
-    return {key: told[key] for key in shown if key in told}
+    keys = ("device", "backend", "precision", "inference", "dimension", "fingerprint")
+    return {key: facts[key] for key in keys if key in facts}

@@ -1,7 +1,7 @@
-"""What is served and its limit, one right after the other, some times over.
+"""Measure the service and its limit back to back, several times.
 
-A machine that others share computes half as fast again in one minute as in the next, so figures
-that lie minutes apart make no ratio.
+A shared machine may be half as fast again in one minute as in the next, so measurements that are
+minutes apart can't be divided by each other.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import GraphRate, Pair, Results, VideoRun
-from benchmarks.inputs import Film
-from benchmarks.limit import GraphCase, Hint, NoFigure, benchmark_app, decoding, preparation
+from benchmarks.inputs import Video
+from benchmarks.limit import (
+    BenchmarkAppError,
+    GraphCase,
+    Hint,
+    benchmark_app,
+    decoding,
+    preparation,
+)
 from benchmarks.load import Request
 from benchmarks.measure import load_cell, time_video
 from benchmarks.processes import Server
-from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, many
+from benchmarks.targets import BULK_CALLERS, BULK_ITEMS, GRAPH_OF, LATENCY, many
 from multimodal_embedding_serving.bundles.bundle import Bundle
 
 CALLERS = 16
-"""Of the pictures: while a batch of 8 is in the graph the next one is decoded."""
+"""For images: while a batch of 8 is in the graph, the next one is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,40 +43,40 @@ class Paired:
     app_seconds: int
 
     def app(self, name: str, *, batch: int | None = None, hint: Hint | None = None) -> GraphRate:
-        """benchmark_app again, by the setting that was the fastest when all were tried."""
-        tried = [
+        """Run benchmark_app again, with the setting that was the fastest of all."""
+        earlier = [
             each
             for each in self.results.graphs
             if each.case == name and batch in (None, each.batch) and hint in (None, each.hint)
         ]
-        if not tried:
-            raise NoFigure(f"{name}: nothing was measured before")
-        best = max(tried, key=lambda each: each.rate)
+        if not earlier:
+            raise BenchmarkAppError(f"{name}: has not been measured before")
+        best = max(earlier, key=lambda each: each.rate)
         graph = self.graphs[name]
         return benchmark_app(graph, best.batch, best.hint, self.app_seconds, self.precision)
 
-    def pictures(self, case: str, requests: Sequence[Request], some: Sequence[Path]) -> None:
+    def images(self, case: str, requests: Sequence[Request], paths: Sequence[Path]) -> None:
         cell = load_cell(self.server, case, requests, CALLERS, self.seconds)
-        graph, alone = self.app(GRAPH_OF), preparation(case, some, self.bundle)
-        self._keep(case, cell.rate, self.results.limit_of(alone, graph.cpu))
+        graph, alone = self.app(GRAPH_OF), preparation(case, paths, self.bundle)
+        self._add(case, cell.rate, self.results.limit_of(alone, graph.cpu))
 
     def texts(self, case: str, requests: Sequence[Request]) -> None:
-        cell = load_cell(self.server, case, requests, BULK_LANES, self.seconds)
-        self._keep(many(case), cell.rate, self.app(case, batch=BULK_ITEMS).rate)
+        cell = load_cell(self.server, case, requests, BULK_CALLERS, self.seconds)
+        self._add(many(case), cell.rate, self.app(case, batch=BULK_ITEMS).rate)
 
     def latency(self, case: str, requests: Sequence[Request]) -> None:
         cell = load_cell(self.server, case, requests, 1, self.seconds)
-        self._keep(LATENCY, cell.p50, self.app(case, batch=1, hint="latency").median)
+        self._add(LATENCY, cell.p50, self.app(case, batch=1, hint="latency").median)
 
-    def video(self, film: Film) -> None:
-        seconds, cpu = time_video(self.server, film)
-        frames, decode = decoding(film, 1)
+    def video(self, video: Video) -> None:
+        seconds, cpu = time_video(self.server, video)
+        frames, decode = decoding(video, 1)
         graph = frames / self.app(GRAPH_OF).rate
-        told = f"{decode:.2f} + {graph:.2f} s of decoding and graph alone"
-        print(f"  {film.name}: {seconds:.2f} s, {told}", flush=True)
+        parts = f"decoding alone {decode:.2f} s, graph alone {graph:.2f} s"
+        print(f"  {video.name}: {seconds:.2f} s, {parts}", flush=True)
         self.results.videos.append(
             VideoRun(
-                film=film.name,
+                video=video.name,
                 frames=frames,
                 seconds=seconds,
                 decode=decode,
@@ -78,6 +85,6 @@ class Paired:
             )
         )
 
-    def _keep(self, case: str, served: float, limit: float) -> None:
-        print(f"  {case}: {served:.4g} beside {limit:.4g}", flush=True)
+    def _add(self, case: str, served: float, limit: float) -> None:
+        print(f"  {case}: {served:.4g}, limit {limit:.4g}", flush=True)
         self.results.pairs.append(Pair(case=case, served=served, limit=limit))

@@ -1,4 +1,4 @@
-"""Where the benchmark keeps what it makes; none of it is committed."""
+"""Where the benchmark stores its files; none of them is committed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CACHE = HERE / ".cache"
-"""Checkpoints, inputs, converted models, the last figures."""
+"""Checkpoints, inputs, converted models, the results of the last run."""
 ENVIRONMENTS = HERE / ".envs"
-"""One environment for each system that is measured, and one for the benchmark itself."""
+"""An environment for each measured system, and one for the benchmark itself."""

@@ -1,4 +1,4 @@
-"""How much is measured: the whole run, or the quick one."""
+"""How much to measure: the full run, or the quick one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from benchmarks.checkpoints import QWEN_LAYERS
 from benchmarks.inputs import (
-    FILMS,
-    PICTURES,
+    IMAGES_PER_SIZE,
     SIZES,
     TEXTS,
-    Film,
+    VIDEOS,
+    Video,
     byte_texts,
-    pictures,
+    image_files,
     sentences,
 )
 from benchmarks.load import Request, image_requests, text_requests
@@ -27,22 +27,22 @@ SHORT, FULL, LONG = 8, 77, 512
 class Plan:
     quick: bool = False
     seconds: float = 4.5
-    """Of one load."""
+    """For one load."""
     rounds: int = 2
-    """Of what is measured beside its limit."""
+    """Of measuring the service and its limit back to back."""
     callers: Sequence[int] = (1, 8, 64)
     text_lengths: Sequence[int] = (SHORT, FULL)
     sizes: Sequence[tuple[int, int]] = SIZES
-    picture_count: int = PICTURES
-    films: Sequence[Film] = FILMS
+    image_count: int = IMAGES_PER_SIZE
+    videos: Sequence[Video] = VIDEOS
     qwen_layers: int = QWEN_LAYERS
     qwen_callers: Sequence[int] = (1,)
     app_seconds: int = 4
-    """Of one run of benchmark_app."""
+    """For one run of benchmark_app."""
     batches: Sequence[int] = (1, 8, 32)
-    lane_seconds: float = 15.0
+    mixed_load_seconds: float = 15.0
     warm_starts: bool = True
-    """Start each system twice, and time the second."""
+    """Start each system twice, and time the second start."""
 
 
 WHOLE = Plan()
@@ -52,20 +52,20 @@ QUICK = Plan(
     rounds=1,
     callers=(1, 8),
     sizes=(SIZES[0], SIZES[-1]),
-    picture_count=48,
-    films=FILMS[:1],
+    image_count=48,
+    videos=VIDEOS[:1],
     qwen_layers=4,
     qwen_callers=(1,),
     app_seconds=2,
     batches=(1, 32),
-    lane_seconds=6.0,
+    mixed_load_seconds=6.0,
     warm_starts=False,
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of item; `requests` renders them when they are needed, for they are large."""
+    """One kind of item; `requests` renders them only when needed, because they are large."""
 
     name: str
     requests: Callable[[], list[Request]]
@@ -84,7 +84,7 @@ def clip_cases(plan: Plan, tokenizer: Path) -> list[Case]:
         return Case(text_case(tokens), lambda: text_requests(sentences(tokenizer, tokens)))
 
     def jpegs(size: tuple[int, int]) -> Case:
-        return Case(jpeg_case(size), lambda: image_requests(pictures(size, plan.picture_count)))
+        return Case(jpeg_case(size), lambda: image_requests(image_files(size, plan.image_count)))
 
     return [*map(texts, plan.text_lengths), *map(jpegs, plan.sizes)]
 

@@ -1,4 +1,4 @@
-"""Processes as /proc tells of them: CPU seconds, memory, and servers that are measured."""
+"""Processes, by /proc: CPU seconds, memory, and the servers that are measured."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.systems import System
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
-PATIENCE = 300.0
-"""Seconds that a server may take to start (a first start converts), or a request to be answered."""
+TIMEOUT = 300.0
+"""Seconds for a server to start (the first start converts the model), or for a response."""
 
 
 def fields(stat: str) -> list[str]:
-    """What /proc/PID/stat holds from the state on; the name before it may hold anything."""
+    """The fields of /proc/PID/stat from the state on; the name before it may contain anything."""
     return stat.rpartition(")")[2].split()
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     children: dict[int, list[int]] = {}
     for folder in PROC.iterdir():
         if folder.name.isdigit():
@@ -36,33 +36,33 @@ def tree(root: int) -> list[int]:
             except OSError:  # it has ended
                 continue
             children.setdefault(parent, []).append(int(folder.name))
-    found = [root]
-    for process in found:
-        found += children.get(process, [])
-    return found
+    processes = [root]
+    for process in processes:
+        processes += children.get(process, [])
+    return processes
 
 
 def cpu_seconds(root: int) -> float:
-    """User and system time of a process and its descendants, those included that have ended."""
+    """User and system time of a process and its descendants, including those that have ended."""
     total = 0
     for process in tree(root):
         try:
-            told = fields((PROC / str(process) / "stat").read_text())
+            stat = fields((PROC / str(process) / "stat").read_text())
         except OSError:
             continue
-        total += sum(map(int, told[11:15]))  # utime, stime, cutime, cstime
+        total += sum(map(int, stat[11:15]))  # utime, stime, cutime, cstime
     return total / TICKS
 
 
 def busy_seconds() -> float:
-    """CPU seconds that the whole machine has worked."""
-    words = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]
-    user, nice, system, _, _, irq, soft, steal = map(int, words)
+    """CPU seconds of the whole machine since it started."""
+    times = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, soft, steal = map(int, times)
     return (user + nice + system + irq + soft + steal) / TICKS
 
 
 def peak_memory(root: int) -> int:
-    """Bytes: the peaks of resident memory of a process and its descendants, added up."""
+    """The sum of the peak resident memory of a process and its descendants, in bytes."""
     total = 0
     for process in tree(root):
         try:
@@ -81,13 +81,13 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Server:
-    """A system that serves, or is about to."""
+    """A system that is starting or running."""
 
     system: System
     port: int
     process: subprocess.Popen[bytes]
     started: float
-    """A time.perf_counter(), just before the process was made."""
+    """time.perf_counter() just before the process was created."""
     log: Path
 
     @property
@@ -97,16 +97,16 @@ class Server:
     def check(self) -> None:
         if self.process.poll() is not None:
             lines = self.log.read_text("utf-8", "replace").splitlines()[-15:]
-            raise ServerEnded(f"{self.system.name} ended:\n" + "\n".join(lines))
+            raise ServerEnded(f"{self.system.name} exited:\n" + "\n".join(lines))
 
 
 class ServerEnded(Exception):
-    """A server has ended by itself; its log's last lines are the message."""
+    """A server has exited; the message is the end of its log."""
 
 
 @contextmanager
 def serving(system: System, model: Path) -> Iterator[Server]:
-    """Start a system on a free port; it is ended with all its descendants."""
+    """Start a system on a free port; stop it with all its descendants at the end."""
     log, port = CACHE / f"{system.name}.log", free_port()
     with log.open("wb") as file:
         started = time.perf_counter()

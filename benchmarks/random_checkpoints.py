@@ -1,8 +1,8 @@
-"""Random checkpoints of true size, in the hub's cache, as their repositories hold them.
+"""Full-size random checkpoints, in the hub's cache and in the form of their repositories.
 
-Names, shapes and the kind of file are the true ones (tests/golden/layouts); the values are random,
-of about the size that trained ones have, so that vectors differ and no part of a model hides
-another. Speed, memory and disk do not depend on the values.
+Names, shapes and file formats are the real ones (tests/golden/layouts). The values are random, of
+about the size that trained ones have, so that vectors differ and every part of a model matters.
+Speed, memory and disk space do not depend on the values.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.parity.small import Shape, read_layout
 from tests.small_clip import write_tokenizer
 
 REVISION = "0" * 40
-SHARD = 5_000_000_000
-"""Bytes of the largest file; transformers' own default."""
-END, END_PLACE = "<|endoftext|>", 151643
+MAX_FILE_BYTES = 5_000_000_000
+"""Per file of a checkpoint; the default of transformers."""
+END, END_ID = "<|endoftext|>", 151643
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -41,7 +41,7 @@ _TABLE = re.compile(r"latent|probe|query_tokens|pos_embed|(?<!patch_)embedding(?
 
 @dataclass(frozen=True)
 class Form:
-    """How a row's repository holds its weights."""
+    """The layout and file of the weights in a row's repository."""
 
     layout: str
     file: str
@@ -56,7 +56,7 @@ FORMS: Mapping[str, Form] = {
     "cn-clip-vit-l-14": Form("transformers", "pytorch_model.bin"),
     "cn-clip-vit-h-14": Form("cn_clip", "clip_cn_vit-h-14.pt"),
 }
-"""Those whose files are not transformers' safetensors, or Apple's `<name>.pt`."""
+"""Rows whose files are neither transformers' safetensors nor Apple's `<name>.pt`."""
 
 
 def find_form(spec: ModelSpec) -> Form:
@@ -66,19 +66,19 @@ def find_form(spec: ModelSpec) -> Form:
 
 
 def write_repository(spec: ModelSpec, cache: Path) -> Form:
-    """Weights, configuration and tokenizer of a row, where the hub's client looks for them."""
+    """Write weights, configuration and tokenizer of a row where the hub's client looks for them."""
     form, folder = find_form(spec), snapshot(spec.repos[0], cache)
-    layout = spec.name.replace("_blt", "_b")  # the same tensors, other weights
+    layout = spec.name.replace("_blt", "_b")  # the same tensors with other weights
     shapes = dict(read_layout(layout, form.layout))
     write_weights(folder / form.file, shapes, "bf16" if spec.family == "QwenText" else "f32")
-    if form.layout == "transformers":  # the others leave it to the row
+    if form.layout == "transformers":  # the others have no config.json
         (folder / "config.json").write_text(json.dumps(describe_row(spec, shapes)), "utf-8")
     write_vocabulary(spec, cache)
     return form
 
 
 def snapshot(repo: str, cache: Path) -> Path:
-    """The folder of a repository's only commit in the hub's cache, made."""
+    """Create the folder of a repository's only commit in the hub's cache."""
     home = cache / repo_folder_name(repo_id=repo, repo_type="model")
     folder = home / "snapshots" / REVISION
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,19 +91,19 @@ def snapshot(repo: str, cache: Path) -> Path:
 
 
 class Numbers:
-    """Normal numbers by the billion: a pool of them, read from another place for each tensor."""
+    """Normal random numbers from a pool, read from another offset for each tensor: fast."""
 
     def __init__(self) -> None:
-        count = 16_777_213  # a prime: the rows of no tensor are alike
+        count = 16_777_213  # a prime, so that the rows of a tensor differ
         self._pool = np.random.default_rng(7).standard_normal(count, np.float32)
 
     def draw(self, name: str, shape: Shape) -> Iterator[NDArray[np.float32]]:
         """A tensor's values, flat, in parts."""
-        centre, spread = scale_of(name, shape)
+        mean, spread = scale_of(name, shape)
         count, start = int(np.prod(shape)), zlib.crc32(name.encode()) % len(self._pool)
         while count > 0:
             part = self._pool[start : start + count]
-            values = centre + np.float32(spread) * part
+            values = mean + np.float32(spread) * part
             yield np.abs(values) if name.endswith("running_var") else values
             count, start = count - len(part), 0
 
@@ -145,12 +145,12 @@ def write_weights(path: Path, shapes: Mapping[str, Shape], kind: str) -> None:
 
 
 def share_out(shapes: Mapping[str, Shape], width: int) -> Iterator[list[str]]:
-    """Names by file, in order, as transformers shards a model."""
+    """The names of the tensors in each file, as transformers shards a model."""
     names: list[str] = []
     total = 0
     for name, shape in shapes.items():
         size = width * int(np.prod(shape))
-        if names and total + size > SHARD:
+        if names and total + size > MAX_FILE_BYTES:
             yield names
             names, total = [], 0
         names.append(name)
@@ -166,7 +166,8 @@ def write_shard(file: BinaryIO, shapes: Mapping[str, Shape], kind: str, numbers:
         entry = {"dtype": kind.upper(), "shape": list(shape), "data_offsets": [begin, end]}
         header[name] = entry
     text = json.dumps(header).encode()
-    file.write(join_safetensors(text + b" " * (-len(text) % 8)))  # aligned, as the library does it
+    padding = b" " * (-len(text) % 8)  # aligned, as the safetensors library does
+    file.write(join_safetensors(text + padding))
     for name, shape in shapes.items():
         for part in numbers.draw(name, shape):
             data = part if kind == "f32" else (part.view(np.uint32) >> 16).astype(np.uint16)
@@ -206,7 +207,7 @@ def qwen_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def write_vocabulary(spec: ModelSpec, cache: Path) -> None:
-    """A tokenizer of the family's form and size; few of its words are real."""
+    """A tokenizer of the family's format and size; most of its entries are fillers."""
     folder = snapshot(spec.tokenizer_repo or spec.repos[0], cache)
     match spec.family:
         case "CLIP" | "MobileCLIP":
@@ -222,27 +223,29 @@ def write_vocabulary(spec: ModelSpec, cache: Path) -> None:
 
 
 def wordpieces(entries: int) -> list[str]:
-    signs = sorted({sign for text in PROBE_TEXTS for sign in text.lower() if not sign.isspace()})
-    words = sorted({word for text in PROBE_TEXTS for word in text.lower().split()} - {*signs})
-    tokens = [*SPECIAL, *signs, *words, *(f"##{sign}" for sign in signs)]
+    characters = sorted(
+        {each for text in PROBE_TEXTS for each in text.lower() if not each.isspace()}
+    )
+    words = sorted({word for text in PROBE_TEXTS for word in text.lower().split()} - {*characters})
+    tokens = [*SPECIAL, *characters, *words, *(f"##{each}" for each in characters)]
     return [*tokens, *(f"filler{place}" for place in range(entries - len(tokens)))]
 
 
 def byte_pairs() -> Tokenizer:
-    """Byte-level BPE that knows the probes' words, as the real one does; then fillers up to END."""
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    """Byte-level BPE trained on the probe texts, with fillers up to the id of END."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=letters, show_progress=False)
-    trained.train_from_iterator(PROBE_TEXTS, trainer)
-    told = json.loads(trained.to_str())["model"]
-    fillers = range(len(told["vocab"]), END_PLACE)
-    vocab = told["vocab"] | {f"filler{place}": place for place in fillers}
-    tokenizer = Tokenizer(models.BPE(vocab, [(left, right) for left, right in told["merges"]]))
+    bpe.train_from_iterator(PROBE_TEXTS, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    fillers = range(len(model["vocab"]), END_ID)
+    vocab = model["vocab"] | {f"filler{place}": place for place in fillers}
+    tokenizer = Tokenizer(models.BPE(vocab, [(left, right) for left, right in model["merges"]]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", special_tokens=[(END, END_PLACE)]
+        single=f"$A {END}", special_tokens=[(END, END_ID)]
     )
     return tokenizer

@@ -1,9 +1,9 @@
-"""Every row of the catalog at its true size: `python -m benchmarks.real_sizes [NAME …]`.
+"""Convert every row of the catalog at full size: `python -m benchmarks.real_sizes [NAME …]`.
 
-For each row a checkpoint with random weights is written as its repository holds one, converted by
-`mmes convert` in a process of its own, opened in another, and removed again. What was measured goes
-to `docs/real_sizes.json`, from which `make docs` writes the table of docs/models.md. Needs the
-`dev` extra, and disk: about 1.5 times a checkpoint, besides it (QwenText 8B: 40 GB).
+For each row it writes a checkpoint with random weights in the form of its repository, converts it
+with `mmes convert` in a process of its own, loads it in another one, and removes it. The results go
+to `docs/real_sizes.json`, from which `make docs` writes a table of docs/models.md. Needs the
+dependency group `test` and disk space: about 2.5 times the checkpoint (QwenText 8B: 40 GB).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ import json, sys, time
 started, worked = time.perf_counter(), time.process_time()
 from multimodal_embedding_serving import Engine
 engine = Engine.open(sys.argv[1])
-found = {"open_s": time.perf_counter() - started, "open_cpu_s": time.process_time() - worked}
+figures = {"open_s": time.perf_counter() - started, "open_cpu_s": time.process_time() - worked}
 """
-"""A process that opens a model: the time it takes, imports included."""
-CLOSE = "print(json.dumps(found)); engine.close()"
+"""A program that loads a model and measures the time, including imports."""
+CLOSE = "print(json.dumps(figures)); engine.close()"
 EMBED = """
 import numpy as np
 from PIL import Image
 from multimodal_embedding_serving.monitoring.memory import private_memory
 
 def measure(name, run):
-    vectors = run()  # shapes are compiled, pages are read
+    vectors = run()  # warm up: compile the shapes, read the pages
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=0.01)
-    assert (vectors @ vectors.T - 2 * np.eye(len(vectors))).max() < 0.99999, "alike"
+    assert (vectors @ vectors.T - 2 * np.eye(len(vectors))).max() < 0.99999, "the vectors are equal"
     started, worked = time.perf_counter(), time.process_time()
     run()
     return {name + "_s": (time.perf_counter() - started) / len(vectors),
@@ -53,36 +53,36 @@ def measure(name, run):
 
 texts = [f"a photo of {what} on the {where}" for what in ("a cat", "two dogs")
          for where in ("table", "river bank")]
-found |= measure("text", lambda: engine.embed(texts=texts))
+figures |= measure("text", lambda: engine.embed(texts=texts))
 if "image" in engine.info.modalities:
     rng = np.random.default_rng(1)
-    pictures = [Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((640, 480))
+    images = [Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((640, 480))
                 for _ in range(2)]
-    found |= measure("image", lambda: engine.embed(images=pictures))
-found |= {"memory_mb": private_memory() / 1e6, "dimension": engine.info.dimension,
+    figures |= measure("image", lambda: engine.embed(images=images))
+figures |= {"memory_mb": private_memory() / 1e6, "dimension": engine.info.dimension,
           "inference": engine.info.inference}
 """
 
 
 def measure(spec: ModelSpec, folder: Path, precision: str | None) -> dict[str, Any]:
-    """One row's figures. The folder is empty again afterwards."""
+    """Measure one row. The folder is empty again afterwards."""
     cache, models = folder / "hub", folder / "models"
-    chosen = {"EMBEDDING_PRECISION": precision} if precision else {}
-    environ = os.environ | apart(cache, models) | chosen
+    overrides = {"EMBEDDING_PRECISION": precision} if precision else {}
+    environ = os.environ | isolated_settings(cache, models) | overrides
     form = write_repository(spec, cache)
     figures: dict[str, Any] = {"model": spec.id, "layout": form.layout, "file": form.file}
     figures["checkpoint_mb"] = megabytes(cache)
     try:
         figures |= convert(spec, environ)
         (manifest,) = models.rglob(MANIFEST)
-        told = json.loads(manifest.read_text())
+        facts = json.loads(manifest.read_text())
         figures |= {
-            "precision": told["precision"],
+            "precision": facts["precision"],
             "bundle_mb": megabytes(manifest.parent),
-            "cosine": {name: each["minimum"] for name, each in told["parity"].items()},
-            "reference": sorted({each["reference"] for each in told["parity"].values()}),
+            "cosine": {name: each["minimum"] for name, each in facts["parity"].items()},
+            "reference": sorted({each["reference"] for each in facts["parity"].values()}),
         }
-        shutil.rmtree(cache)  # serving needs the bundle alone
+        shutil.rmtree(cache)  # serving needs only the bundle
         first = run(OPEN + CLOSE, spec, environ)
         figures |= {f"first_{name}": value for name, value in first.items()}
         figures |= run(OPEN + EMBED + CLOSE, spec, environ)
@@ -93,8 +93,8 @@ def measure(spec: ModelSpec, folder: Path, precision: str | None) -> dict[str, A
     return figures
 
 
-def apart(cache: Path, models: Path) -> dict[str, str]:
-    """The settings of a process that has the hub's cache and the models folder to itself."""
+def isolated_settings(cache: Path, models: Path) -> dict[str, str]:
+    """The settings of a process with a hub cache and a models folder of its own."""
     return {
         "HF_HUB_CACHE": str(cache),
         "HF_HUB_OFFLINE": "1",
@@ -103,22 +103,22 @@ def apart(cache: Path, models: Path) -> dict[str, str]:
 
 
 def convert(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
-    """`mmes convert`: its time in all, and what it says of time and memory."""
+    """Run `mmes convert`: its total time, and the time and memory that it logs."""
     started, worked = time.perf_counter(), children_seconds()
     command = [sys.executable, "-m", "multimodal_embedding_serving", "convert", spec.id]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    told = CONVERTED.search(done.stderr)
-    if done.returncode or told is None:
+    match = CONVERTED.search(done.stderr)
+    if done.returncode or match is None:
         raise SystemExit(done.stderr)
-    taken = {
+    total = {
         "convert_s": time.perf_counter() - started,
         "convert_cpu_s": children_seconds() - worked,
     }
-    return taken | {name: float(value) for name, value in told.groupdict().items()}
+    return total | {name: float(value) for name, value in match.groupdict().items()}
 
 
 def run(program: str, spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What a Python process of its own prints at its end."""
+    """Run a Python program in a process of its own -> the JSON that it prints last."""
     command = [sys.executable, "-c", program, spec.id]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -128,9 +128,9 @@ def run(program: str, spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, 
 
 
 def children_seconds() -> float:
-    """CPU seconds of the processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """CPU seconds of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def megabytes(folder: Path) -> float:
@@ -138,25 +138,25 @@ def megabytes(folder: Path) -> float:
 
 
 def blobs(models: Path) -> float:
-    """Megabytes of compiled graphs beside the bundle."""
+    """Megabytes of the compiled graphs next to the bundle."""
     return sum(megabytes(folder) for folder in models.rglob("compiled"))
 
 
-def keep(figures: Mapping[str, Any], path: Path, *facts: str) -> None:
-    """Put figures in place of older ones of the same model and facts, in the catalog's order."""
+def save(figures: Mapping[str, Any], path: Path, *facts: str) -> None:
+    """Replace the figures of the same model and facts in a file, in the catalog's order."""
     known = json.loads(path.read_text()) if path.exists() else []
     order = [spec.id for spec in MODELS]
 
     def subject(each: Mapping[str, Any]) -> list[Any]:
         return [each[fact] for fact in ("model", *facts)]
 
-    kept = [each for each in known if subject(each) != subject(figures)]
-    rows = sorted([*kept, rounded(figures)], key=lambda each: order.index(each["model"]))
+    others = [each for each in known if subject(each) != subject(figures)]
+    rows = sorted([*others, rounded(figures)], key=lambda each: order.index(each["model"]))
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Four digits of each number: more were not measured."""
+    """Each number with four digits: more would be noise."""
     return {
         name: float(f"{value:.4g}") if isinstance(value, float) else value
         for name, value in figures.items()
@@ -165,15 +165,15 @@ def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="rows, in any spelling; all when none is named")
-    parser.add_argument("--folder", type=Path, help="where the files go for a while")
-    parser.add_argument("--precision", help="as EMBEDDING_PRECISION")
-    given = parser.parse_args()
-    rows = [resolve(name) for name in given.names] or [spec for spec in MODELS if spec.repos]
+    parser.add_argument("names", nargs="*", help="models, by id or alias; default: all")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files")
+    parser.add_argument("--precision", help="EMBEDDING_PRECISION")
+    options = parser.parse_args()
+    rows = [resolve(name) for name in options.names] or [spec for spec in MODELS if spec.repos]
     for spec in rows:
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            figures = measure(spec, Path(folder), given.precision)
-        keep(figures, FIGURES, "precision")
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            figures = measure(spec, Path(folder), options.precision)
+        save(figures, FIGURES, "precision")
         print(json.dumps(rounded(figures)), flush=True)
 
 

@@ -1,14 +1,14 @@
-"""RESULTS.md out of figures. Pure: the same figures give the same text."""
+"""Render RESULTS.md from results. Pure: the same results give the same text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.figures import Cell, Results
-from benchmarks.targets import BULK_ITEMS, BULK_LANES, GRAPH_OF, LATENCY, Target, ratio, targets
+from benchmarks.targets import BULK_CALLERS, BULK_ITEMS, GRAPH_OF, LATENCY, Target, ratio, targets
 
 NOISE = 0.1
-"""Cores that others may take before a row is marked."""
+"""Cores that other processes may use before a row is marked."""
 
 
 def render(results: Results) -> str:
@@ -32,7 +32,7 @@ def render(results: Results) -> str:
         "## Videos",
         video_table(results),
         "## Latency of a single text during a bulk job",
-        lanes_table(results),
+        mixed_load_table(results),
         "## Start, memory, size",
         start_table(results),
         "## Not measured",
@@ -53,7 +53,7 @@ LEGEND = (
 PAIRS = (
     "Measured back to back, in several rounds; the target uses the median. Images: images/s and "
     "their limit, 16 clients. Many: texts/s in requests of "
-    f"{BULK_ITEMS}, {BULK_LANES} clients, and `benchmark_app` with the same batches. Latency: ms "
+    f"{BULK_ITEMS}, {BULK_CALLERS} clients, and `benchmark_app` with the same batches. Latency: ms "
     "for a text of 8 tokens, one client, and the median of `benchmark_app`."
 )
 
@@ -87,22 +87,22 @@ def introduction(results: Results) -> str:
     return "\n\n".join(lines)
 
 
-def target_table(found: Sequence[Target]) -> str:
-    words = {True: "met", False: "**missed**", None: "not measured"}
+def target_table(goals: Sequence[Target]) -> str:
+    labels = {True: "met", False: "**missed**", None: "not measured"}
     rows = [
         (
             each.name,
-            each.asked,
-            "-" if each.found is None else f"{each.found:.2f}{each.unit}",
-            "-" if each.asked.startswith("reported") else words[each.met],
+            each.goal,
+            "-" if each.result is None else f"{each.result:.2f}{each.unit}",
+            "-" if each.goal.startswith("reported") else labels[each.met],
         )
-        for each in found
+        for each in goals
     ]
     return table(["measurement", "target", "result", ""], rows)
 
 
 def profiles(results: Results) -> Iterator[str]:
-    """For each missed target that has one: where the time goes."""
+    """Where the time goes, for each missed target that has a profile."""
     missed = dict.fromkeys(each.key for each in targets(results) if each.met is False and each.key)
     shown = [key for key in missed if key in results.profiles or breakdown(results, key)]
     if shown:
@@ -115,13 +115,13 @@ def profiles(results: Results) -> Iterator[str]:
 
 
 def breakdown(results: Results, case: str) -> str:
-    """CPU of one item: what the limit counts, and the rest."""
+    """CPU per item: the parts that count for the limit, and the rest."""
     cell = results.best("mmes", case)
-    prepared = next((each for each in results.preparations if each.case == case), None)
-    graph = results.graph_cpu(GRAPH_OF if prepared else case)
+    before = next((each for each in results.preparations if each.case == case), None)
+    graph = results.graph_cpu(GRAPH_OF if before else case)
     if cell is None or graph is None:
         return ""
-    decode, resize = (prepared.decode, prepared.resize) if prepared else (0.0, 0.0)
+    decode, resize = (before.decode, before.resize) if before else (0.0, 0.0)
     rest = cell.server_cpu - decode - resize - graph
     idle = results.cores - cell.rate * (cell.server_cpu + cell.client_cpu) - cell.other_cores
     rows = [
@@ -138,7 +138,7 @@ def breakdown(results: Results, case: str) -> str:
 
 
 def cases(results: Results) -> list[str]:
-    """Every load's case, in the order of measuring."""
+    """The cases of all loads, in the order in which they were measured."""
     return list(dict.fromkeys(cell.case for cell in results.cells if cell.items == 1))
 
 
@@ -182,7 +182,7 @@ def limits(results: Results) -> str:
         (each.case, str(each.batch), each.hint, f"{each.rate:.1f}", ms(each.median), ms(each.cpu))
         for each in results.graphs
     ]
-    prepared = [
+    preparations = [
         (
             each.case,
             ms(each.decode),
@@ -197,7 +197,7 @@ def limits(results: Results) -> str:
         [
             LIMITS,
             table(["graph", "batch", "hint", "items/s", "median, ms", "CPU, ms"], graphs),
-            table(head, prepared),
+            table(head, preparations),
         ]
     )
 
@@ -205,7 +205,7 @@ def limits(results: Results) -> str:
 def video_table(results: Results) -> str:
     rows = [
         (
-            each.film,
+            each.video,
             str(each.frames),
             f"{each.seconds:.2f}",
             f"{each.decode:.2f}",
@@ -219,9 +219,9 @@ def video_table(results: Results) -> str:
     return table(head, rows)
 
 
-def lanes_table(results: Results) -> str:
+def mixed_load_table(results: Results) -> str:
     rows = []
-    for each in results.lanes:
+    for each in results.mixed_loads:
         rows += [
             ("none", "-", *map(ms, each.idle)),
             (each.bulk, f"{each.bulk_rate:.1f}", *map(ms, each.busy)),
@@ -253,7 +253,7 @@ def missing(results: Results) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; nothing where there are no rows."""
+    """A Markdown table; empty if there are no rows."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     if not lines:
         return ""
@@ -262,15 +262,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def ms(seconds: float) -> str:
     """Milliseconds with three digits."""
-    found = seconds * 1000
-    return f"{found:.0f}" if found >= 100 else f"{found:.1f}" if found >= 10 else f"{found:.2f}"
+    value = seconds * 1000
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def summary(results: Results) -> str:
-    """What the command prints at its end."""
+    """The text that the command prints at the end."""
     lines = ["", *(f"{name:22} {value}" for name, value in results.machine.items()), ""]
     for each in targets(results):
-        found = "not measured" if each.found is None else f"{each.found:.2f}{each.unit}"
+        result = "not measured" if each.result is None else f"{each.result:.2f}{each.unit}"
         verdict = "" if each.met is not False else "  MISSED"
-        lines.append(f"{each.name:75} {each.asked:>14} {found:>14}{verdict}")
+        lines.append(f"{each.name:75} {each.goal:>14} {result:>14}{verdict}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Where a server's Python threads spend their time, by py-spy's samples."""
+"""Where a server's Python threads spend their time, sampled by py-spy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TOP = 12
+MAX_LINES = 12
 
 
 @contextmanager
 def sampled(pid: int, seconds: float, into: list[str]) -> Iterator[None]:
-    """Sample a process while the block runs; `into` gets the lines, or why there are none."""
+    """Sample a process while the block runs; append the lines to `into`, or why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         stacks = Path(folder, "stacks.txt")
         command = [
@@ -28,20 +28,20 @@ def sampled(pid: int, seconds: float, into: list[str]) -> Iterator[None]:
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
         except OSError as error:
-            into.append(f"py-spy can't be run: {error}")
+            into.append(f"can't run py-spy: {error}")
             yield
             return
         try:
             yield
         finally:
-            told, _ = process.communicate(timeout=seconds + 60)
+            output, _ = process.communicate(timeout=seconds + 60)
         lines = stacks.read_text().splitlines() if stacks.is_file() else []
-        into += heaviest(lines) or [f"py-spy gave no samples: {told.strip()[-200:]}"]
+        into += heaviest(lines) or [f"py-spy took no samples: {output.strip()[-200:]}"]
 
 
-def heaviest(stacks: Iterable[str], top: int = TOP) -> list[str]:
-    """Collapsed stacks (`outer;inner count`) -> shares by the innermost function of ours and its
-    innermost frame, the largest first. Threads that wait are not sampled."""
+def heaviest(stacks: Iterable[str], top: int = MAX_LINES) -> list[str]:
+    """Collapsed stacks (`outer;inner count`) -> shares by our innermost function and the innermost
+    frame, largest first. Waiting threads are not sampled."""
     counts: Counter[str] = Counter()
     for line in stacks:
         frames, _, count = line.rpartition(" ")
@@ -52,5 +52,5 @@ def heaviest(stacks: Iterable[str], top: int = TOP) -> list[str]:
         inner = names[-1]
         place = inner if not ours or ours[-1] == inner else f"{ours[-1]} > {inner}"
         counts[place] += int(count)
-    whole = sum(counts.values())
-    return [f"{number / whole:6.1%}  {place}" for place, number in counts.most_common(top)]
+    total = sum(counts.values())
+    return [f"{number / total:6.1%}  {place}" for place, number in counts.most_common(top)]

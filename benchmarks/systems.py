@@ -1,4 +1,4 @@
-"""What is measured side by side: how each is installed, started and asked."""
+"""The systems to compare: how each is installed, started and queried."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 from benchmarks.places import CACHE, ENVIRONMENTS, HERE, ROOT
 
 TORCH = "torch==2.13.0"
-"""The release that this tool chain has as a CPU build; an open range would take a CUDA build."""
+"""The release that is available here as a CPU build; an open range would install a CUDA build."""
 SERVER = ("fastapi>=0.130,<1", "uvicorn[standard]>=0.40,<1")
 NO_VIDEO = {"video": "does not support video"}
 
 
 @dataclass(frozen=True)
 class System:
-    """`command` may hold {python}, {bin}, {model}, {port}; `pip` holds what pip installs."""
+    """A system. `command` may contain {python}, {bin}, {model} and {port}."""
 
     name: str
     pip: Sequence[Sequence[str]]
-    """One call of pip each; a first word `uninstall` takes packages away again."""
+    """The arguments of each call of pip; a first word `uninstall` removes packages instead."""
     command: Sequence[str]
     environ: Mapping[str, str] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """Cases that it can't serve, and why."""
+    """Case -> why the system can't serve it."""
     about: str = ""
     source: Path | None = None
-    """Code that is served from outside site-packages, and counts as installed."""
+    """Code outside site-packages that counts as installed, too."""
 
     @property
     def home(self) -> Path:
@@ -42,41 +42,41 @@ class System:
         return self.home / "bin" / "python"
 
     def argv(self, model: Path, port: int) -> list[str]:
-        known = {"python": self.python, "bin": self.home / "bin", "model": model, "port": port}
-        return [word.format(**known) for word in self.command]
+        values = {"python": self.python, "bin": self.home / "bin", "model": model, "port": port}
+        return [word.format(**values) for word in self.command]
 
     def environment(self) -> dict[str, str]:
-        whole = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_PROXY": "*", **self.environ}
-        # Where this is set, every start would compile all the packages anew.
-        whole.pop("PYTHONDONTWRITEBYTECODE", None)
-        return whole
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_PROXY": "*", **self.environ}
+        # Otherwise every start would compile all packages again.
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        return environ
 
     def prepare(self) -> None:
-        """Make the environment, unless one with the same packages is there."""
-        described = repr(self.pip)
-        if any("." in words for words in self.pip):  # this project, whose needs change
-            described += (ROOT / "pyproject.toml").read_text("utf-8")
-        mark = hashlib.sha256(described.encode()).hexdigest()
+        """Create the environment, unless there is one with the same packages."""
+        description = repr(self.pip)
+        if any("." in words for words in self.pip):  # this project, whose requirements change
+            description += (ROOT / "pyproject.toml").read_text("utf-8")
+        digest = hashlib.sha256(description.encode()).hexdigest()
         stamp = self.home / "packages.sha256"
-        if stamp.is_file() and stamp.read_text() == mark:
+        if stamp.is_file() and stamp.read_text() == digest:
             return
-        print(f"making the environment of {self.name}", flush=True)
+        print(f"creating the environment of {self.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", self.home], check=True)
         pip = [str(self.python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
         for words in self.pip:
             verb = [] if words[0] == "uninstall" else ["install", "--no-compile"]
             subprocess.run([*pip, *verb, *words], check=True, cwd=ROOT)
-        stamp.write_text(mark)
+        stamp.write_text(digest)
 
     def installed_bytes(self) -> int:
-        """site-packages without pip and setuptools, which serve nothing, and without bytecode."""
+        """The size of site-packages, without pip, setuptools and bytecode."""
         (packages,) = (self.home / "lib").glob("python3*/site-packages")
-        left_out = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
-        parts = [each for each in packages.iterdir() if not each.name.startswith(left_out)]
+        excluded = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+        parts = [each for each in packages.iterdir() if not each.name.startswith(excluded)]
         return sum(map(folder_bytes, [*parts, self.source] if self.source else parts))
 
     def version(self, package: str) -> str | None:
-        """The installed version of a package; None where it isn't there."""
+        """The installed version of a package; None if it is not installed."""
         program = f"import importlib.metadata as m; print(m.version({package!r}))"
         done = subprocess.run(
             [self.python, "-c", program], capture_output=True, text=True, check=False
@@ -85,7 +85,7 @@ class System:
 
 
 def folder_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder but compiled bytecode."""
+    """The bytes of a file, or of all files of a folder except bytecode."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(
         each.stat().st_size
@@ -101,7 +101,7 @@ OURS = System(
     environ={
         "EMBEDDING_OV_MODELS_DIR": str(CACHE / "models"),
         "EMBEDDING_MEDIA_ROOTS": str(CACHE / "inputs"),
-        "EMBEDDING_MODEL_ALIASES": "it",  # as all systems are asked for it
+        "EMBEDDING_MODEL_ALIASES": "it",  # the model name in all requests
     },
     about="this service",
     source=ROOT / "src" / "multimodal_embedding_serving",
@@ -111,14 +111,14 @@ INFINITY = System(
     pip=[
         [TORCH],
         ["infinity-emb[server,torch,vision,einops]==0.0.78", TORCH],
-        ["uninstall", "--yes", "torchvision"],  # it does not import beside a CPU build of torch
+        ["uninstall", "--yes", "torchvision"],  # its import fails with a CPU build of torch
         ["aiohttp"],
     ],
     command=[
         *("{bin}/infinity_emb", "v2", "--model-id", "{model}", "--port", "{port}"),
         *("--host", "127.0.0.1", "--url-prefix", "/v1", "--served-model-name", "it"),
         *("--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--no-compile"),
-        "--no-model-warmup",  # it would only make the start longer; loads warm it up
+        "--no-model-warmup",  # it would only slow down the start; the loads warm up
     ],
     environ={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"},
     lacks={**NO_VIDEO, "text, 512 tokens": "its transformers release does not support Qwen3"},

@@ -1,9 +1,9 @@
-"""Rows of the catalog at their true size, on torch: `python -m benchmarks.torch_sizes [NAME …]`.
+"""Measure full-size rows of the catalog on torch: `python -m benchmarks.torch_sizes [NAME …]`.
 
-For each row a checkpoint with random weights is written as its repository holds one, and opened in
-a process of its own with `EMBEDDING_USE_OV=false` on `--device` (`cuda`). What was measured goes to
-`docs/torch_sizes.json`, from which `make docs` writes the table of docs/models.md. With `--served`
-the row is also served over HTTP, to callers on the same machine. Needs the `dev` extra.
+For each row it writes a checkpoint with random weights in the form of its repository, and loads it
+in a process of its own with `EMBEDDING_USE_OV=false` on `--device` (`cuda`). The results go to
+`docs/torch_sizes.json`, from which `make docs` writes a table of docs/models.md. With `--served` it
+also serves the row over HTTP to callers on the same machine. Needs the dependency group `test`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from benchmarks.inputs import PICTURES, mosaic, pictures, sentences
+from benchmarks.inputs import IMAGES_PER_SIZE, image_files, mosaic, sentences
 from benchmarks.load import first_answer, image_requests, text_requests
 from benchmarks.measure import load_cell, run
 from benchmarks.places import CACHE
 from benchmarks.processes import serving
 from benchmarks.random_checkpoints import snapshot, write_repository
-from benchmarks.real_sizes import apart, keep, megabytes, rounded
+from benchmarks.real_sizes import isolated_settings, megabytes, rounded, save
 from benchmarks.systems import System
 from multimodal_embedding_serving.backends.torch import TorchGraph, build_torch_graph
 from multimodal_embedding_serving.backends.tuning import measure_rate
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
-    """What the environment's settings give of a row, figure by figure."""
+    """Measure a row with the environment's settings; yield one figure after the other."""
     settings = Settings.from_env(model=spec.id)
     started = time.perf_counter()
     with Engine.open(settings=settings):
@@ -77,14 +77,14 @@ def examine(spec: ModelSpec) -> Iterator[dict[str, Any]]:
         graph = build_torch_graph(plan, settings)
         yield {f"{modality}_s": latency(partial(graph, rows[:1]))}
         for size in (8, 64):
-            found = rate(graph, rows[:size], graph.parallel)
-            yield {f"{modality}_graph_per_s_{size}": found}
+            per_second = rate(graph, rows[:size], graph.parallel)
+            yield {f"{modality}_graph_per_s_{size}": per_second}
         yield {f"{modality}_f32_cosine": exactness(model, modality, settings, rows[:4])}
         graph.close()
 
 
 def draw_rows(model: TorchModel, modality: Modality) -> list[Row]:
-    """64 rows as a tower takes them: captions, or noise."""
+    """64 rows as a tower reads them: captions, or noise."""
     transform = dict(model.manifest.towers[modality].transform)
     if modality == "text":
         read = TextTransform(model.tokenizer or "", transform)
@@ -95,31 +95,31 @@ def draw_rows(model: TorchModel, modality: Modality) -> list[Row]:
 
 
 def exactness(model: TorchModel, modality: Modality, settings: Settings, rows: list[Row]) -> float:
-    """The least cosine of float32 on the device to float32 on the CPU."""
-    found = []
+    """The lowest cosine between float32 on the device and float32 on the CPU."""
+    vectors = []
     for device in (settings.device, "cpu"):
-        chosen = replace(settings, device=device, precision="f32")
-        graph: TorchGraph = build_torch_graph(model.plans[modality], chosen)
-        found.append(graph(rows).astype(np.float64))
+        exact = replace(settings, device=device, precision="f32")
+        graph: TorchGraph = build_torch_graph(model.plans[modality], exact)
+        vectors.append(graph(rows).astype(np.float64))
         graph.close()
-    here, there = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in found)
+    here, there = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors)
     return float((here * there).sum(1).min())
 
 
 def rate(run: Callable[[Sequence[T]], object], items: Sequence[T], callers: int = 1) -> float:
-    """Items a second, after one call that warms up."""
+    """Items per second, after one call to warm up."""
     run(items)
     return measure_rate(run, items, callers, SECONDS)
 
 
 def latency(call: Callable[[], Any]) -> float:
     """Median seconds of 50 calls, one after the other."""
-    taken = []
+    times = []
     for _ in range(55):
         started = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - started)
-    return float(np.median(taken[5:]))
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[5:]))
 
 
 # ── rows ──
@@ -127,12 +127,12 @@ def latency(call: Callable[[], Any]) -> float:
 
 def measure(spec: ModelSpec, folder: Path, device: str, served: bool) -> dict[str, Any]:
     cache = folder / "hub"
-    chosen = {
+    overrides = {
         "EMBEDDING_USE_OV": "false",
         "EMBEDDING_DEVICE": device,
         "EMBEDDING_REQUEST_TIMEOUT_SEC": "3600",
     }
-    environ = os.environ | apart(cache, folder / "models") | chosen
+    environ = os.environ | isolated_settings(cache, folder / "models") | overrides
     figures: dict[str, Any] = {"model": spec.id, "layout": write_repository(spec, cache).layout}
     figures["card"] = torch.cuda.get_device_name(device) if device != "cpu" else "CPU"
     figures["checkpoint_mb"] = megabytes(cache)
@@ -148,45 +148,45 @@ def measure(spec: ModelSpec, folder: Path, device: str, served: bool) -> dict[st
 
 
 def serve(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Over HTTP: 64 callers of one picture, 8 of 128 texts, and one of one text."""
+    """Over HTTP: 64 callers with one image each, 8 with 128 texts, and one with one text."""
     CACHE.mkdir(exist_ok=True)
-    served = {"EMBEDDING_MODEL_ALIASES": "it", "EMBEDDING_MODEL_NAME": spec.id}
+    overrides = {"EMBEDDING_MODEL_ALIASES": "it", "EMBEDDING_MODEL_NAME": spec.id}
     command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "{port}"]
-    system = System("torch", pip=[], command=command, environ={**environ, **served})
+    system = System("torch", pip=[], command=command, environ={**environ, **overrides})
     tokenizer = snapshot(spec.tokenizer_repo or spec.repos[0], Path(environ["HF_HUB_CACHE"]))
     texts = sentences(tokenizer / "tokenizer.json", 12)
     figures: dict[str, Any] = {}
     with serving(system, Path(spec.id)) as server:
         one = text_requests(texts)
         run(first_answer(server, one[0]))
-        found = load_cell(server, "text", one, 1, SECONDS)
-        figures |= {"served_text_p50_s": found.p50, "served_text_p99_s": found.p99}
+        cell = load_cell(server, "text", one, 1, SECONDS)
+        figures |= {"served_text_p50_s": cell.p50, "served_text_p99_s": cell.p99}
         figures["served_single_texts_per_s"] = load_cell(server, "text", one, 64, SECONDS).rate
         many = text_requests(texts, 128)
         figures["served_texts_per_s"] = load_cell(server, "texts", many, 8, 2 * SECONDS).rate
-        photos = image_requests(pictures(SIZE, PICTURES))
-        found = load_cell(server, "640x480", photos, 64, 2 * SECONDS)
-        figures |= {"served_pictures_per_s": found.rate, "served_picture_cpu_s": found.server_cpu}
+        photos = image_requests(image_files(SIZE, IMAGES_PER_SIZE))
+        cell = load_cell(server, "640x480", photos, 64, 2 * SECONDS)
+        figures |= {"served_pictures_per_s": cell.rate, "served_picture_cpu_s": cell.server_cpu}
     return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="rows, in any spelling; all when none is named")
+    parser.add_argument("names", nargs="*", help="models, by id or alias; default: all")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--folder", type=Path, help="where the files go for a while")
-    parser.add_argument("--served", action="store_true", help="over HTTP too")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files")
+    parser.add_argument("--served", action="store_true", help="also measure over HTTP")
     parser.add_argument("--examine", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    rows = [resolve(name) for name in given.names] or [spec for spec in MODELS if spec.repos]
+    options = parser.parse_args()
+    rows = [resolve(name) for name in options.names] or [spec for spec in MODELS if spec.repos]
     for spec in rows:
-        if given.examine:
+        if options.examine:
             for figure in examine(spec):
                 print(json.dumps(figure), flush=True)
             continue
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            figures = measure(spec, Path(folder), given.device, given.served)
-        keep(figures, FIGURES, "card")
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            figures = measure(spec, Path(folder), options.device, options.served)
+        save(figures, FIGURES, "card")
         print(json.dumps(rounded(figures)), flush=True)
 
 

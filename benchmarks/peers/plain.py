@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 
 class Clip:
-    """Both towers, as the model's page shows it."""
+    """Both towers, as on the model's page."""
 
     def __init__(self, folder: str) -> None:
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -27,14 +27,14 @@ class Clip:
         with torch.inference_mode():
             return unit(self.model.get_text_features(**inputs))
 
-    def images(self, pictures: Sequence[Image.Image]) -> Any:
-        inputs = self.processor(images=list(pictures), return_tensors="pt")
+    def images(self, images: Sequence[Image.Image]) -> Any:
+        inputs = self.processor(images=list(images), return_tensors="pt")
         with torch.inference_mode():
             return unit(self.model.get_image_features(**inputs))
 
 
 class Decoder:
-    """The last token's vector, as the page of Qwen3-Embedding shows it: padding on the left."""
+    """Last-token pooling with left padding, as on the page of Qwen3-Embedding."""
 
     def __init__(self, folder: str) -> None:
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -45,8 +45,8 @@ class Decoder:
         with torch.inference_mode():
             return unit(self.model(**inputs).last_hidden_state[:, -1])
 
-    def images(self, pictures: Sequence[Image.Image]) -> Any:
-        raise ValueError("this model reads text only")
+    def images(self, images: Sequence[Image.Image]) -> Any:
+        raise ValueError("this model embeds text only")
 
 
 def unit(vectors: Any) -> Any:
@@ -56,8 +56,8 @@ def unit(vectors: Any) -> Any:
 
 def main() -> None:
     folder, port = arguments()
-    told = json.loads((Path(folder) / "config.json").read_text())
-    model = Clip(folder) if told["model_type"] == "clip" else Decoder(folder)
+    config = json.loads((Path(folder) / "config.json").read_text())
+    model = Clip(folder) if config["model_type"] == "clip" else Decoder(folder)
     serve(port, model.texts, model.images)
 
 

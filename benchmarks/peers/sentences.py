@@ -1,4 +1,4 @@
-"""sentence-transformers behind the minimal door: `python sentences.py MODEL PORT`."""
+"""sentence-transformers behind the minimal HTTP server: `python sentences.py MODEL PORT`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sentence_transformers import SentenceTransformer
 from service import arguments, serve
 
 folder, port = arguments()
-# float32 as in all other systems; it would take the bfloat16 of a checkpoint as it is.
+# float32 as in all other systems; by default it would use the bfloat16 of the checkpoint.
 model = SentenceTransformer(folder, device="cpu").float()
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     serve(
         port,
         lambda texts: model.encode(list(texts), normalize_embeddings=True),
-        lambda pictures: model.encode(list(pictures), normalize_embeddings=True),
+        lambda images: model.encode(list(images), normalize_embeddings=True),
     )
 
 

@@ -1,7 +1,7 @@
-"""The HTTP door of the peers that have none: OpenAI's /v1/embeddings, as little as it takes.
+"""A minimal HTTP server for peers that have none: OpenAI's /v1/embeddings.
 
-Routes are plain functions, which FastAPI runs on its threads; the model is behind a lock, for
-forty threads that all want two cores would only hinder each other. Pictures are decoded outside.
+Routes are plain functions, which FastAPI runs on its threads. A lock protects the model, because
+forty threads on two cores would only slow each other down; images are decoded outside of it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def serve(
     embed_texts: Callable[[Sequence[str]], Any],
     embed_images: Callable[[Sequence[Image.Image]], Any],
 ) -> None:
-    """Serve until a signal. The functions answer float32 [n, dimension]."""
+    """Serve until a signal. The functions return float32 [n, dimension]."""
     app, one_at_a_time = FastAPI(), threading.Lock()
 
     @app.post("/v1/embeddings")
     def embeddings(request: Request) -> dict[str, Any]:
         items = [request.input] if isinstance(request.input, str) else request.input
         if request.modality == "image":
-            pictures = [open_picture(item) for item in items]
+            images = [open_image(item) for item in items]
             with one_at_a_time:
-                vectors = embed_images(pictures)
+                vectors = embed_images(images)
         else:
             with one_at_a_time:
                 vectors = embed_texts(items)
@@ -55,10 +55,10 @@ def serve(
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
-def open_picture(uri: str) -> Image.Image:
+def open_image(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
 
 
 def arguments() -> tuple[str, int]:
-    """The model's folder and the port, as the benchmark gives them."""
+    """The model's folder and the port, from the command line."""
     return sys.argv[1], int(sys.argv[2])

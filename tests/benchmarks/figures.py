@@ -1,4 +1,4 @@
-"""A run's figures, made up so that every rule has something to divide."""
+"""Made-up results of a run, with something to divide for every rule."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.figures import (
     Cell,
     GraphRate,
-    Lanes,
     Missing,
+    MixedLoad,
     Pair,
     Preparation,
     Results,
@@ -20,11 +20,11 @@ JPEG, SHORT = "JPEG, 640x480", "text, 8 tokens"
 
 
 def cell(system: str, case: str, **changes: Any) -> Cell:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "concurrency": 8, "items": 1, "requests": 100, "rate": 30.0, "p50": 0.05, "p95": 0.08,
         "p99": 0.1, "server_cpu": 0.06, "client_cpu": 0.001, "other_cores": 0.0,
     }  # fmt: skip
-    return Cell(system=system, case=case, **{**told, **changes})
+    return Cell(system=system, case=case, **{**defaults, **changes})
 
 
 def graph(case: str, rate: float, batch: int = 8, median: float = 0.02) -> GraphRate:
@@ -40,7 +40,7 @@ def graph(case: str, rate: float, batch: int = 8, median: float = 0.02) -> Graph
 
 
 def results() -> Results:
-    """Two cores. A picture: 10 + 10 ms before a graph of 40 core-ms: the limit is 33.3 a second."""
+    """Two cores; an image takes 10 + 10 + 40 core-ms: the limit is 33.3 per second."""
     return Results(
         machine={"processor": "a processor", "cores": "2"},
         quick=False,
@@ -71,16 +71,16 @@ def results() -> Results:
         ],
         videos=[
             VideoRun(
-                film="a film", frames=64, seconds=seconds, decode=1.0, graph=1.28, server_cpu=4.0
+                video="a video", frames=64, seconds=seconds, decode=1.0, graph=1.28, server_cpu=4.0
             )
             for seconds in (2.5, 2.4, 9.0)
         ],
-        lanes=[
-            Lanes(
+        mixed_loads=[
+            MixedLoad(
                 bulk="a job", idle=[0.01, 0.015, 0.02], busy=[0.03, 0.06, 0.08], bulk_rate=60.0
             )
         ],
         missing=[Missing(system="infinity", case="video", reason="does not support video")],
-        profiles={"lanes": [" 50.0%  a place"], JPEG: [" 60.0%  another"]},
+        profiles={"mixed load": [" 50.0%  a place"], JPEG: [" 60.0%  another"]},
         seconds=1500.0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What becomes of measurements: percentiles, limits, ratios."""
+"""What is computed from measurements: percentiles, limits, ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.figures import Results, percentile
-from benchmarks.limit import NoFigure, read_report
+from benchmarks.limit import BenchmarkAppError, read_report
 from benchmarks.load import Trace
 from benchmarks.measure import to_cell
 from benchmarks.targets import Target, ratio, targets
@@ -57,21 +57,21 @@ def test_a_cell_is_its_trace_per_item_and_second() -> None:
         latencies=[0.1, 0.2, 0.3, 0.4], items=128, seconds=2.0, server_cpu=3.2, client_cpu=0.64,
         other_cpu=0.5,
     )  # fmt: skip
-    found = to_cell("mmes", SHORT, 8, 32, trace)
+    result = to_cell("mmes", SHORT, 8, 32, trace)
     expected = cell(
         "mmes", SHORT, items=32, requests=4, rate=64.0, p50=0.2, p95=0.4, p99=0.4,
         server_cpu=0.025, client_cpu=0.005, other_cores=0.25,
     )  # fmt: skip
-    assert found == expected
+    assert result == expected
 
 
 def by_name(part: str) -> Target:
-    (found,) = [each for each in targets(results()) if part in each.name]
-    return found
+    (target,) = [each for each in targets(results()) if part in each.name]
+    return target
 
 
 @pytest.mark.parametrize(
-    ("part", "found", "met"),
+    ("part", "value", "met"),
     [
         ("640x480: served images/s over the limit", 31 / 33, True),
         ("8 tokens, 32 per request", 190 / 200, True),
@@ -81,16 +81,16 @@ def by_name(part: str) -> Target:
         ("p99 of a single text during a job", 4.0, False),
         ("first vector", 3.5, True),
         ("site-packages", 450.0, True),
-        ("a film: time over", 2.5 / 2.28, True),
+        ("a video: time over", 2.5 / 2.28, True),
         ("640x480: images/s over transformers", None, None),
         ("77 tokens, 32 per request", None, None),
     ],
 )
 def test_a_target_is_a_ratio_of_one_runs_figures(
-    part: str, found: float | None, met: bool | None
+    part: str, value: float | None, met: bool | None
 ) -> None:
     target = by_name(part)
-    assert target.found == (None if found is None else pytest.approx(found))
+    assert target.result == (None if value is None else pytest.approx(value))
     assert target.met is met
 
 
@@ -105,12 +105,12 @@ REPORT = """
 
 
 def test_benchmark_apps_report_is_read_as_items_a_second() -> None:
-    found = read_report(REPORT, "image", "image", 8, "throughput", 4.8)
-    assert (found.rate, found.median, found.cpu) == (320.0, 0.0245, 0.005)
+    rate = read_report(REPORT, "image", "image", 8, "throughput", 4.8)
+    assert (rate.rate, rate.median, rate.cpu) == (320.0, 0.0245, 0.005)
 
 
 def test_a_report_without_figures_is_told() -> None:
-    with pytest.raises(NoFigure, match="invalid value"):
+    with pytest.raises(BenchmarkAppError, match="invalid value"):
         read_report("benchmark_app: error: invalid value", "image", "image", 8, "latency", 0.0)
 
 

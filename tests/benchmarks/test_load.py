@@ -1,4 +1,4 @@
-"""The client that costs little, against a server that answers at once."""
+"""The load client, against a server that answers at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.load import (
+    BadResponse,
     Connection,
-    Refused,
     closed_loop,
     content_length,
     first_answer,
@@ -105,12 +105,12 @@ async def test_an_open_loop_sends_by_the_clock() -> None:
 
 
 async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> None:
-    asked = 0
+    requests = 0
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
+        nonlocal requests
         await reader.readuntil(b"\r\n\r\n")
-        asked += 1
+        requests += 1
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         await writer.drain()
         writer.close()
@@ -120,14 +120,14 @@ async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> No
         raw = b"GET / HTTP/1.1\r\n\r\n"
         assert [await connection.post(raw) for _ in range(3)] == [b"ok"] * 3
         connection.close()
-    assert asked == 3
+    assert requests == 3
 
 
 async def test_an_error_ends_the_load() -> None:
     async with answering(Answering(status=500)) as server:
         with pytest.raises(ExceptionGroup) as caught:
             await closed_loop(server, text_requests(["a"]), 2, 1.0)
-    assert caught.group_contains(Refused, match="500")
+    assert caught.group_contains(BadResponse, match="500")
 
 
 async def test_the_first_answer_is_waited_for_while_the_server_is_busy() -> None:
@@ -139,7 +139,7 @@ async def test_the_first_answer_is_waited_for_while_the_server_is_busy() -> None
 
 async def test_a_refusal_that_waiting_can_not_mend_is_not_waited_out() -> None:
     async with answering(Answering(status=404)) as server:
-        with pytest.raises(Refused, match="404"):
+        with pytest.raises(BadResponse, match="404"):
             await first_answer(server, text_requests(["a"])[0])
 
 
@@ -147,7 +147,7 @@ async def test_a_server_that_has_ended_is_not_waited_for() -> None:
     async with answering(Answering()) as server:
         server.process.kill()
         server.process.wait()
-        with pytest.raises(ServerEnded, match="mmes ended"):
+        with pytest.raises(ServerEnded, match="mmes exited"):
             await first_answer(server, text_requests(["a"])[0])
 
 
@@ -162,7 +162,7 @@ def test_a_content_length_is_read_in_any_case(length: int, name: str) -> None:
 
 
 def test_an_answer_without_a_length_is_refused() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(BadResponse):
         content_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
 
 
@@ -178,11 +178,11 @@ subprocess.run([sys.executable, "-c", count + "print(1, flush=True); input()"])
     )
     assert parent.stdout is not None
     parent.stdout.readline()
-    found = tree(parent.pid)
-    assert found[0] == parent.pid
-    assert len(found) == 2
-    assert cpu_seconds(parent.pid) > cpu_seconds(found[1]) > 0
-    assert peak_memory(parent.pid) > peak_memory(found[1]) > 1_000_000
+    processes = tree(parent.pid)
+    assert processes[0] == parent.pid
+    assert len(processes) == 2
+    assert cpu_seconds(parent.pid) > cpu_seconds(processes[1]) > 0
+    assert peak_memory(parent.pid) > peak_memory(processes[1]) > 1_000_000
     parent.communicate(b"\n")
 
 

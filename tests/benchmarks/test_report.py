@@ -1,4 +1,4 @@
-"""The page that figures become."""
+"""The page that is rendered from results."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def test_every_table_has_as_many_cells_in_each_row_as_in_its_head() -> None:
 
 
 def test_a_missed_target_is_told_with_its_profile_and_a_met_one_without() -> None:
-    told = section(render(results()), "Targets")
-    assert "| <= 3 | 4.00x | **missed** |" in told
-    assert "50.0%  a place" in told
-    assert "60.0%  another" not in told
+    page = section(render(results()), "Targets")
+    assert "| <= 3 | 4.00x | **missed** |" in page
+    assert "50.0%  a place" in page
+    assert "60.0%  another" not in page
 
 
 def test_a_missed_picture_target_shows_the_parts_of_its_cpu() -> None:
     slow = results()
     slow.pairs = [dataclasses.replace(each, served=each.served / 2) for each in slow.pairs]
-    told = section(render(slow), "Targets")
-    assert f"**{JPEG}**" in told
-    assert "60.0%  another" in told
-    assert "| graph, alone in benchmark_app | 40.0 |" in told
-    assert "| server, total | 60.0 |" in told
+    page = section(render(slow), "Targets")
+    assert f"**{JPEG}**" in page
+    assert "60.0%  another" in page
+    assert "| graph, alone in benchmark_app | 40.0 |" in page
+    assert "| server, total | 60.0 |" in page
 
 
 def test_what_was_not_measured_is_not_called_met() -> None:
-    told = section(render(Results(machine={"cores": "2"}, quick=False, model={})), "Targets")
-    assert "not measured" in told
-    assert "| met |" not in told
+    page = section(render(Results(machine={"cores": "2"}, quick=False, model={})), "Targets")
+    assert "not measured" in page
+    assert "| met |" not in page
 
 
 def test_a_systems_row_says_how_much_faster_this_service_is() -> None:
@@ -69,9 +69,9 @@ def test_a_quick_run_says_that_it_is_one() -> None:
 
 
 def test_the_summary_names_the_machine_and_what_was_missed() -> None:
-    told = summary(results())
-    assert "a processor" in told
-    (line,) = [each for each in told.splitlines() if "during a job" in each]
+    page = summary(results())
+    assert "a processor" in page
+    (line,) = [each for each in page.splitlines() if "during a job" in each]
     assert line.endswith("MISSED")
 
 
@@ -104,6 +104,6 @@ def test_no_samples_are_no_lines() -> None:
 
 
 def test_every_round_beside_the_limit_is_shown() -> None:
-    told = section(render(results()), "Service compared with its limit")
-    assert "| JPEG, 640x480 | 20.00 | 33.00 | 0.61 |" in told
-    assert "| latency | 8.50 | 7.50 | 1.13 |" in told
+    page = section(render(results()), "Service compared with its limit")
+    assert "| JPEG, 640x480 | 20.00 | 33.00 | 0.61 |" in page
+    assert "| latency | 8.50 | 7.50 | 1.13 |" in page
