@@ -43,9 +43,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
     """Where the server would put temporary files."""
-    made = tmp_path / "scratch"
-    made.mkdir()
-    return made
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def running(bundle: Path, scratch: Path) -> Iterator[Running]:
 
 
 def ask(server: Running, clip: bytes, **segment: Any) -> httpx2.Response:
-    given = {
+    source = {
         "type": "video_base64",
         "video_base64": base64.b64encode(clip).decode(),
         "segment_config": segment,
     }
     url = f"{server.url}/embeddings"
-    return httpx2.post(url, json={"input": given}, timeout=120, trust_env=False)
+    return httpx2.post(url, json={"input": source}, timeout=120, trust_env=False)
 
 
 def vectors(answer: httpx2.Response) -> Any:
@@ -75,11 +75,11 @@ def decoders(server: Running) -> list[int]:
 
 def test_a_killed_process_is_replaced_and_the_next_video_is_right(running: Running) -> None:
     assert decoders(running) == [], "there is none before the first video"
-    wanted = vectors(ask(running, CLIP))
+    expected = vectors(ask(running, CLIP))
     for _ in range(3):
         for pid in decoders(running):
             os.kill(pid, signal.SIGKILL)
-        assert vectors(ask(running, CLIP)) == wanted
+        assert vectors(ask(running, CLIP)) == expected
 
 
 def test_the_processes_are_gone_after_the_servers_end(running: Running) -> None:
@@ -93,10 +93,10 @@ def test_the_processes_are_gone_after_the_servers_kill(running: Running, scratch
     vectors(ask(running, CLIP))
     (pid,) = decoders(running)
     with ThreadPoolExecutor(1) as client:
-        asked = client.submit(ask, running, long_video())
+        future = client.submit(ask, running, long_video())
         running.process.kill()
         assert eventually(lambda: not runs(pid))
-        assert isinstance(asked.exception(), httpx2.TransportError) or asked.result().is_success
+        assert isinstance(future.exception(), httpx2.TransportError) or future.result().is_success
     assert list(scratch.iterdir()) == []
 
 
@@ -104,11 +104,11 @@ def test_the_processes_are_gone_after_the_servers_kill(running: Running, scratch
 def test_a_process_that_hangs_ends_in_a_504(bundle: Path) -> None:
     environ = {"EMBEDDING_REQUEST_TIMEOUT_SEC": "10"}
     with serving([*COMMAND, "--model", str(bundle)], environ=environ) as server:
-        wanted = vectors(ask(server, CLIP))
+        expected = vectors(ask(server, CLIP))
         for pid in decoders(server):
             os.kill(pid, signal.SIGSTOP)
         assert ask(server, CLIP).status_code == 504
-        assert vectors(ask(server, CLIP)) == wanted
+        assert vectors(ask(server, CLIP)) == expected
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_kills_under_load_leave_right_answers_or_clean_errors(
     running: Running, scratch: Path
 ) -> None:
     clips = (CLIP, long_video())
-    wanted = [vectors(ask(running, clip, num_frames=16)) for clip in clips]
+    expected = [vectors(ask(running, clip, num_frames=16)) for clip in clips]
     before, chance, enough = open_files(running.process.pid), random.Random(6), threading.Event()
 
     def kill() -> int:
@@ -136,11 +136,11 @@ def test_kills_under_load_leave_right_answers_or_clean_errors(
         assert killing.result() > 0
     for place, answer in zip(which, answers, strict=True):
         if answer.status_code == 200:
-            assert vectors(answer) == wanted[place]
+            assert vectors(answer) == expected[place]
         else:
             assert answer.status_code in (422, 503), answer.text
             assert "decode" in answer.text
-    assert vectors(ask(running, CLIP, num_frames=16)) == wanted[0]
+    assert vectors(ask(running, CLIP, num_frames=16)) == expected[0]
     assert list(scratch.iterdir()) == []
     # idle connections and the channels of two processes may be open now that were not before
     assert eventually(lambda: open_files(running.process.pid) <= before + 4)

@@ -1,4 +1,4 @@
-"""What `/proc` says of processes: their children, their files, their memory."""
+"""What `/proc` reports of processes: their children, their files, their memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PATIENCE = 60.0
 
 def children(pid: int) -> list[int]:
     """Processes, not zombies, whose parent is `pid`."""
-    found = []
+    pids = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = status.read_text().rpartition(") ")[2].split()[:2]
         except OSError:  # it has ended meanwhile
             continue
         if int(parent) == pid and state not in "ZX":
-            found.append(int(status.parent.name))
-    return found
+            pids.append(int(status.parent.name))
+    return pids
 
 
 def runs(pid: int) -> bool:

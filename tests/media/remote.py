@@ -1,4 +1,4 @@
-"""A scripted HTTP server on a loopback socket, and a resolver that says what it is told."""
+"""A scripted HTTP server on a loopback socket, and a resolver with a table of answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Remote:
-    """Answers each path with the bytes under it, as they stand; remembers what it was asked."""
+    """Sends the bytes stored for each path as they are; records the requests."""
 
     port: int
     answers: dict[str, list[bytes]] = field(default_factory=dict)
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     stay_open: bool = False
     """Keep the connection after the last bytes, as a server that hangs does."""
 
@@ -45,7 +45,7 @@ async def remote(tls: ssl.SSLContext | None = None) -> AsyncIterator[Remote]:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             path = head[0].split(" ")[1]
             pairs = (line.partition(": ") for line in head[1:] if line)
-            shown.asked.append((path, {name.lower(): value for name, _, value in pairs}))
+            shown.requests.append((path, {name.lower(): value for name, _, value in pairs}))
             for part in shown.answers.get(path, [response(404, b"no")]):
                 writer.write(part)
                 await writer.drain()
@@ -67,10 +67,10 @@ class Names:
 
     def __init__(self, **table: str | list[str]) -> None:
         self._table = {
-            name.replace("_", "."): [[found] if isinstance(found, str) else found]
-            for name, found in table.items()
+            name.replace("_", "."): [[entry] if isinstance(entry, str) else entry]
+            for name, entry in table.items()
         }
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
 
     def then(self, name: str, *addresses: str) -> Names:
         """Another answer for a name, after those it has."""
@@ -78,7 +78,7 @@ class Names:
         return self
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked.append(host)
+        self.lookups.append(host)
         answers = self._table.get(host)
         if not answers:
             raise OSError("no such host")

@@ -1,4 +1,4 @@
-"""The memory of pictures that are being decoded: shared fairly, and never more than there is."""
+"""The memory of images that are being decoded: shared fairly, within the budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = ImageLimits(max_bytes=1 << 25, max_pixels=64 * 10**6, formats=tuple(IMA
 
 
 class Holder:
-    """A thread that holds a share until it is told to let go."""
+    """A thread that holds a share until it is released."""
 
     def __init__(self, budget: DecodeBudget, size: int, pool: ThreadPoolExecutor) -> None:
         self.has, self._enough = threading.Event(), threading.Event()
@@ -33,7 +33,7 @@ class Holder:
             self.has.set()
             assert self._enough.wait(PATIENCE)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._enough.set()
         self.done.result(PATIENCE)
 
@@ -47,15 +47,15 @@ def test_who_does_not_fit_waits_until_there_is_room() -> None:
         third = Holder(budget, 50, pool)
         assert eventually(lambda: budget.waiting == 1)
         assert not third.has.is_set()
-        second.let_go()
-        assert not third.has.is_set(), "40 are free, and 50 are asked for"
-        first.let_go()
+        second.release()
+        assert not third.has.is_set(), "40 are free, and 50 are needed"
+        first.release()
         assert third.has.wait(PATIENCE)
-        third.let_go()
+        third.release()
     assert budget.left == 100
 
 
-def test_small_pictures_do_not_overtake_a_large_one() -> None:
+def test_small_images_do_not_overtake_a_large_one() -> None:
     budget = DecodeBudget(100)
     with ThreadPoolExecutor(4) as pool:
         first = Holder(budget, 60, pool)
@@ -65,11 +65,11 @@ def test_small_pictures_do_not_overtake_a_large_one() -> None:
         small = Holder(budget, 10, pool)
         assert eventually(lambda: budget.waiting == 2)
         assert not small.has.is_set()
-        first.let_go()
+        first.release()
         assert large.has.wait(PATIENCE)
         assert small.has.wait(PATIENCE)
-        large.let_go()
-        small.let_go()
+        large.release()
+        small.release()
 
 
 def test_more_than_the_whole_budget_is_a_413() -> None:
@@ -94,9 +94,9 @@ def test_a_decoder_that_needs_more_than_the_budget_works_alone() -> None:
     [("jpeg", 0), ("png", 0), ("jpeg_progressive", 6), ("webp", 12), ("jpeg2000", 16), ("avif", 6)],
 )
 def test_what_a_decoder_needs_for_itself_counts_too(kind: str, scratch: int) -> None:
-    asked = Asked()
-    decode_rgb(write_image(kind, photo(60, 40)), LIMITS, reserve=asked)
-    assert asked.scratch == 60 * 40 * scratch
+    recorder = Recorder()
+    decode_rgb(write_image(kind, photo(60, 40)), LIMITS, reserve=recorder)
+    assert recorder.scratch == 60 * 40 * scratch
 
 
 def test_nobody_asks_twice() -> None:
@@ -125,8 +125,8 @@ def test_everyone_is_served_and_the_budget_is_never_exceeded(sizes: list[int]) -
     assert budget.left == 100
 
 
-class Asked:
-    """Remembers what is asked for."""
+class Recorder:
+    """Records what is reserved."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -138,13 +138,13 @@ class Asked:
 
 
 def reserved(source: ImageSource, min_side: int = 0, copied: bool = False) -> list[int]:
-    asked = Asked()
-    decode_rgb(source, LIMITS, min_side=min_side, copied=copied, reserve=asked)
-    return asked.sizes
+    recorder = Recorder()
+    decode_rgb(source, LIMITS, min_side=min_side, copied=copied, reserve=recorder)
+    return recorder.sizes
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_every_kind_of_picture_asks_once_for_its_size(kind: str) -> None:
+def test_every_kind_of_image_asks_once_for_its_size(kind: str) -> None:
     assert reserved(write_image(kind, photo(60, 40))) in ([60 * 40 * 4], [60 * 40 * 8])
 
 
@@ -161,7 +161,7 @@ def test_every_kind_of_picture_asks_once_for_its_size(kind: str) -> None:
         (np.zeros((40, 60), np.uint8), 8),
     ],
 )
-def test_a_picture_that_is_turned_or_converted_counts_twice(source: ImageSource, each: int) -> None:
+def test_an_image_that_is_turned_or_converted_counts_twice(source: ImageSource, each: int) -> None:
     assert reserved(source) == [60 * 40 * each]
 
 
@@ -176,19 +176,19 @@ def test_a_jpeg_that_is_scaled_down_counts_as_that() -> None:
     assert reserved(write_image("jpeg", photo(800, 640)), min_side=80) == [200 * 160 * 4]
 
 
-def refused(reserve: Reserve, source: bytes) -> type[Exception]:
+def error_of(reserve: Reserve, source: bytes) -> type[Exception]:
     with pytest.raises((TooLarge, InvalidInput)) as error:
         decode_rgb(source, LIMITS, reserve=reserve)
     return error.type
 
 
-def test_a_picture_is_not_decoded_before_its_share_is_granted() -> None:
+def test_an_image_is_not_decoded_before_its_share_is_granted() -> None:
     torn = write_image("png", photo(60, 40))[:-200]
     budget = DecodeBudget(100)
     with budget.share() as reserve:
-        assert refused(reserve, torn) is TooLarge, "its bytes would be an InvalidInput"
+        assert error_of(reserve, torn) is TooLarge, "its bytes would be an InvalidInput"
     with DecodeBudget(1 << 20).share() as reserve:
-        assert refused(reserve, torn) is InvalidInput
+        assert error_of(reserve, torn) is InvalidInput
 
 
 def test_the_default_limits_fit_the_budget() -> None:

@@ -60,10 +60,10 @@ RATES = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(segment=SEGMENTS, frames=st.integers(0, 3000), rate=RATES)
 def test_the_choice_is_what_the_contract_says(segment: Segment, frames: int, rate: float) -> None:
-    found = chosen(segment, frames, rate)
-    assert found == plainly(segment, frames, rate)
-    assert found == sorted(set(found))
-    assert all(0 <= number < frames for number in found)
+    numbers = chosen(segment, frames, rate)
+    assert numbers == plainly(segment, frames, rate)
+    assert numbers == sorted(set(numbers))
+    assert all(0 <= number < frames for number in numbers)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A decoder's process that lies, or that is killed at any moment: right frames or a clean error."""
+"""A decoder process that lies, or that is killed at any moment: right frames or a clean error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Said = Mapping[str, Any] | bytes
 
 
 class Liar(Decoder):
-    """No process at all: it says what it is told to, whatever it hears, and hangs up."""
+    """Not a process: it sends what the test gives it, whatever it receives, and hangs up."""
 
     def __init__(self, says: Sequence[Said]) -> None:
         ours, theirs = socket.socketpair()
@@ -151,7 +151,7 @@ class Killer:
 
 
 def outcome(decoders: DecoderPool, clip: bytes) -> list[int] | str:
-    """The frames' barcodes, or what the caller is told."""
+    """The frames' barcodes, or the error that the caller gets."""
     try:
         video = Decoding(decoders, clip, Segment(num_frames=0), LIMITS)
         return [read_barcode(frame.rgb) for frame in video.frames()]
@@ -166,14 +166,14 @@ def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None
     assert outcome(decoders, CLIP) == list(range(20))
     killer = Killer(decoders, seed=videos)
     with ThreadPoolExecutor(4) as clients, killer.at_work():
-        asked = [40 if place % 2 else 80 for place in range(videos)]
+        counts = [40 if place % 2 else 80 for place in range(videos)]
         answers = list(
             clients.map(
                 lambda count: decoders.threads.submit(outcome, decoders, clips[count]).result(),
-                asked,
+                counts,
             )
         )
-    for count, answer in zip(asked, answers, strict=True):
+    for count, answer in zip(counts, answers, strict=True):
         assert answer in (
             list(range(count)),
             "422 could not decode the video: the decoder crashed on it",

@@ -48,11 +48,11 @@ def wide_video() -> bytes:
 
 @pytest.fixture
 def decoders() -> Iterator[DecoderPool]:
-    made = DecoderPool(2, 6)
-    yield made
-    pids = made.pids
-    made.close()
-    made.threads.shutdown()
+    pool = DecoderPool(2, 6)
+    yield pool
+    pids = pool.pids
+    pool.close()
+    pool.threads.shutdown()
     assert not any(map(runs, pids))
 
 
@@ -79,21 +79,21 @@ def test_frames_are_those_that_are_decoded_here(
         path = tmp_path / "clip.mp4"
         path.write_bytes(CLIP)
         source = path
-    wanted = list(read_frames(source, ALL, LIMITS))
+    expected = list(read_frames(source, ALL, LIMITS))
     came = 0
     for frame in decoding(decoders, source).frames():
-        here = wanted[came]
+        here = expected[came]
         assert (frame.index, frame.timestamp) == (here.index, here.timestamp)
         np.testing.assert_array_equal(frame.rgb, here.rgb)
         came += 1
-    assert came == len(wanted) > 0
+    assert came == len(expected) > 0
 
 
 def test_frames_may_grow_within_a_video(decoders: DecoderPool) -> None:
     both = write_video("ts", 12) + write_video("ts", 12, size=(640, 360))
-    wanted = [frame.rgb.shape for frame in read_frames(both, ALL, LIMITS)]
-    assert [frame.rgb.shape for frame in decoding(decoders, both).frames()] == wanted
-    assert len(set(wanted)) == 2
+    expected = [frame.rgb.shape for frame in read_frames(both, ALL, LIMITS)]
+    assert [frame.rgb.shape for frame in decoding(decoders, both).frames()] == expected
+    assert len(set(expected)) == 2
 
 
 def test_one_process_serves_one_video_after_the_other(decoders: DecoderPool) -> None:
@@ -132,14 +132,14 @@ def test_a_refusal_is_the_one_that_is_raised_here(
 
 
 def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: DecoderPool) -> None:
-    kept: Frame | None = None
+    first: Frame | None = None
     for frame in decoding(decoders).frames():
-        kept = kept or frame
-    assert kept is not None
+        first = first or frame
+    assert first is not None
     assert numbers(decoders, write_video("mp4", 40)) == list(range(40))
-    assert read_barcode(kept.rgb) == 0
+    assert read_barcode(first.rgb) == 0
     with pytest.raises(ValueError, match="read-only"):
-        kept.rgb[0, 0, 0] = 1
+        first.rgb[0, 0, 0] = 1
 
 
 def test_frames_that_are_looked_at_hold_the_decoder_back(decoders: DecoderPool) -> None:
@@ -204,13 +204,13 @@ def test_a_process_that_is_lost_while_idle_costs_nothing(decoders: DecoderPool) 
     assert lost not in decoders.pids
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_process_that_hangs_ends_in_a_504(begun: bool, decoders: DecoderPool) -> None:
+@pytest.mark.parametrize("started", [False, True])
+def test_a_process_that_hangs_ends_in_a_504(started: bool, decoders: DecoderPool) -> None:
     assert numbers(decoders) == list(range(30))
     (hung,) = decoders.pids
     video = decoding(decoders, wide_video())
     frames = video.frames()
-    if begun:
+    if started:
         next(frames)
     os.kill(hung, signal.SIGSTOP)
     video.seconds_left = 0.2

@@ -67,10 +67,10 @@ async def failure(one: Fetcher, url: str, *, max_bytes: int = 1 << 20) -> Embedd
 
 
 async def test_a_body_comes_back_with_host_kept_and_nothing_private_sent(server: Remote) -> None:
-    server.ok("/a%20b.jpg?x=1", b"picture")
+    server.ok("/a%20b.jpg?x=1", b"image")
     url = f"http://{SITE}:{server.port}/a%20b.jpg?x=1#part"
-    assert await get(fetcher(), url) == b"picture"
-    (path, headers), *rest = server.asked
+    assert await get(fetcher(), url) == b"image"
+    (path, headers), *rest = server.requests
     assert not rest
     assert path == "/a%20b.jpg?x=1"
     assert headers["host"] == f"{SITE}:{server.port}"
@@ -84,10 +84,10 @@ async def test_a_host_is_resolved_once_and_the_vetted_address_is_connected_to(
     server.ok("/x", b"one")
     names = Names(site_example="127.0.0.1").then(SITE, "127.0.0.9")
     assert await get(fetcher(names=names), f"http://{SITE}:{server.port}/x") == b"one"
-    assert names.asked == [SITE]
+    assert names.lookups == [SITE]
 
 
-async def test_rebinding_between_two_fetches_is_vetted_anew(server: Remote) -> None:
+async def test_rebinding_between_two_fetches_is_vetted_again(server: Remote) -> None:
     server.ok("/x", b"one")
     names = Names(site_example="127.0.0.1").then(SITE, "10.0.0.1")
     one = fetcher("127.0.0.0/8", names=names)
@@ -107,7 +107,7 @@ async def test_loopback_is_refused_in_public_mode_without_an_entry(server: Remot
         one = fetcher("other.example", names=Names(localhost="127.0.0.1"))
         error = await failure(one, f"http://{host}:{server.port}/x")
         assert error.status == 403
-    assert not server.asked
+    assert not server.requests
 
 
 async def test_no_private_spelling_is_ever_resolved_or_connected_to() -> None:
@@ -116,7 +116,7 @@ async def test_no_private_spelling_is_ever_resolved_or_connected_to() -> None:
     for url in private_urls():
         with pytest.raises((Forbidden, InvalidInput)):
             await one.get(url, max_bytes=1)
-    assert not names.asked
+    assert not names.lookups
     for name, address in PRIVATE_NAMES.items():
         known = Names().then(name.lower().rstrip("."), address)
         assert (
@@ -129,7 +129,7 @@ async def test_off_and_allowlist_refuse_before_resolving() -> None:
     names = Names(site_example="127.0.0.1")
     for one in (fetcher(mode="off", names=names), fetcher("minio", mode="allowlist", names=names)):
         assert isinstance(await failure(one, f"http://{SITE}/x"), Forbidden)
-    assert not names.asked
+    assert not names.lookups
 
 
 async def test_a_listed_host_may_be_private(server: Remote) -> None:
@@ -171,7 +171,7 @@ async def test_three_redirects_are_followed_and_a_fourth_is_not(
         ("http://[", 424),
     ],
 )
-async def test_each_redirect_is_vetted_anew(server: Remote, location: str, status: int) -> None:
+async def test_each_redirect_is_vetted_again(server: Remote, location: str, status: int) -> None:
     server.redirect("/x", location)
     names = Names(site_example="127.0.0.1", inner_example="192.168.0.5")
     error = await failure(fetcher(names=names), f"http://{SITE}:{server.port}/x")
@@ -274,7 +274,7 @@ async def test_a_host_that_cannot_be_resolved_or_reached_is_a_424() -> None:
     assert isinstance(error, RemoteFailed)
 
 
-async def test_the_environment_names_no_proxy(
+async def test_a_proxy_of_the_environment_is_ignored(
     server: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -283,18 +283,18 @@ async def test_the_environment_names_no_proxy(
     assert await get(fetcher(), f"http://{SITE}:{server.port}/x") == b"one"
 
 
-async def test_a_given_proxy_is_asked_and_does_the_resolving(server: Remote) -> None:
+async def test_a_configured_proxy_is_used_and_does_the_resolving(server: Remote) -> None:
     server.ok("http://far.example/x", b"far")
     names = Names()
     one = fetcher("minio:9000", names=names, proxy=f"http://me:word@127.0.0.1:{server.port}")
     assert await one.get("http://far.example/x", max_bytes=99) == b"far"
-    assert server.asked[0][1]["host"] == "far.example"
-    assert server.asked[0][1]["proxy-authorization"].startswith("Basic ")
+    assert server.requests[0][1]["host"] == "far.example"
+    assert server.requests[0][1]["proxy-authorization"].startswith("Basic ")
     for url in ("http://localhost/x", "http://10.0.0.1/x", "http://minio:9001/x"):
         with pytest.raises(Forbidden):
             await one.get(url, max_bytes=99)
-    assert len(server.asked) == 1
-    assert not names.asked
+    assert len(server.requests) == 1
+    assert not names.lookups
     await one.aclose()
 
 
@@ -309,8 +309,8 @@ async def test_many_fetches_share_one_fetcher(server: Remote) -> None:
     for number in range(40):
         server.ok(f"/{number}", str(number).encode())
     url = f"http://{SITE}:{server.port}"
-    found = await asyncio.gather(*(one.get(f"{url}/{n}", max_bytes=9) for n in range(40)))
-    assert found == [str(number).encode() for number in range(40)]
+    bodies = await asyncio.gather(*(one.get(f"{url}/{n}", max_bytes=9) for n in range(40)))
+    assert bodies == [str(number).encode() for number in range(40)]
     await one.aclose()
 
 

@@ -46,7 +46,7 @@ async def test_https_sends_the_name_and_checks_the_certificate_against_it(
         secure.ok("/x", b"one")
         assert await fetcher.get(f"https://{SITE}:{secure.port}/x", max_bytes=99) == b"one"
         assert names == [SITE]
-        assert secure.asked[0][1]["host"] == f"{SITE}:{secure.port}"
+        assert secure.requests[0][1]["host"] == f"{SITE}:{secure.port}"
         with pytest.raises(RemoteFailed):
             await fetcher.get(f"https://other.example:{secure.port}/x", max_bytes=99)
         await fetcher.aclose()

@@ -22,7 +22,7 @@ from multimodal_embedding_serving.settings import IMAGE_FORMATS
 from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
 
 LIMITS = ImageLimits(max_bytes=32 << 20, max_pixels=64_000_000, formats=tuple(IMAGE_FORMATS))
-GREY = {"jpeg_grey", "png_grey", "pgm", "png_16", "tiff_16", "tiff_16_big", "pgm_16", "png_la"}
+GRAY = {"jpeg_grey", "png_grey", "pgm", "png_16", "tiff_16", "tiff_16_big", "pgm_16", "png_la"}
 EXACT = set("png tiff bmp dib ppm tga pcx sgi dds qoi webp_lossless png_rgba jpeg2000".split())
 
 
@@ -35,19 +35,19 @@ def levels(
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_every_kind_of_file_shows_the_same_picture(kind: str) -> None:
-    picture = photo(96, 96)
-    expected = np.asarray(picture.convert("L").convert("RGB") if kind in GREY else picture)
-    found = levels(write_image(kind, picture))
-    off = np.abs(found - expected.astype(np.int16))
-    if kind in EXACT or (kind in GREY and kind != "jpeg_grey"):
+def test_every_kind_of_file_shows_the_same_image(kind: str) -> None:
+    image = photo(96, 96)
+    expected = np.asarray(image.convert("L").convert("RGB") if kind in GRAY else image)
+    result = levels(write_image(kind, image))
+    off = np.abs(result - expected.astype(np.int16))
+    if kind in EXACT or (kind in GRAY and kind != "jpeg_grey"):
         assert off.max() == 0
     elif kind in ("tiff_float", "tiff_int"):
-        grey = np.asarray(picture.convert("L")).astype(float)
-        stretched = np.rint((grey - grey.min()) / np.ptp(grey) * 255)
-        assert np.abs(found - stretched[..., None]).max() <= 1
+        gray = np.asarray(image.convert("L")).astype(float)
+        stretched = np.rint((gray - gray.min()) / np.ptp(gray) * 255)
+        assert np.abs(result - stretched[..., None]).max() <= 1
     elif kind == "png_bilevel":
-        assert set(np.unique(found)) == {0, 255}
+        assert set(np.unique(result)) == {0, 255}
     else:
         assert off.mean() < 12, off.mean()
 
@@ -66,10 +66,10 @@ def test_a_file_cut_in_half_is_a_422(kind: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_an_exif_orientation_is_applied(orientation: int, form: str) -> None:
-    picture = photo(80, 48)
+    image = photo(80, 48)
     options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
-    found = levels(write_oriented(picture, orientation, form, **options))
-    pixels = np.asarray(picture).astype(np.int16)
+    result = levels(write_oriented(image, orientation, form, **options))
+    pixels = np.asarray(image).astype(np.int16)
     upright = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -80,8 +80,8 @@ def test_an_exif_orientation_is_applied(orientation: int, form: str) -> None:
         7: pixels[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(pixels),
     }[orientation]
-    assert found.shape == upright.shape
-    assert np.abs(found - upright).mean() < 3
+    assert result.shape == upright.shape
+    assert np.abs(result - upright).mean() < 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 7), (257, 129)])
@@ -99,7 +99,7 @@ def test_alpha_is_dropped_and_not_composited() -> None:
 
 
 def test_an_animation_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for form in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
         out = io.BytesIO()
         options = {"lossless": True} if form == "WEBP" else {}
@@ -145,10 +145,10 @@ def test_a_float_image_may_hold_nan_and_infinity() -> None:
 
 
 def test_arrays_pillow_images_and_files_agree() -> None:
-    picture = photo()
-    pixels = np.asarray(picture)
+    image = photo()
+    pixels = np.asarray(image)
     expected = levels(write_image("png"))
-    for source in (picture, pixels, np.dstack([pixels, pixels[..., 0]]), pixels[:, ::-1][:, ::-1]):
+    for source in (image, pixels, np.dstack([pixels, pixels[..., 0]]), pixels[:, ::-1][:, ::-1]):
         assert (levels(source) == expected).all()
     assert (levels(np.ones((2, 2), dtype=bool)) == 255).all()
 

@@ -1,4 +1,4 @@
-"""Bytes that are no picture, or one that is too large, damaged or hostile."""
+"""Bytes that are not an image, or images that are too large, damaged or hostile."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_bytes_above_the_limit_are_a_413() -> None:
 
 
 def verdict(data: bytes) -> str | int:
-    """The mode of the opened image, or the status of the refusal; anything else gets through."""
+    """The mode of the opened image, or the status of the error; anything else gets through."""
     try:
         return decode_rgb(data, LIMITS, min_side=4).mode
     except EmbeddingError as error:

@@ -19,13 +19,13 @@ class Counter:
 
     def __init__(self, end: int, error: Exception | None = None) -> None:
         self.end, self.error = end, error
-        self.made = 0
+        self.count = 0
         self.closed = threading.Event()
 
     def __call__(self) -> Generator[int, None, None]:
         try:
             for number in range(self.end):
-                self.made = number + 1
+                self.count = number + 1
                 yield number
             if self.error is not None:
                 raise self.error
@@ -35,8 +35,8 @@ class Counter:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as made:
-        yield made
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
 
 
 async def test_items_come_in_order(pool: ThreadPoolExecutor) -> None:
@@ -55,10 +55,10 @@ async def test_an_error_comes_after_what_was_made_before_it(pool: ThreadPoolExec
 async def test_the_generator_runs_only_so_far_ahead(pool: ThreadPoolExecutor) -> None:
     counter = Counter(1000)
     async with aclosing(stream(counter, pool, ahead=2)) as items:
-        for wanted in range(10):
-            assert await anext(items) == wanted
+        for expected in range(10):
+            assert await anext(items) == expected
             # two that wait and one that is held until there is room
-            assert counter.made <= wanted + 1 + 2 + 1
+            assert counter.count <= expected + 1 + 2 + 1
 
 
 async def test_the_generator_is_closed_when_the_consumer_stops(pool: ThreadPoolExecutor) -> None:
@@ -66,7 +66,7 @@ async def test_the_generator_is_closed_when_the_consumer_stops(pool: ThreadPoolE
     async with aclosing(stream(counter, pool, ahead=2)) as items:
         await anext(items)
     assert await asyncio.to_thread(counter.closed.wait, PATIENCE)
-    assert counter.made < 10
+    assert counter.count < 10
 
 
 async def test_the_generator_is_closed_when_the_consumer_is_cancelled(
@@ -148,4 +148,4 @@ async def test_a_stream_that_never_got_a_thread_is_not_started_later() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         release.set()
-    assert counter.made == 0
+    assert counter.count == 0

@@ -72,18 +72,18 @@ SEGMENTS = (
 def numbers(data: bytes | Path, segment: Segment, *, threads: int = 0) -> list[int]:
     """The sampled frames' numbers, proved by their barcodes."""
     frames = list(read_frames(data, segment, LIMITS, threads=threads))
-    found = [frame.index for frame in frames]
-    assert [read_barcode(frame.rgb) for frame in frames] == found
-    return found
+    indexes = [frame.index for frame in frames]
+    assert [read_barcode(frame.rgb) for frame in frames] == indexes
+    return indexes
 
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_frames_are_right_to_the_number(name: str) -> None:
     data = VIDEOS[name]()
-    found = survey(Source(data, max_side=8192), 3600)
-    assert found.frames == 60
+    video = survey(Source(data, max_side=8192), 3600)
+    assert video.frames == 60
     for segment in SEGMENTS:
-        assert numbers(data, segment) == choose(segment, 60, found.rate), segment
+        assert numbers(data, segment) == choose(segment, 60, video.rate), segment
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -115,11 +115,11 @@ def test_a_variable_rate_keeps_its_true_times(name: str) -> None:
 
 
 def test_a_declared_rate_that_the_times_belie_is_measured() -> None:
-    found = survey(Source(VIDEOS["variable_avi"](), max_side=8192), 3600)
+    video = survey(Source(VIDEOS["variable_avi"](), max_side=8192), 3600)
     with av.open(io.BytesIO(VIDEOS["variable_avi"]())) as container:
         assert container.streams.video[0].average_rate == 1000
         assert container.streams.video[0].frames > 60
-    assert found.rate == pytest.approx(59 / ((JUMPY[-1] - JUMPY[0]) / 1000), rel=0.01)
+    assert video.rate == pytest.approx(59 / ((JUMPY[-1] - JUMPY[0]) / 1000), rel=0.01)
 
 
 def test_a_lying_frame_count_is_not_believed() -> None:
@@ -202,19 +202,19 @@ def test_a_rotation_is_applied(container: str, rotation: int, mirrored: bool) ->
         assert read_barcode(np.rot90(turned, rotation // 90)) == frame.index
 
 
-def test_colours_come_back() -> None:
+def test_colors_come_back() -> None:
     out = io.BytesIO()
-    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)]
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)]
     with av.open(out, "w", format="mp4") as target:
         stream = target.add_stream("libx264", rate=5, options={"crf": "1", "preset": "ultrafast"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for colour in colours:
-            picture = np.full((64, 64, 3), colour, dtype=np.uint8)
-            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for color in colors:
+            pixels = np.full((64, 64, 3), color, dtype=np.uint8)
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         target.mux(stream.encode(None))
     for frame in read_frames(out.getvalue(), Segment(), LIMITS):
-        assert np.abs(frame.rgb.mean(axis=(0, 1)) - colours[frame.index]).max() < 4
+        assert np.abs(frame.rgb.mean(axis=(0, 1)) - colors[frame.index]).max() < 4
 
 
 def test_an_animated_gif_is_a_video() -> None:
@@ -232,7 +232,7 @@ def test_a_path_and_its_bytes_give_the_same_frames(tmp_path: Path) -> None:
         next(read_frames(tmp_path / "missing.mp4", Segment(), LIMITS))
 
 
-def test_a_cover_picture_is_not_the_video() -> None:
+def test_cover_art_is_not_the_video() -> None:
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as target:
         cover = target.add_stream("png", rate=1)

@@ -1,4 +1,4 @@
-"""Videos that are damaged, hostile, long or no videos; and what a reader leaves behind."""
+"""Videos that are damaged, hostile or long, or not videos; and what a reader leaves behind."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_bytes_of_no_known_container_are_a_415(name: str) -> None:
         next(read_frames(NOT_VIDEOS[name], Segment(), LIMITS))
 
 
-def test_a_container_without_pictures_is_a_422() -> None:
+def test_a_container_without_video_is_a_422() -> None:
     for data in (b"\0\0\0\x18ftypisom" + bytes(12), b"\x1a\x45\xdf\xa3" + bytes(200), b""):
         with pytest.raises(InvalidInput):
             next(read_frames(data, Segment(), LIMITS))
 
 
-def pictures(data: bytes) -> list[tuple[int, int]] | int:
-    """Index and barcode of each frame, or the status of the refusal."""
+def frames_of(data: bytes) -> list[tuple[int, int]] | int:
+    """Index and barcode of each frame, or the status of the error."""
     try:
         frames = list(read_frames(data, Segment(num_frames=0), LIMITS))
     except EmbeddingError as error:
@@ -69,12 +69,12 @@ def pictures(data: bytes) -> list[tuple[int, int]] | int:
 @pytest.mark.parametrize("kind", VIDEO_KINDS)
 def test_a_file_cut_short_gives_the_frames_it_still_has_or_a_422(kind: str, part: float) -> None:
     whole = write_video(kind, 48, b_frames=0)
-    found = pictures(whole[: int(len(whole) * part)])
-    if isinstance(found, int):
-        assert found == 422
+    frames = frames_of(whole[: int(len(whole) * part)])
+    if isinstance(frames, int):
+        assert frames == 422
     else:
-        assert found == [(number, number) for number in range(len(found))]
-        assert part > 0.9 or (len(found) < 48 and kind not in ("mp4", "mov"))
+        assert frames == [(number, number) for number in range(len(frames))]
+        assert part > 0.9 or (len(frames) < 48 and kind not in ("mp4", "mov"))
 
 
 @cache
@@ -139,12 +139,12 @@ class Watched:
 def test_a_seek_skips_what_nobody_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_video(kind, 240, group=30)
     watched = Watched(monkeypatch)
-    found = list(read_frames(data, Segment(frame_indexes=(3, 100, 101, 230)), LIMITS))
-    assert [read_barcode(frame.rgb) for frame in found] == [3, 100, 101, 230]
-    assert watched.decoded < 120, "of 231 frames, only the wanted ones' groups are decoded"
+    frames = list(read_frames(data, Segment(frame_indexes=(3, 100, 101, 230)), LIMITS))
+    assert [read_barcode(frame.rgb) for frame in frames] == [3, 100, 101, 230]
+    assert watched.decoded < 120, "of 231 frames, only the groups of the sampled ones are decoded"
 
 
-def test_nothing_is_decoded_after_the_last_wanted_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_after_the_last_sampled_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_video("mp4", 240, group=30)
     watched = Watched(monkeypatch)
     assert len(list(read_frames(data, Segment(frame_indexes=(2, 5)), LIMITS))) == 2

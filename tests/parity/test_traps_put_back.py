@@ -170,7 +170,7 @@ TRAPS = {
         "media/image.py",
         'return image if mode == "RGB" else image.convert("RGB")',
         'return image if mode == "RGB" else image.convert("L").convert("RGB")',
-        f"{PICTURES}::test_every_kind_of_file_shows_the_same_picture",
+        f"{PICTURES}::test_every_kind_of_file_shows_the_same_image",
     ),
     "vectors that are no numbers pass": Trap(
         "engine/loader.py",

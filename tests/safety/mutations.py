@@ -1,4 +1,4 @@
-"""Damaged copies of good inputs, and what an answer to them may be."""
+"""Damaged copies of good inputs, and the responses that are allowed for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTAINERS = ("mp4", "mkv", "webm", "avi")
 STRANGE = (b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0\0\0\0\1", b"%n%s")
 
 LEAK = re.compile(r"0x[0-9a-f]{6,}|site-packages|Traceback|/root/|/usr/|/home/|\.py\b", re.I)
-"""What no message may hold: an address in memory, a path of the server, a stack."""
+"""What no message may contain: a memory address, a path of the server, a stack trace."""
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -43,11 +43,11 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     return [write_image(kind, photo(40, 30)) for kind in KINDS]
 
 
-def films() -> list[bytes]:
+def videos() -> list[bytes]:
     return [write_video(container, frames=8) for container in CONTAINERS]
 
 
@@ -55,23 +55,23 @@ def bodies() -> list[tuple[str, bytes]]:
     """(path, a good JSON body) of every dialect."""
     text = {"input": {"type": "text", "text": ["a cat", "\u732b"]}, "encoding_format": "base64"}
     frames = [{"type": "image_base64", "image_base64": "aGVsbG8="}]
-    film = {"type": "video_frames", "video_frames": frames, "segment_config": {"num_frames": 3}}
+    video = {"type": "video_frames", "video_frames": frames, "segment_config": {"num_frames": 3}}
     mixed = {"input": ["a", {"text": "b"}, {"image": "aGk="}], "dimensions": 8, "user": "x"}
     cohere = {"texts": ["a", "b"], "embedding_types": ["int8"], "output_dimension": 8}
-    given = [("/embeddings", text), ("/embeddings", {"input": film})]
-    given += [("/v1/embeddings", mixed), ("/v2/embed", cohere)]
-    return [(path, json.dumps(body).encode()) for path, body in given]
+    requests = [("/embeddings", text), ("/embeddings", {"input": video})]
+    requests += [("/v1/embeddings", mixed), ("/v2/embed", cohere)]
+    return [(path, json.dumps(body).encode()) for path, body in requests]
 
 
 def check_answer(answer: httpx2.Response) -> None:
-    """A right answer or a clean refusal: no server error but 503 and 504, nothing that leaks."""
+    """A correct response or a clean error: no server error but 503 and 504, no internals."""
     assert answer.status_code < 500 or answer.status_code in (503, 504), answer.text
     if answer.status_code >= 400:
-        refusal = answer.json()
-        assert set(refusal) & {"detail", "error", "message"}, refusal
+        error = answer.json()
+        assert set(error) & {"detail", "error", "message"}, error
         assert not LEAK.search(answer.text), answer.text
 
 
 def seeds(name: str, count: int) -> Sequence[random.Random]:
-    """The same damage in every run: a failure can be seen again."""
+    """The same damage in every run, so that a failure can be reproduced."""
     return [random.Random(f"{name} {number}") for number in range(count)]

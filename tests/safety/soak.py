@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 
-from tests.safety.mutations import LEAK, bodies, films, mutate, pictures
+from tests.safety.mutations import LEAK, bodies, images, mutate, videos
 from tests.serving import PATIENCE, Running, serving
 
 TEXTS = ["a cat", "a cup of coffee", "two boats on a lake, seen from above", "x"]
@@ -62,7 +62,7 @@ class Tally:
             if status >= 500 and status not in (503, 504):
                 self.wrong.append(f"status {status}: {answer.text[:200]}")
             if status >= 400 and LEAK.search(answer.text):
-                self.wrong.append(f"a message tells too much: {answer.text[:200]}")
+                self.wrong.append(f"a message reveals internals: {answer.text[:200]}")
 
 
 class Soak:
@@ -71,14 +71,14 @@ class Soak:
     def __init__(self, running: Running, seconds: float) -> None:
         self.running, self.seconds = running, seconds
         self.tally, self.over = Tally(), threading.Event()
-        good = [base64.b64encode(picture).decode() for picture in pictures()[:4]]
-        self.film = base64.b64encode(films()[0]).decode()
+        good = [base64.b64encode(image).decode() for image in images()[:4]]
+        self.video = base64.b64encode(videos()[0]).decode()
         self.sources: list[dict[str, Any]] = [
             {"type": "text", "text": TEXTS},
             {"type": "image_base64", "image_base64": good},
             {
                 "type": "video_base64",
-                "video_base64": self.film,
+                "video_base64": self.video,
                 "segment_config": {"num_frames": 3},
             },
         ]
@@ -97,18 +97,18 @@ class Soak:
     # ── those who come and go ──
 
     def ordinary(self, rng: random.Random) -> None:
-        """Right vectors, or a clean error where somebody killed the decoder of this film."""
+        """Correct vectors, or a clean error if the decoder of this video was killed."""
         with self.client() as http:
             while not self.over.is_set():
                 place = rng.randrange(len(self.sources))
-                found = self.ask(http, self.sources[place])
-                self.tally.count("compared" if found is not None else "refused")
-                if found is not None and not same(found, self.alone[place]):
+                result = self.ask(http, self.sources[place])
+                self.tally.count("compared" if result is not None else "rejected")
+                if result is not None and not same(result, self.alone[place]):
                     with self.tally.lock:
                         self.tally.wrong.append(f"other vectors for {self.sources[place]['type']}")
 
     def damaged(self, rng: random.Random) -> None:
-        good, moving, written = pictures(), films(), bodies()
+        good, moving, written = images(), videos(), bodies()
         with self.client() as http:
             while not self.over.is_set():
                 match rng.randrange(4):
@@ -178,8 +178,8 @@ class Soak:
             self.tally.wrong.append("a client still waits for its answer")
 
 
-def same(found: Any, expected: Any) -> bool:
-    return found.shape == expected.shape and bool(((found * expected).sum(-1) > 0.9999).all())
+def same(result: Any, expected: Any) -> bool:
+    return result.shape == expected.shape and bool(((result * expected).sum(-1) > 0.9999).all())
 
 
 def children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Small files that become large ones: refused by their header, or decoded within the budget."""
+"""Small files that expand: rejected by their header, or decoded within the budget."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.safety.soak import resident
 from tests.serving import PATIENCE, Running
 
 BUDGET = 512 << 20
-"""What the service lets all decoding take (safety.md)."""
+"""Memory for all concurrent decoding (safety.md)."""
 SIDE = 8000
 """Pixels: 8000 x 8000 is just within the limit, and takes 256 MB decoded."""
-PICTURES = 3
+IMAGES = 3
 """Two at once would take twice the budget."""
-KEPT = PICTURES * (64 << 20)
-"""What glibc may keep of freed blocks at the top of each thread's arena, which nothing trims."""
+MAX_RETAINED = IMAGES * (64 << 20)
+"""Freed blocks that glibc may keep at the top of each thread's arena, which nothing trims."""
 
 
 def huge_png() -> bytes:
@@ -78,7 +78,7 @@ def embed(running: Running, data: bytes) -> httpx2.Response:
 
 
 class Peak:
-    """The most private memory of a process inside the `with` block, in bytes."""
+    """The peak private memory of a process inside the `with` block, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self.before = self.bytes = resident(pid)
@@ -114,18 +114,18 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", ["RGB", pytest.param("L", marks=SLOW), pytest.param("RGBA", marks=SLOW)]
 )
-def test_many_large_pictures_at_once_stay_within_the_budget(
+def test_many_large_images_at_once_stay_within_the_budget(
     mode: str, server: Running, figure: Figure
 ) -> None:
     out = io.BytesIO()
     Image.new(mode, (SIDE, SIDE)).save(out, "PNG")
     data = out.getvalue()
     assert len(data) < 500_000
-    with Peak(server.process.pid) as peak, ThreadPoolExecutor(PICTURES) as pool:
-        answers = list(pool.map(lambda _: embed(server, data), range(PICTURES)))
+    with Peak(server.process.pid) as peak, ThreadPoolExecutor(IMAGES) as pool:
+        answers = list(pool.map(lambda _: embed(server, data), range(IMAGES)))
     assert {answer.status_code for answer in answers} == {200}
-    grown, kept = peak.bytes - peak.before, resident(server.process.pid) - peak.before
-    asked = f"{PICTURES} {mode} pictures of 64 megapixels at once"
-    figure(f"{asked}: {grown >> 20} MB more at most, {kept >> 20} MB kept")
+    grown, retained = peak.bytes - peak.before, resident(server.process.pid) - peak.before
+    label = f"{IMAGES} {mode} images of 64 megapixels at once"
+    figure(f"{label}: {grown >> 20} MB more at most, {retained >> 20} MB retained")
     assert grown < BUDGET + (64 << 20)
-    assert kept < KEPT
+    assert retained < MAX_RETAINED

@@ -1,4 +1,4 @@
-"""Damaged pictures, films, JSON and forms: a refusal for each, and no harm to anybody else."""
+"""Damaged images, videos, JSON and forms: each is an error and harms no other request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
-from tests.safety.mutations import LEAK, bodies, check_answer, films, mutate, pictures, seeds
+from tests.safety.mutations import LEAK, bodies, check_answer, images, mutate, seeds, videos
 from tests.serving import PATIENCE, Running
 
 LIMITS = ImageLimits(max_bytes=2**22, max_pixels=2**22, formats=tuple(IMAGE_FORMATS))
@@ -42,26 +42,26 @@ def decode(data: bytes) -> Image.Image | EmbeddingError:
 
 @rounds
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_a_damaged_picture_is_a_picture_or_a_refusal(rounds: int) -> None:
-    good = pictures()
-    refused = 0
-    for rng in seeds("picture", 500 * rounds):
-        found = decode(mutate(rng.choice(good), rng))
-        if isinstance(found, EmbeddingError):
-            refused += 1
-            assert found.status in (413, 415, 422), found
-            assert not LEAK.search(found.message)
+def test_a_damaged_image_is_an_image_or_an_error(rounds: int) -> None:
+    good = images()
+    errors = 0
+    for rng in seeds("image", 500 * rounds):
+        result = decode(mutate(rng.choice(good), rng))
+        if isinstance(result, EmbeddingError):
+            errors += 1
+            assert result.status in (413, 415, 422), result
+            assert not LEAK.search(result.message)
         else:
-            assert found.mode == "RGB"
-            assert found.width * found.height <= LIMITS.max_pixels
-    assert refused > 100
+            assert result.mode == "RGB"
+            assert result.width * result.height <= LIMITS.max_pixels
+    assert errors > 100
 
 
 @rounds
-def test_a_damaged_film_is_a_film_or_a_refusal(rounds: int, http: httpx2.Client) -> None:
-    good = films()
+def test_a_damaged_video_is_a_video_or_an_error(rounds: int, http: httpx2.Client) -> None:
+    good = videos()
     statuses: list[int] = []
-    for rng in seeds("film", 40 * rounds):
+    for rng in seeds("video", 40 * rounds):
         coded = base64.b64encode(mutate(rng.choice(good), rng)).decode()
         source = {
             "type": "video_base64",
@@ -85,7 +85,7 @@ def test_a_damaged_body_is_refused_cleanly(rounds: int, http: httpx2.Client) -> 
 
 @rounds
 def test_a_damaged_form_is_refused_cleanly(rounds: int, http: httpx2.Client) -> None:
-    parts: Sequence[Any] = [("file", ("a.png", pictures()[1])), ("input", (None, "a cat"))]
+    parts: Sequence[Any] = [("file", ("a.png", images()[1])), ("input", (None, "a cat"))]
     form = http.build_request("POST", "/v1/embeddings", files=parts, data={"dimensions": "384"})
     good = form.read()
     for rng in seeds("form", 150 * rounds):
@@ -97,8 +97,8 @@ def test_a_damaged_form_is_refused_cleanly(rounds: int, http: httpx2.Client) -> 
 def test_poison_in_one_request_changes_no_others_vectors(
     rounds: int, http: httpx2.Client, server: Running
 ) -> None:
-    """Good pictures and texts, alone and then beside a stream of damaged ones, are the same."""
-    good = [base64.b64encode(picture).decode() for picture in pictures()[:4]]
+    """Good images and texts, alone and then beside a stream of damaged ones, are the same."""
+    good = [base64.b64encode(image).decode() for image in images()[:4]]
     sources: list[dict[str, Any]] = [{"type": "image_base64", "image_base64": good}]
     sources += [{"type": "text", "text": ["a cat", "a cup of coffee", "x"]}]
 
@@ -113,7 +113,7 @@ def test_poison_in_one_request_changes_no_others_vectors(
         rng = random.Random(number)
         with httpx2.Client(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
             while not over.is_set():
-                items = [mutate(rng.choice(pictures()), rng) for _ in range(3)]
+                items = [mutate(rng.choice(images()), rng) for _ in range(3)]
                 coded = [base64.b64encode(item).decode() for item in items]
                 source = {"type": "image_base64", "image_base64": [good[0], *coded]}
                 try:

@@ -27,12 +27,12 @@ def kernel(distance: Floats, name: Filter) -> Floats:
     return np.asarray(np.where(x < 1, near, np.where(x < 2, far, 0)))
 
 
-def weights(length: int, wanted: int, name: Filter) -> Floats:
-    """[wanted, length]: the kernel stretched by the scale where it shrinks (antialias)."""
-    scale = length / wanted
+def weights(length: int, size: int, name: Filter) -> Floats:
+    """[size, length]: the kernel stretched by the scale where it shrinks (antialias)."""
+    scale = length / size
     stretch = max(1.0, scale)
-    centres = (np.arange(wanted) + 0.5) * scale
-    table = kernel((np.arange(length) + 0.5 - centres[:, None]) / stretch, name)
+    centers = (np.arange(size) + 0.5) * scale
+    table = kernel((np.arange(length) + 0.5 - centers[:, None]) / stretch, name)
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
@@ -82,44 +82,44 @@ def test_levels_are_those_of_the_float_reference_within_one(
 ) -> None:
     image = photo(*size, seed=3)
     transform = ImageTransform(224, resize, resample, 49)
-    found = transform(image)
-    assert found.shape == (224, 224, 3)
-    assert found.dtype == np.uint8
-    assert np.abs(found - np.rint(reference(image, transform))).max() <= 1
+    result = transform(image)
+    assert result.shape == (224, 224, 3)
+    assert result.dtype == np.uint8
+    assert np.abs(result - np.rint(reference(image, transform))).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(224, 1), (1, 224), (1, 5000), (5000, 1), (1, 1), (3, 4000)])
 @pytest.mark.parametrize("resize", ["squash", "short_side", "square_crop"])
-def test_slender_pictures_stay_within_a_level_and_within_bounds(
+def test_slender_images_stay_within_a_level_and_within_bounds(
     size: tuple[int, int], resize: Literal["squash", "short_side", "square_crop"]
 ) -> None:
     transform = ImageTransform(32, resize, "bicubic", 1)
     image = photo(*size, seed=1)
-    found = transform(image)
-    assert found.shape == (32, 32, 3)
+    result = transform(image)
+    assert result.shape == (32, 32, 3)
     if resize != "short_side" or max(size) < 1000:
-        assert np.abs(found - np.rint(reference(image, transform))).max() <= 1
+        assert np.abs(result - np.rint(reference(image, transform))).max() <= 1
 
 
-def test_the_window_of_a_slender_picture_is_its_centre() -> None:
+def test_the_window_of_a_slender_image_is_its_center() -> None:
     ramp = np.repeat(np.linspace(0, 255, 4001)[None, :, None], 3, axis=2).repeat(2, axis=0)
     image = Image.fromarray(np.rint(ramp).astype(np.uint8))
     transform = ImageTransform(16, "short_side", "bicubic", 1)
-    for picture in (image, image.transpose(Image.Transpose.TRANSPOSE)):
-        assert np.abs(transform(picture).astype(int) - 127.5).max() <= 1.5
+    for each in (image, image.transpose(Image.Transpose.TRANSPOSE)):
+        assert np.abs(transform(each).astype(int) - 127.5).max() <= 1.5
     noisy = Image.fromarray(np.random.default_rng(0).integers(90, 160, (4, 400, 3), dtype=np.uint8))
-    for picture in (noisy, noisy.transpose(Image.Transpose.TRANSPOSE)):
-        assert np.abs(transform(picture) - np.rint(reference(picture, transform))).max() <= 1
+    for each in (noisy, noisy.transpose(Image.Transpose.TRANSPOSE)):
+        assert np.abs(transform(each) - np.rint(reference(each, transform))).max() <= 1
 
 
 def test_the_crop_offset_of_335_columns_rounds_half_to_even() -> None:
     columns = np.arange(335, dtype=np.uint16).astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(columns[None, :, None], (224, 335, 3)).copy())
-    found = ImageTransform(224, "short_side", "bicubic", 49)(image)
-    assert found[0, 0, 0] == 56  # (335 - 224) / 2 = 55.5; transformers' floor would start at 55
+    result = ImageTransform(224, "short_side", "bicubic", 49)(image)
+    assert result[0, 0, 0] == 56  # (335 - 224) / 2 = 55.5; transformers' floor would start at 55
 
 
-def test_a_picture_of_the_models_size_is_left_alone() -> None:
+def test_an_image_of_the_models_size_is_left_alone() -> None:
     image = photo(224, 224)
     for transform in (
         ImageTransform(224, "squash", "bicubic", 49),

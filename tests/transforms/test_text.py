@@ -131,8 +131,10 @@ def test_a_document_and_a_bare_text_are_not_wrapped(query: TextTransform) -> Non
 
 
 def test_a_role_without_a_prompt_changes_nothing(transforms: dict[str, TextTransform]) -> None:
-    plain, asked = (transforms["clip"].prepare("a cat", role=role).row for role in (None, "query"))
-    np.testing.assert_array_equal(plain, asked)
+    plain, with_role = (
+        transforms["clip"].prepare("a cat", role=role).row for role in (None, "query")
+    )
+    np.testing.assert_array_equal(plain, with_role)
 
 
 def test_braces_in_a_text_are_just_text(query: TextTransform) -> None:
@@ -148,7 +150,7 @@ def test_a_long_query_keeps_the_appended_end(query: TextTransform) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mended"),
+    ("text", "repaired"),
     [
         ("plain", "plain"),
         ("a\ud83db", "a\ufffdb"),
@@ -158,8 +160,8 @@ def test_a_long_query_keeps_the_appended_end(query: TextTransform) -> None:
         ("\x00\x01\u200b", "\x00\x01\u200b"),
     ],
 )
-def test_lone_surrogates_become_the_replacement_character(text: str, mended: str) -> None:
-    assert repair_surrogates(text) == mended
+def test_lone_surrogates_become_the_replacement_character(text: str, repaired: str) -> None:
+    assert repair_surrogates(text) == repaired
 
 
 @settings(max_examples=300, deadline=None)

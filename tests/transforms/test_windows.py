@@ -50,8 +50,8 @@ def test_windows_cover_every_token_once(
     assert whole == [*joined, *text]
     assert all(window.ids[-1] == END and len(window.ids) <= length for window in windows)
     # what the text has in common with the prompt's end is counted to the prompt
-    told = sum(window.covers for window in windows)
-    assert len(text) - (len(prompt) - len(joined)) <= told <= len(text)
+    total = sum(window.covers for window in windows)
+    assert len(text) - (len(prompt) - len(joined)) <= total <= len(text)
 
 
 @given(texts())
