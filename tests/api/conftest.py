@@ -1,4 +1,4 @@
-"""A server for the tests that only read, and one to be made as a test wants it."""
+"""Fixtures: a shared server for tests that only read, and servers of a test's own."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def make(*arguments: object, **changes: object) -> FakeServing:
-            made = FakeServing(*arguments, **changes)  # type: ignore[arg-type]
-            stack.callback(made.stop)
-            return made
+            server = FakeServing(*arguments, **changes)  # type: ignore[arg-type]
+            stack.callback(server.stop)
+            return server
 
         yield make

@@ -71,7 +71,7 @@ def fake_engine(
             window=window,
             slice_size=chunk,
         )
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": "CLIP/clip-vit-b-32",
         "family": "CLIP",
         "dimension": DIMENSION,
@@ -84,7 +84,7 @@ def fake_engine(
         "text_length": MAX_LENGTH,
         "logit_scale": 100.0,
     }
-    info = ModelInfo(**{**given, **facts})
+    info = ModelInfo(**{**defaults, **facts})
     return Engine(info, towers, settings, media=media, metrics=metrics, reopen=reopen)
 
 

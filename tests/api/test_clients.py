@@ -28,8 +28,8 @@ MODEL = "clip-vit-b-32"
 
 @pytest.fixture
 def client(serving: FakeServing) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none") as made:
-        yield made
+    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none") as client:
+        yield client
 
 
 def uri(data: bytes, kind: str = "image/png") -> str:
@@ -38,9 +38,9 @@ def uri(data: bytes, kind: str = "image/png") -> str:
 
 def test_openais_client_gets_exact_vectors_by_its_default_base64(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model=MODEL, input=["a", "b"], user="someone")
-    found = [np.array(each.embedding, np.float32) for each in answer.data]
+    actual = [np.array(each.embedding, np.float32) for each in answer.data]
     assert [each.index for each in answer.data] == [0, 1]
-    assert (found[1] == vector_of(text_row("b"))).all()
+    assert (actual[1] == vector_of(text_row("b"))).all()
     assert (answer.object, answer.model) == ("list", MODEL)
     assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (4, 4)
 
@@ -89,17 +89,17 @@ def test_dimensions_other_than_the_models_are_refused(client: openai.OpenAI) -> 
 def test_vectors_are_cut_and_renormalised_where_the_model_allows_it(start: Start) -> None:
     url = start(facts={"min_dimension": 2}).url
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
-        found = client.embeddings.create(model=MODEL, input="a", dimensions=4).data[0].embedding
+        actual = client.embeddings.create(model=MODEL, input="a", dimensions=4).data[0].embedding
         head = vector_of(text_row("a"))[:4]
-        assert np.allclose(found, head / np.linalg.norm(head))
+        assert np.allclose(actual, head / np.linalg.norm(head))
         with pytest.raises(openai.BadRequestError):
             client.embeddings.create(model=MODEL, input="a", dimensions=1)
 
 
-@pytest.mark.parametrize("given", ["", [], ["a", ""]])
-def test_empty_input_is_openais_400(client: openai.OpenAI, given: str | list[str]) -> None:
+@pytest.mark.parametrize("value", ["", [], ["a", ""]])
+def test_empty_input_is_openais_400(client: openai.OpenAI, value: str | list[str]) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.embeddings.create(model=MODEL, input=given)
+        client.embeddings.create(model=MODEL, input=value)
     assert caught.value.type == "invalid_request_error"
     assert caught.value.param == "input"
 
@@ -119,38 +119,38 @@ def test_input_type_and_instruction_set_the_role(client: openai.OpenAI) -> None:
 
 
 def test_a_list_may_mix_texts_images_and_videos_in_every_dialect(client: openai.OpenAI) -> None:
-    picture, other = write_image("png"), write_image("webp", photo(seed=3))
+    first_image, other = write_image("png"), write_image("webp", photo(seed=3))
     clip = uri(write_video(frames=4), "video/mp4")
     items = [
         "plain",
         {"text": "jina"},
-        {"image": uri(picture)},
+        {"image": uri(first_image)},
         {"image": base64.b64encode(other).decode()},
         uri(other, "image/webp"),
         {"type": "text", "text": "chat"},
-        {"type": "image_url", "image_url": {"url": uri(picture)}},
+        {"type": "image_url", "image_url": {"url": uri(first_image)}},
         {"type": "image_url", "image_url": uri(other)},
         {"video": clip},
         {"type": "video_url", "video_url": {"url": clip}},
         clip,
     ]
     answer = client.embeddings.create(model=MODEL, input=items)
-    found = [each.embedding for each in answer.data]
-    image, second = image_vector(picture), image_vector(other)
+    actual = [each.embedding for each in answer.data]
+    image, second = image_vector(first_image), image_vector(other)
     texts = [vector_of(text_row(text)) for text in ("plain", "jina", "chat")]
     expected = [texts[0], texts[1], image, second, second, texts[2], image, second]
-    assert np.allclose(found[:8], expected, atol=1e-6)
-    assert found[8] == found[9] == found[10]
-    assert np.isclose(np.linalg.norm(found[8]), 1)
+    assert np.allclose(actual[:8], expected, atol=1e-6)
+    assert actual[8] == actual[9] == actual[10]
+    assert np.isclose(np.linalg.norm(actual[8]), 1)
 
 
 def test_modality_says_what_plain_strings_are(client: openai.OpenAI) -> None:
-    picture = write_image("png")
-    given = base64.b64encode(picture).decode()
+    first_image = write_image("png")
+    value = base64.b64encode(first_image).decode()
     for modality in ("image", ["image"]):
         body = {"modality": modality}
-        answer = client.embeddings.create(model=MODEL, input=[given], extra_body=body)
-        assert np.allclose(answer.data[0].embedding, image_vector(picture))
+        answer = client.embeddings.create(model=MODEL, input=[value], extra_body=body)
+        assert np.allclose(answer.data[0].embedding, image_vector(first_image))
     with pytest.raises(openai.BadRequestError, match="modality"):
         client.embeddings.create(model=MODEL, input=["a"], extra_body={"modality": "smell"})
 
@@ -164,12 +164,12 @@ def test_an_item_of_no_dialect_is_a_400_that_names_it(client: openai.OpenAI, ite
     assert caught.value.param == "input"
 
 
-@pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]]])
+@pytest.mark.parametrize("value", [[1, 2], [[1, 2], [3]]])
 def test_token_ids_are_a_400_that_names_the_clients_setting(
-    client: openai.OpenAI, given: list[int]
+    client: openai.OpenAI, value: list[int]
 ) -> None:
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
-        client.embeddings.create(model=MODEL, input=given)
+        client.embeddings.create(model=MODEL, input=value)
 
 
 def test_our_own_token_ids_are_accepted_by_setting(start: Start) -> None:

@@ -50,14 +50,14 @@ def test_a_search_query_is_a_query(http: httpx2.Client) -> None:
 
 def test_every_type_is_answered_beside_the_others(http: httpx2.Client) -> None:
     kinds = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
-    found = ask(http, images=[URI], input_type="image", embedding_types=kinds)["embeddings"]
-    assert list(found) == kinds
+    actual = ask(http, images=[URI], input_type="image", embedding_types=kinds)["embeddings"]
+    assert list(actual) == kinds
     expected = image_vector(IMAGE)
-    assert np.array_equal(np.float32(found["float"][0]), expected)
-    assert np.array_equal(np.frombuffer(base64.b64decode(found["base64"][0]), "<f4"), expected)
-    assert np.array_equal(np.array(found["uint8"][0]) - 128, found["int8"][0])
-    assert np.array_equal(np.unpackbits(np.uint8(found["ubinary"][0])), expected > 0)
-    assert np.array_equal(np.array(found["binary"][0]) + 128, found["ubinary"][0])
+    assert np.array_equal(np.float32(actual["float"][0]), expected)
+    assert np.array_equal(np.frombuffer(base64.b64decode(actual["base64"][0]), "<f4"), expected)
+    assert np.array_equal(np.array(actual["uint8"][0]) - 128, actual["int8"][0])
+    assert np.array_equal(np.unpackbits(np.uint8(actual["ubinary"][0])), expected > 0)
+    assert np.array_equal(np.array(actual["binary"][0]) + 128, actual["ubinary"][0])
 
 
 def test_parts_of_one_input_are_fused(http: httpx2.Client) -> None:
@@ -65,8 +65,8 @@ def test_parts_of_one_input_are_fused(http: httpx2.Client) -> None:
     answer = ask(http, inputs=[{"content": [text, image]}, {"content": [text]}])
     expected = [vector_of(text_row("a", "document")), image_vector(IMAGE)]
     mean = np.mean(expected, axis=0)
-    found = np.array(answer["embeddings"]["float"])
-    assert np.allclose(found, [mean / np.linalg.norm(mean), expected[0]], atol=1e-6)
+    actual = np.array(answer["embeddings"]["float"])
+    assert np.allclose(actual, [mean / np.linalg.norm(mean), expected[0]], atol=1e-6)
 
 
 @pytest.mark.parametrize(

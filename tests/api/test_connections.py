@@ -31,20 +31,20 @@ def connect() -> Iterator[Connect]:
 
         def make(serving: FakeServing, data: bytes = b"") -> socket.socket:
             address = ("127.0.0.1", serving.running.port)
-            made = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
-            made.sendall(data)
-            return made
+            connection = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
+            connection.sendall(data)
+            return connection
 
         yield make
 
 
 def answer(connection: socket.socket) -> bytes:
     """All that comes until the server closes the connection."""
-    found = b""
+    data = b""
     with suppress(ConnectionResetError):
         while part := connection.recv(65536):
-            found += part
-    return found
+            data += part
+    return data
 
 
 def connections(serving: FakeServing) -> int:
@@ -70,7 +70,7 @@ def test_a_head_that_does_not_arrive_is_a_408_and_the_place_is_free(
 
 
 def test_a_head_that_trickles_is_cut_off_all_the_same(start: Start, connect: Connect) -> None:
-    """Each byte would start an idle timer anew."""
+    """Each byte would restart an idle timer."""
     serving = start(header_timeout=SOON)
     connection = connect(serving, b"GET /live HTTP/1.1\r\n")
     with suppress(BrokenPipeError, ConnectionResetError):
@@ -136,10 +136,10 @@ def test_a_body_that_stops_halfway_is_a_408_and_others_are_served(
 
 
 def answer_head(connection: socket.socket) -> bytes:
-    found = b""
-    while b"\r\n\r\n" not in found:
-        found += connection.recv(65536)
-    return found
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    return data
 
 
 def test_a_client_that_closes_its_half_is_taken_for_gone(start: Start, connect: Connect) -> None:

@@ -40,8 +40,8 @@ class Documented:
 
     def curl(self, *arguments: str, path: str) -> tuple[int, Any]:
         """Status and JSON of an answer."""
-        told = ("--silent", "--noproxy", "*", "--write-out", "\\n%{http_code}")
-        command = ["curl", *told, "--location", f"{self.url}{path}", *arguments]
+        flags = ("--silent", "--noproxy", "*", "--write-out", "\\n%{http_code}")
+        command = ["curl", *flags, "--location", f"{self.url}{path}", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         body, _, status = done.stdout.rpartition("\n")
         return int(status), json.loads(body)
@@ -168,8 +168,8 @@ def test_refusals_have_the_status_and_the_detail_that_is_documented(
         "Model mismatch: requested model 'CLIP/clip-vit-h-14' does not match the currently loaded "
         f"model '{MODEL}'."
     )
-    picture = {"type": "image_base64", "image_base64": b64(IMAGE)}
-    assert Documented(start(("text",)).url).post(picture)[0] == 400
+    image = {"type": "image_base64", "image_base64": b64(IMAGE)}
+    assert Documented(start(("text",)).url).post(image)[0] == 400
     gone = {"type": "video_file", "video_path": "gone.mp4", "segment_config": WHOLE}
     assert documented.post(gone)[0] == 404
     assert documented.post({"type": "smell", "smell": "a"})[0] == 422

@@ -32,7 +32,7 @@ def vectors(http: httpx2.Client, **body: Any) -> list[Any]:
 
 def test_jinas_documented_request_is_answered(http: httpx2.Client) -> None:
     """Texts and images side by side, with every field that Jina documents."""
-    found = vectors(
+    actual = vectors(
         http,
         model="clip-vit-b-32",
         input=[{"text": "a cat"}, {"image": URI}, {"image": b64(IMAGE)}],
@@ -44,7 +44,7 @@ def test_jinas_documented_request_is_answered(http: httpx2.Client) -> None:
         dimensions=8,
     )
     expected = [vector_of(text_row("a cat", "document")), *[image_vector(IMAGE)] * 2]
-    assert np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_jinas_task_says_what_a_text_is(http: httpx2.Client, task: str, role: st
 
 
 def test_input_type_goes_before_the_task(http: httpx2.Client) -> None:
-    found = vectors(http, input=["a"], task="retrieval.passage", input_type="query")
-    assert np.allclose(found, vector_of(text_row("a", "query")))
+    actual = vectors(http, input=["a"], task="retrieval.passage", input_type="query")
+    assert np.allclose(actual, vector_of(text_row("a", "query")))
 
 
 def test_jinas_embedding_types_go_before_the_encoding_format(http: httpx2.Client) -> None:
     expected: Vector = image_vector(IMAGE)
-    asked = {"input": [{"image": URI}], "encoding_format": "float"}
-    (bits,) = vectors(http, **asked, embedding_type="ubinary")
+    body = {"input": [{"image": URI}], "encoding_format": "float"}
+    (bits,) = vectors(http, **body, embedding_type="ubinary")
     assert bits == np.packbits(expected > 0).tolist()
-    (levels,) = vectors(http, **asked, embedding_type="int8")
+    (levels,) = vectors(http, **body, embedding_type="int8")
     assert np.abs(levels).max() == 127
     assert np.dot(levels, expected) / np.linalg.norm(levels) > 0.999
-    (text,) = vectors(http, **asked, embedding_type="base64")
+    (text,) = vectors(http, **body, embedding_type="base64")
     assert text == b64(expected.astype("<f4").tobytes())
 
 
@@ -96,7 +96,7 @@ def test_a_long_text_is_refused_where_it_must_not_be_cut(
 
 def test_nvidias_documented_request_is_answered(http: httpx2.Client) -> None:
     """Data URIs as plain strings, and what each of them is."""
-    found = vectors(
+    actual = vectors(
         http,
         model="clip-vit-b-32",
         input=["a cat", URI, VIDEO],
@@ -106,8 +106,8 @@ def test_nvidias_documented_request_is_answered(http: httpx2.Client) -> None:
         truncate="NONE",
     )
     expected = [vector_of(text_row("a cat", "document")), image_vector(IMAGE)]
-    assert np.allclose(found[:2], expected, atol=1e-6)
-    assert np.isclose(np.linalg.norm(found[2]), 1)
+    assert np.allclose(actual[:2], expected, atol=1e-6)
+    assert np.isclose(np.linalg.norm(actual[2]), 1)
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,11 @@ def refused(answer: httpx2.Response, status: int) -> Any:
     return answer.json()
 
 
-@pytest.mark.parametrize(("given", "status", "says", "index"), BAD_INPUTS)
+@pytest.mark.parametrize(("payload", "status", "says", "index"), BAD_INPUTS)
 def test_a_bad_input_gets_its_status_and_names_its_item(
-    http: httpx2.Client, given: dict[str, Any], status: int, says: str, index: int | None
+    http: httpx2.Client, payload: dict[str, Any], status: int, says: str, index: int | None
 ) -> None:
-    body = refused(http.post("/embeddings", json={"input": given}), status)
+    body = refused(http.post("/embeddings", json={"input": payload}), status)
     assert says in body["detail"]
     assert body.get("index") == index
     assert body["code"]
@@ -99,8 +99,8 @@ def test_a_bad_input_gets_its_status_and_names_its_item(
 def test_a_bad_segment_config_names_its_field(
     http: httpx2.Client, config: dict[str, Any], field: str
 ) -> None:
-    given = {"type": "video_base64", "video_base64": "AAAA", "segment_config": config}
-    body = refused(http.post("/embeddings", json={"input": given}), 422)
+    payload = {"type": "video_base64", "video_base64": "AAAA", "segment_config": config}
+    body = refused(http.post("/embeddings", json={"input": payload}), 422)
     assert f"input.segment_config.{field}" in body["detail"]
 
 
@@ -124,8 +124,8 @@ def test_lone_surrogates_and_control_bytes_never_fail(http: httpx2.Client) -> No
 
 
 def test_another_model_is_a_mismatch(http: httpx2.Client) -> None:
-    given = {"model": "SigLIP/none", "input": {"type": "text", "text": "a"}}
-    body = refused(http.post("/embeddings", json=given), 400)
+    payload = {"model": "SigLIP/none", "input": {"type": "text", "text": "a"}}
+    body = refused(http.post("/embeddings", json=payload), 400)
     assert body["detail"].startswith(
         "Model mismatch: requested model 'SigLIP/none' does not match the currently loaded model "
         "'CLIP/clip-vit-b-32'."
@@ -135,8 +135,8 @@ def test_another_model_is_a_mismatch(http: httpx2.Client) -> None:
 
 def test_an_image_on_a_text_model_is_a_400_that_says_so(start: Start) -> None:
     url = start(("text",)).url
-    given = {"type": "image_base64", "image_base64": IMAGE}
-    body = refused(httpx2.post(f"{url}/embeddings", json={"input": given}), 400)
+    payload = {"type": "image_base64", "image_base64": IMAGE}
+    body = refused(httpx2.post(f"{url}/embeddings", json={"input": payload}), 400)
     assert "does not embed image input" in body["detail"]
     answer = httpx2.post(f"{url}/v1/embeddings", json={"input": ["a", {"image": IMAGE}]})
     assert refused(answer, 400)["error"]["code"] == "modality_not_supported"
@@ -173,8 +173,8 @@ def test_too_many_items_and_a_long_text_are_too_large(start: Start) -> None:
 
 def test_an_image_above_its_limits_is_too_large(start: Start) -> None:
     url = start(max_image_mpix=1).url
-    given = {"input": {"type": "image_base64", "image_base64": [IMAGE, bomb()]}}
-    assert refused(httpx2.post(f"{url}/embeddings", json=given), 413)["index"] == 1
+    payload = {"input": {"type": "image_base64", "image_base64": [IMAGE, bomb()]}}
+    assert refused(httpx2.post(f"{url}/embeddings", json=payload), 413)["index"] == 1
 
 
 def bomb() -> str:
@@ -215,8 +215,8 @@ def test_a_body_that_does_not_arrive_in_time_is_late(start: Start) -> None:
 def test_a_request_past_its_deadline_is_a_504_that_is_not_to_be_retried(start: Start) -> None:
     serving = start(request_timeout=2)  # the body arrives within it on a busy machine, too
     serving.graphs["text"].hold()
-    given = {"input": {"type": "text", "text": "a"}}
-    refused(httpx2.post(f"{serving.url}/embeddings", json=given), 504)
+    payload = {"input": {"type": "text", "text": "a"}}
+    refused(httpx2.post(f"{serving.url}/embeddings", json=payload), 504)
     answer = httpx2.post(f"{serving.url}/v1/embeddings", json={"input": "b"})
     assert refused(answer, 504)["error"]["code"] == "deadline_exceeded"
     assert answer.headers["x-should-retry"] == "false"
@@ -225,8 +225,8 @@ def test_a_request_past_its_deadline_is_a_504_that_is_not_to_be_retried(start: S
 def test_a_graph_that_fails_is_a_500_that_names_the_item_only(start: Start) -> None:
     serving = start()
     poison = base64.b64encode(write_image("png", Image.new("RGB", (9, 9), (POISON, 0, 0)))).decode()
-    given = {"type": "image_base64", "image_base64": [IMAGE, poison, IMAGE]}
-    body = refused(httpx2.post(f"{serving.url}/embeddings", json={"input": given}), 500)
+    payload = {"type": "image_base64", "image_base64": [IMAGE, poison, IMAGE]}
+    body = refused(httpx2.post(f"{serving.url}/embeddings", json={"input": payload}), 500)
     assert (body["code"], body["index"]) == ("graph_failed", 1)
     error = httpx2.post(f"{serving.url}/v1/embeddings", json={"input": [{"image": poison}]})
     assert error.headers["x-should-retry"] == "false"
@@ -236,7 +236,7 @@ def test_a_graph_that_fails_is_a_500_that_names_the_item_only(start: Start) -> N
 def test_the_manifest_says_what_is_wrong_with_it(start: Start, tmp_path: Path) -> None:
     url = start(media_roots=(tmp_path,)).url
     path = tmp_path / "m.json"
-    given = {"input": {"type": "frames_batch", "frames_manifest_path": "m.json"}}
+    payload = {"input": {"type": "frames_batch", "frames_manifest_path": "m.json"}}
     frame = {"frame_number": 1, "timestamp": 0.1, "type": "full_frame"}
     for manifest, status, says in (
         ([], 422, "malformed"),
@@ -247,7 +247,7 @@ def test_the_manifest_says_what_is_wrong_with_it(start: Start, tmp_path: Path) -
         ({"frames": [{**frame, "image_path": "gone.png"}]}, 404, ""),
     ):
         path.write_text(json.dumps(manifest))
-        assert says in refused(httpx2.post(f"{url}/embeddings", json=given), status)["detail"]
+        assert says in refused(httpx2.post(f"{url}/embeddings", json=payload), status)["detail"]
 
 
 @pytest.mark.parametrize("path", ["/embeddings", "/v1/embeddings"])
@@ -261,9 +261,9 @@ def test_an_unexpected_error_is_a_500_with_an_id_and_no_internals(
         raise ValueError("a secret at 0xdeadbeef")
 
     monkeypatch.setattr(serving.running.service.engine, "aembed", explode)
-    given = {"input": "a" if path.startswith("/v1") else {"type": "text", "text": "a"}}
+    payload = {"input": "a" if path.startswith("/v1") else {"type": "text", "text": "a"}}
     headers = {"x-request-id": "my-request"}
-    answer = httpx2.post(f"{serving.url}{path}", json=given, headers=headers)
+    answer = httpx2.post(f"{serving.url}{path}", json=payload, headers=headers)
     refused(answer, 500)
     assert "my-request" in answer.text
     assert "secret" not in answer.text

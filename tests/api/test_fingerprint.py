@@ -77,10 +77,10 @@ def test_no_route_that_takes_inputs_is_left_out() -> None:
 def test_every_answer_with_vectors_carries_the_fingerprint(
     http: httpx2.Client, path: str, body: dict[str, Any]
 ) -> None:
-    for told, headers in COHERES if path == "/v2/embed" else FORMS:
-        answer = http.post(path, json={**body, **told}, headers=headers)
+    for options, headers in COHERES if path == "/v2/embed" else FORMS:
+        answer = http.post(path, json={**body, **options}, headers=headers)
         assert answer.status_code == 200, answer.text
-        assert answer.headers[HEADER] == FINGERPRINT, (told, headers)
+        assert answer.headers[HEADER] == FINGERPRINT, (options, headers)
 
 
 def test_an_answer_to_an_upload_carries_it_too(http: httpx2.Client) -> None:
@@ -95,11 +95,11 @@ def test_inputs_on_the_servers_own_disk_carry_it_too(start: Start, tmp_path: Pat
     frame = '{"frames": [{"frame_number": 1, "timestamp": 0.1, "type": "full_frame"}]'
     (tmp_path / "manifest.json").write_text(frame + ', "video_path": "clip.mp4"}')
     url = start(media_roots=(tmp_path,)).url
-    for given in (
+    for payload in (
         {"type": "video_file", "video_path": "clip.mp4"},
         {"type": "frames_batch", "frames_manifest_path": "manifest.json"},
     ):
-        answer = httpx2.post(f"{url}/embeddings", json={"input": given})
+        answer = httpx2.post(f"{url}/embeddings", json={"input": payload})
         assert answer.status_code == 200, answer.text
         assert answer.headers[HEADER] == FINGERPRINT
 

@@ -56,9 +56,9 @@ def test_each_request_is_one_line_with_its_id_and_what_became_of_it(start: Start
         http.post("/embeddings?key=s3cret", json=TEXT, headers={"x-request-id": "first"})
         http.get("/nowhere%0A2026 forged/line", headers={"x-request-id": "second"})
         serving.stop()
-    told = {each["request_id"]: each for each in parsed(written) if "status" in each}
+    requests = {each["request_id"]: each for each in parsed(written) if "status" in each}
     assert len([each for each in parsed(written) if "status" in each]) == 2
-    first, second = told["first"], told["second"]
+    first, second = requests["first"], requests["second"]
     assert (first["method"], first["path"], first["status"]) == ("POST", "/embeddings", 200)
     assert (first["items"], first["level"]) == (2, "info")
     assert first["ms"] > 0
@@ -84,8 +84,8 @@ def test_no_line_holds_media_keys_texts_or_queries(start: Start) -> None:
     with lines(JsonLines()) as written, httpx2.Client(base_url=serving.url) as http:
         http.post("/embeddings", json=TEXT, headers=right)
         http.post("/embeddings", json=TEXT, headers={"authorization": "Bearer wr0ng"})
-        for given in (IMAGE, IMAGE[:-40], url):
-            http.post("/v1/embeddings", json={"input": [{"image": given}]}, headers=right)
+        for image in (IMAGE, IMAGE[:-40], url):
+            http.post("/v1/embeddings", json={"input": [{"image": image}]}, headers=right)
         http.post("/v1/embeddings?api_key=s3cret", content=b'{"s3cret": ', headers=right)
         serving.stop()
     said = written.getvalue()
@@ -94,7 +94,7 @@ def test_no_line_holds_media_keys_texts_or_queries(start: Start) -> None:
         assert secret not in said
 
 
-def test_a_failure_is_logged_with_the_id_that_the_client_is_told(
+def test_a_failure_is_logged_with_the_id_in_the_response(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving = start()
@@ -178,8 +178,8 @@ class Collector(ThreadingHTTPServer):
 
     def take(self, request: ExportTraceServiceRequest) -> None:
         for each in request.resource_spans:
-            named = {one.key: one.value.string_value for one in each.resource.attributes}
-            self.services.add(named["service.name"])
+            attributes = {one.key: one.value.string_value for one in each.resource.attributes}
+            self.services.add(attributes["service.name"])
             self.spans += [span for scope in each.scope_spans for span in scope.spans]
 
 
@@ -197,14 +197,14 @@ def test_requests_are_traced_where_an_exporter_is_configured(
         httpx2.post(f"{serving.url}/embeddings", json=TEXT, headers=sent, timeout=PATIENCE)
         serving.stop()  # sends what is left
         collector.shutdown()
-    named = {span.name: span for span in collector.spans}
-    request, work = named["POST /embeddings"], named["embed"]
+    spans = {span.name: span for span in collector.spans}
+    request, work = spans["POST /embeddings"], spans["embed"]
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (trace, parent)
     assert work.parent_span_id == request.span_id
-    told = {each.key: each.value for each in request.attributes}
-    assert told["http.response.status_code"].int_value == 200
-    assert told["mmes.items"].int_value == 2
-    assert told["mmes.request_id"].string_value == "mine"
+    attributes = {each.key: each.value for each in request.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["mmes.items"].int_value == 2
+    assert attributes["mmes.request_id"].string_value == "mine"
     assert collector.services == {"multimodal-embedding-serving"}
     assert "thought" not in str(collector.spans)
 

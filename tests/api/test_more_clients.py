@@ -84,8 +84,8 @@ def llama(serving: FakeServing) -> Any:
 def test_llamaindex_embeds_queries_and_batches_of_documents(serving: FakeServing) -> None:
     embedding = llama(serving)
     assert np.allclose(embedding.get_query_embedding("a cat"), document("a cat"))
-    found = embedding.get_text_embedding_batch(list("abcdefg"))
-    assert np.allclose(found, [document(text) for text in "abcdefg"])
+    actual = embedding.get_text_embedding_batch(list("abcdefg"))
+    assert np.allclose(actual, [document(text) for text in "abcdefg"])
 
 
 async def test_llamaindex_works_asynchronously(serving: FakeServing) -> None:

@@ -137,8 +137,8 @@ def test_any_form_is_split_into_its_parts_or_refused(
         for name, data in parts
     )
     body += f"--{mark}--\r\n".encode()
-    found = split_form(f"{FORM}; boundary={mark}", body, 9)
-    assert [(part.name_and_file()[0], part.data) for part in found] == parts
+    actual = split_form(f"{FORM}; boundary={mark}", body, 9)
+    assert [(part.name_and_file()[0], part.data) for part in actual] == parts
     at = place % len(body)
     damaged = body[:at] + noise + body[at + len(noise) :]
     try:

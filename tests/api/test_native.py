@@ -31,8 +31,8 @@ def image_vector(data: bytes) -> Vector:
     return vector_of(TRANSFORM(decode_rgb(data, LIMITS, min_side=TRANSFORM.min_side)))
 
 
-def embed(http: httpx2.Client, **given: Any) -> Any:
-    answer = http.post("/embeddings", json={"input": given})
+def embed(http: httpx2.Client, **payload: Any) -> Any:
+    answer = http.post("/embeddings", json={"input": payload})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -103,20 +103,20 @@ def test_a_long_text_is_cut_and_the_usage_says_so(http: httpx2.Client) -> None:
 
 def test_vectors_survive_json_to_the_last_bit(http: httpx2.Client) -> None:
     answer = embed(http, type="text", text="exact")
-    found = np.array(answer["embedding"], np.float32)
-    assert (found == vector_of(text_row("exact", "query"))).all()
+    actual = np.array(answer["embedding"], np.float32)
+    assert (actual == vector_of(text_row("exact", "query"))).all()
 
 
 def test_base64_vectors_are_little_endian_floats(http: httpx2.Client) -> None:
-    given = {"input": {"type": "text", "text": ["a", "b"]}, "encoding_format": "base64"}
-    rows = http.post("/embeddings", json=given).json()["embedding"]
-    found = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
-    assert (found[1] == vector_of(text_row("b", "document"))).all()
+    payload = {"input": {"type": "text", "text": ["a", "b"]}, "encoding_format": "base64"}
+    rows = http.post("/embeddings", json=payload).json()["embedding"]
+    actual = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
+    assert (actual[1] == vector_of(text_row("b", "document"))).all()
 
 
 def test_an_unknown_encoding_counts_as_float(http: httpx2.Client) -> None:
-    given = {"input": {"type": "text", "text": "a"}, "encoding_format": "ubinary"}
-    assert len(http.post("/embeddings", json=given).json()["embedding"]) == 8
+    payload = {"input": {"type": "text", "text": "a"}, "encoding_format": "ubinary"}
+    assert len(http.post("/embeddings", json=payload).json()["embedding"]) == 8
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png_palette", "webp", "tiff_16"])
@@ -171,8 +171,8 @@ def test_a_video_file_is_read_below_the_media_roots(start: Start, tmp_path: Path
     (tmp_path / "clips" / "one.mp4").write_bytes(write_video(frames=4))
     url = start(media_roots=(tmp_path,)).url
     for path in ("clips/one.mp4", str(tmp_path / "clips" / "one.mp4")):
-        given = {"type": "video_file", "video_path": path, "segment_config": {"num_frames": 0}}
-        answer = httpx2.post(f"{url}/embeddings", json={"input": given})
+        payload = {"type": "video_file", "video_path": path, "segment_config": {"num_frames": 0}}
+        answer = httpx2.post(f"{url}/embeddings", json={"input": payload})
         assert len(answer.json()["embedding"]) == 4
 
 
@@ -190,9 +190,9 @@ def test_a_manifest_gives_its_frames_in_its_order(start: Start, tmp_path: Path) 
     ]
     manifest = {"frames": frames, "video_path": "clip.mp4", "video_metadata": {"any": "thing"}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    given = {"type": "frames_batch", "frames_manifest_path": "manifest.json"}
+    payload = {"type": "frames_batch", "frames_manifest_path": "manifest.json"}
     url = start(media_roots=(tmp_path,)).url
-    answer = httpx2.post(f"{url}/embeddings", json={"input": given}).json()
+    answer = httpx2.post(f"{url}/embeddings", json={"input": payload}).json()
     assert [frame["index"] for frame in answer["frames"]] == [7, 3, 2, 7]
     assert [each["frame_number"] for each in answer["skipped"]] == [4, 99]
     assert np.allclose(answer["embedding"][1], image_vector(data))
@@ -201,16 +201,16 @@ def test_a_manifest_gives_its_frames_in_its_order(start: Start, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "clip/CLIP-ViT-B-32", "", None])
 def test_any_spelling_of_the_model_is_accepted(http: httpx2.Client, name: str | None) -> None:
-    given = {"model": name, "input": {"type": "text", "text": "a"}}
-    assert http.post("/embeddings", json=given).status_code == 200
+    payload = {"model": name, "input": {"type": "text", "text": "a"}}
+    assert http.post("/embeddings", json=payload).status_code == 200
 
 
 def test_octets_are_raw_rows_and_npy_is_a_file(http: httpx2.Client) -> None:
-    given = {"input": {"type": "text", "text": ["a", "b"]}}
-    octets = http.post("/embeddings", json=given, headers={"accept": "application/octet-stream"})
+    payload = {"input": {"type": "text", "text": ["a", "b"]}}
+    octets = http.post("/embeddings", json=payload, headers={"accept": "application/octet-stream"})
     shape = [int(side) for side in octets.headers["x-embedding-shape"].split(",")]
     rows = np.frombuffer(octets.content, "<f4").reshape(shape)
     assert (rows[0] == vector_of(text_row("a", "document"))).all()
-    npy = http.post("/embeddings", json=given, headers={"accept": "application/x-npy"})
+    npy = http.post("/embeddings", json=payload, headers={"accept": "application/x-npy"})
     assert npy.content.startswith(b"\x93NUMPY")
     assert octets.headers["x-embedding-fingerprint"] == "fa4e-f32"

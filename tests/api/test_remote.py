@@ -55,19 +55,19 @@ def allowing(start: Start) -> FakeServing:
 
 
 def test_images_behind_urls_keep_their_order(allowing: FakeServing, pages: str) -> None:
-    given = {"type": "image_url", "image_url": [f"{pages}/b.webp", f"{pages}/a.png"]}
-    answer = httpx2.post(f"{allowing.url}/embeddings", json={"input": given}).json()
+    payload = {"type": "image_url", "image_url": [f"{pages}/b.webp", f"{pages}/a.png"]}
+    answer = httpx2.post(f"{allowing.url}/embeddings", json={"input": payload}).json()
     expected = [image_vector(Pages.files[name]) for name in ("/b.webp", "/a.png")]
     assert np.allclose(answer["embedding"], expected)
 
 
 def test_a_video_behind_a_url_is_its_frames(allowing: FakeServing, pages: str) -> None:
     config = {"num_frames": 5}
-    given = {"type": "video_url", "video_url": f"{pages}/v.mp4", "segment_config": config}
-    remote = httpx2.post(f"{allowing.url}/embeddings", json={"input": given}).json()
+    payload = {"type": "video_url", "video_url": f"{pages}/v.mp4", "segment_config": config}
+    remote = httpx2.post(f"{allowing.url}/embeddings", json={"input": payload}).json()
     data = base64.b64encode(Pages.files["/v.mp4"]).decode()
-    given = {"type": "video_base64", "video_base64": data, "segment_config": config}
-    inline = httpx2.post(f"{allowing.url}/embeddings", json={"input": given}).json()
+    payload = {"type": "video_base64", "video_base64": data, "segment_config": config}
+    inline = httpx2.post(f"{allowing.url}/embeddings", json={"input": payload}).json()
     assert remote["embedding"] == inline["embedding"]
     assert remote["frames"] == inline["frames"]
 
@@ -87,12 +87,12 @@ def test_v1_fetches_images_and_videos(allowing: FakeServing, pages: str) -> None
         ("words.png", 415, "not an image"),
     ],
 )
-def test_what_is_wrong_behind_a_url_is_told_with_its_place(
+def test_what_is_wrong_behind_a_url_is_reported_with_its_index(
     allowing: FakeServing, pages: str, name: str, status: int, says: str
 ) -> None:
     urls = [f"{pages}/a.png", f"{pages}/{name}"]
-    given = {"type": "image_url", "image_url": urls}
-    answer = httpx2.post(f"{allowing.url}/embeddings", json={"input": given})
+    payload = {"type": "image_url", "image_url": urls}
+    answer = httpx2.post(f"{allowing.url}/embeddings", json={"input": payload})
     assert (answer.status_code, answer.json()["index"]) == (status, 1)
     assert says in answer.json()["detail"]
     items = [{"image": url} for url in urls]
@@ -101,7 +101,7 @@ def test_what_is_wrong_behind_a_url_is_told_with_its_place(
     assert error.json()["error"]["message"].startswith("input[1]: ")
 
 
-def test_every_kind_of_picture_is_the_same_by_base64_url_frame_and_file(
+def test_every_kind_of_image_is_the_same_by_base64_url_frame_and_file(
     start: Start, pages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {f"/{kind}": write_image(kind) for kind in IMAGE_KINDS}
@@ -130,6 +130,6 @@ def test_every_kind_of_picture_is_the_same_by_base64_url_frame_and_file(
 
 
 def test_the_loopback_is_refused_unless_it_is_allowed(start: Start, pages: str) -> None:
-    given = {"type": "image_url", "image_url": f"{pages}/a.png"}
-    answer = httpx2.post(f"{start().url}/embeddings", json={"input": given})
+    payload = {"type": "image_url", "image_url": f"{pages}/a.png"}
+    answer = httpx2.post(f"{start().url}/embeddings", json={"input": payload})
     assert answer.status_code == 403

@@ -69,5 +69,5 @@ def test_what_a_body_takes_follows_its_marks_however_many(parts: list[bytes], ti
     body = b"".join(parts) * times
     wide = b"\\u" in body or not body.isascii()
     opened, listed = body.count(b"{") + body.count(b"["), body.count(b",")
-    asked = len(body) * (5 if wide else 1) + CONTAINER_BYTES * opened + VALUE_BYTES * listed
-    assert parsed_bytes(body) == asked
+    expected = len(body) * (5 if wide else 1) + CONTAINER_BYTES * opened + VALUE_BYTES * listed
+    assert parsed_bytes(body) == expected

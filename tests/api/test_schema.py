@@ -31,8 +31,8 @@ OPERATIONS = {
 @pytest.fixture(scope="module")
 def operations() -> dict[str, Any]:
     """Each operation by its name; one that schemathesis can't read raises here."""
-    found = schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
-    return {each.ok().label: each.ok() for each in found}
+    results = schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
+    return {each.ok().label: each.ok() for each in results}
 
 
 @pytest.mark.parametrize("label", sorted(OPERATIONS))

@@ -28,7 +28,7 @@ TEXT = {"input": {"type": "text", "text": "a"}}
 
 
 class Slow:
-    """A factory that waits in the middle of opening until it is told to go on."""
+    """A factory that waits in the middle of opening until `go` is set."""
 
     def __init__(self) -> None:
         self.began, self.go = threading.Event(), threading.Event()
@@ -90,10 +90,10 @@ def test_health_answers_while_the_engine_is_saturated(start: Start, figure: Figu
             for _ in range(16)
         ]
         graph.wait_for_call()
-        asked = [http.get("/health") for _ in range(50)]
-        assert {answer.status_code for answer in asked} == {200}
+        probes = [http.get("/health") for _ in range(50)]
+        assert {answer.status_code for answer in probes} == {200}
         assert not any(future.done() for future in waiting)
-        times = [answer.elapsed.total_seconds() for answer in asked]
+        times = [answer.elapsed.total_seconds() for answer in probes]
         graph.release()
         assert {future.result().status_code for future in waiting} == {200}
     middle, worst = sorted(times)[25] * 1e3, max(times) * 1e3
@@ -166,8 +166,8 @@ def test_a_request_id_is_echoed_or_made(http: httpx2.Client) -> None:
     mine = http.get("/live", headers={"x-request-id": "my-id"})
     assert mine.headers["x-request-id"] == "my-id"
     for odd in ("x" * 200, "two words"):
-        made = http.get("/live", headers={"x-request-id": odd}).headers["x-request-id"]
-        assert len(made) == 32
+        generated = http.get("/live", headers={"x-request-id": odd}).headers["x-request-id"]
+        assert len(generated) == 32
     assert http.get("/nowhere").headers["x-request-id"]
 
 

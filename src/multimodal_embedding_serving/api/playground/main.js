@@ -54,7 +54,7 @@ class Playground {
   }
 
   async start() {
-    await this.service.ready((text, percent) => setStatus(`Not ready: ${text} (${percent} %)`));
+    await this.service.ready(text => setStatus(`Not ready: ${text}.`));
     setStatus("");
     this.model = await this.service.get("model/current");
     const { supports_text: texts, supports_image: images } = await this.service.get("model/capabilities");

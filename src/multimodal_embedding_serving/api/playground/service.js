@@ -49,16 +49,16 @@ export class Service {
     return { vectors: [embedding].flat().map(decodeVector), frames: frames ?? [] };
   }
 
-  /** Wait until the model is loaded; calls `onstage(text, percent)` with the progress. */
+  /** Wait until the model is loaded; until then, calls `onstage(text)` every second. */
   async ready(onstage) {
     for (;;) {
       try {
         const response = await fetch("ready", { cache: "no-store" });
         if (response.ok) return;
-        const { detail, percent } = await response.json();
-        onstage(detail ?? `the server responded with ${response.status}`, percent ?? 0);
+        const { detail } = await response.json();
+        onstage(detail ?? `the server responded with ${response.status}`);
       } catch {
-        onstage("the server can't be reached; retrying", 0);
+        onstage("the server can't be reached; retrying");
       }
       await pause(1);
     }
