@@ -100,7 +100,7 @@ _mmes_setup() {
   _mmes_check INFER_BATCH_SIZE "$_mmes_batch"
   _mmes_check OV_PERFORMANCE_MODE "$_mmes_mode"
   _mmes_check EMBEDDING_PRECISION "$_mmes_precision"
-  [ "$_mmes_wrong" = 0 ] || return 1
+  [ "$_mmes_invalid" = 0 ] || return 1
 
   export EMBEDDING_MODEL_NAME="$_mmes_model"
   export EMBEDDING_DEVICE="$_mmes_device"
@@ -138,6 +138,6 @@ _mmes_setup
 _mmes_status=$?
 unset -f _mmes_setup _mmes_reject _mmes_check _mmes_rule _mmes_volumes
 unset _mmes_models _mmes_model _mmes_device _mmes_upper _mmes_port _mmes_use _mmes_precision \
-  _mmes_batch _mmes_mode _mmes_name _mmes_wrong _mmes_pattern _mmes_low _mmes_high _mmes_allowed
+  _mmes_batch _mmes_mode _mmes_name _mmes_invalid _mmes_pattern _mmes_low _mmes_high _mmes_allowed
 # A sourced file's status is that of its last command; the variable must not stay behind.
 if [ "$_mmes_status" = 0 ]; then unset _mmes_status; else unset _mmes_status && false; fi
