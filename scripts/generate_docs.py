@@ -1,7 +1,7 @@
-"""Write what docs/ and setup.sh copy from the code: settings, models, errors, commands.
+"""Generate the parts of docs/ and setup.sh that repeat the code, such as settings and commands.
 
-`make docs` runs it. Each generated part stands between two marks in a file that is otherwise
-written by hand; a test checks that the parts are current.
+`make docs` runs it. Each generated part is between two markers in a file that is otherwise written
+by hand; a test checks that the parts are current.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def default(each: Field[Any]) -> str:
 
 
 def allowed(each: Field[Any]) -> str:
-    """What the setting's own parser says when it refuses a value; empty where it takes any."""
+    """The allowed values, from the setting's own parser; empty if any value is allowed."""
     try:
         each.metadata["parse"]("\0")
     except ValueError as error:
@@ -81,8 +81,8 @@ def models_table() -> str:
 
 
 def errors_table() -> str:
-    known = [each for each in vars(errors).values() if isinstance(each, type)]
-    ours = [each for each in known if issubclass(each, EmbeddingError)]
+    classes = [each for each in vars(errors).values() if isinstance(each, type)]
+    ours = [each for each in classes if issubclass(each, EmbeddingError)]
     rows = (
         [
             str(each.status),
@@ -96,14 +96,14 @@ def errors_table() -> str:
 
 
 def sizes_table() -> str:
-    """What benchmarks/real_sizes.py measured, for every row that comes from a checkpoint."""
-    known = json.loads((DOCS / "real_sizes.json").read_text("utf-8"))
+    """The results of benchmarks/real_sizes.py, for every row that has a checkpoint."""
+    figures = json.loads((DOCS / "real_sizes.json").read_text("utf-8"))
     head = SIZES.split(" | ")
     rows = [
         row
         for spec in MODELS
         if spec.repos
-        for row in [sizes_row(each) for each in known if each["model"] == spec.id]
+        for row in [sizes_row(each) for each in figures if each["model"] == spec.id]
         or [[code(spec.id), "not measured yet", *[""] * (len(head) - 2)]]
     ]
     return table(head, rows)
@@ -129,7 +129,7 @@ def sizes_row(each: Mapping[str, Any]) -> list[str]:
 
 
 def unmeasured_rows() -> str:
-    """The rows whose vectors nobody has compared with the upstream library's yet."""
+    """The rows whose vectors have not been compared with the upstream library's yet."""
     ids = [code(spec.id) for spec in MODELS if not spec.measured]
     if not ids:
         return "Every row of the catalog has been compared.\n"
@@ -137,7 +137,7 @@ def unmeasured_rows() -> str:
 
 
 def torch_table() -> str:
-    """What benchmarks/torch_sizes.py measured."""
+    """The results of benchmarks/torch_sizes.py."""
     rows = (
         [
             code(each["model"]),
@@ -158,9 +158,9 @@ def torch_table() -> str:
 
 
 def by_tower(figures: Mapping[str, Any], key: str, form: str) -> str:
-    """The figures named by a key with the tower's name in it, of the towers that there are."""
-    known = ((name, figures.get(key.format(name))) for name in ("text", "image"))
-    return ", ".join(f"{name} {value:{form}}" for name, value in known if value is not None)
+    """The figures whose key contains the name of a tower, for each tower."""
+    values = ((name, figures.get(key.format(name))) for name in ("text", "image"))
+    return ", ".join(f"{name} {value:{form}}" for name, value in values if value is not None)
 
 
 def served(figures: Mapping[str, Any]) -> str:
@@ -196,7 +196,7 @@ def _command(name: str, command: Any) -> str:
     rows = (
         [
             ", ".join(map(code, each.opts)) if hasattr(each, "prompt") else code(each.name.upper()),
-            _standard(each),
+            _default(each),
             each.help or "",
         ]
         for each in command.params
@@ -205,7 +205,7 @@ def _command(name: str, command: Any) -> str:
     return table(head, rows)
 
 
-def _standard(each: Any) -> str:
+def _default(each: Any) -> str:
     if each.required:
         return "required"
     if each.default in (None, False, ""):
@@ -234,13 +234,13 @@ TARGETS: Mapping[str, Target] = {
 
 
 def render(name: str) -> str:
-    """The text of a target with its generated parts current."""
+    """The text of a target with up-to-date generated parts."""
     target, text = TARGETS[name], (ROOT / name).read_text("utf-8")
-    marked = re.compile(re.escape(target.begin) + ".*?" + re.escape(target.end), re.DOTALL)
-    if len(marked.findall(text)) != len(target.parts):
-        raise SystemExit(f"{name}: needs {len(target.parts)} pairs of marks, one for each part")
+    generated = re.compile(re.escape(target.begin) + ".*?" + re.escape(target.end), re.DOTALL)
+    if len(generated.findall(text)) != len(target.parts):
+        raise SystemExit(f"{name}: needs {len(target.parts)} pairs of markers, one for each part")
     parts = iter(target.parts)
-    return marked.sub(lambda _: target.begin + next(parts)() + target.end, text)
+    return generated.sub(lambda _: target.begin + next(parts)() + target.end, text)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Make the golden vectors of tests/golden/parity, from libraries that the tests can't install.
+"""Create the golden vectors of tests/golden/parity, from libraries that the tests can't install.
 
 open_clip, timm and cn_clip need torchvision, which breaks transformers where it has no CPU build.
-So their vectors are made once, in an environment of their own:
+So their vectors are created once, in an environment of their own:
 
     python3.11 -m venv oracle
     oracle/bin/pip install torch==2.13.0 numpy ftfy regex tqdm huggingface_hub safetensors pyyaml \
@@ -56,7 +56,7 @@ SIGLIP_ROWS = {
 
 
 def declare_torchvision(torch: Any) -> Any:
-    """torchvision's compiled operations need not exist, but must be known while it is used."""
+    """Declare torchvision's compiled operations: they need not exist, but must be registered."""
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -64,7 +64,7 @@ def declare_torchvision(torch: Any) -> Any:
 
 
 def load(torch: Any, module: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Every tensor of the model from the checkpoint, and none left over."""
+    """Load every tensor of the checkpoint into the model; raises if the names differ."""
     module.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
     return module.float().eval()
 
@@ -92,12 +92,12 @@ def make_clip(torch: Any, open_clip: Any, model: str) -> Any:
 
 
 def make_siglip(torch: Any, open_clip: Any, model: str) -> Any:
-    """OpenCLIP's own configuration, with smaller sizes; timm's tower by its name, likewise."""
+    """OpenCLIP's own configuration with smaller sizes; likewise timm's tower, which it names."""
     name, timm_name = SIGLIP_ROWS[model]
     config = small_config(model)["vision_config"]
     full = open_clip.get_model_config(name)
     if full["vision_cfg"]["timm_model_name"] != timm_name:
-        raise SystemExit(f"{name} is not made of {timm_name} in this version of open_clip")
+        raise SystemExit(f"{name} does not use {timm_name} in this version of open_clip")
     text = full["text_cfg"] | {"vocab_size": ENTRIES, "layers": LAYERS}
     text["width"] //= SCALE
     timm = import_module("open_clip.timm_model").timm
@@ -145,7 +145,7 @@ def make_cn_clip(torch: Any, open_clip: Any, model: str) -> Any:
 
 
 def padded(model: str, places: int) -> NDArray[np.int64]:
-    """The texts in all places of the model, padded with 0 as these libraries do."""
+    """The texts at the model's full length, padded with 0 as these libraries do."""
     ids = np.zeros((len(LENGTHS), places), np.int64)
     for place, row in enumerate(texts(model, *LENGTHS)):
         ids[place, : len(row)] = row
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=GOLDEN)
     folder = parser.parse_args().folder
     torch = import_module("torch")
-    declared = declare_torchvision(torch)
+    library = declare_torchvision(torch)
     open_clip = import_module("open_clip")
     libraries = ("torch", "open_clip_torch", "timm", "cn_clip", "numpy")
     versions = {name: version(name) for name in libraries}
@@ -176,17 +176,17 @@ def main() -> None:
             pixels = (np.stack(pictures(model, 4)) / 255.0 - np.array(mean)) / np.array(std)
             values = torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
             with torch.no_grad():
-                seen = oracle.encode_image(values).numpy()
-                read = oracle.encode_text(torch.tensor(padded(model, places))).numpy()
+                images = oracle.encode_image(values).numpy()
+                text_vectors = oracle.encode_text(torch.tensor(padded(model, places))).numpy()
             golden = {"versions": versions, "lengths": LENGTHS}
-            golden |= {"images": rounded(seen), "texts": rounded(read)}
+            golden |= {"images": rounded(images), "texts": rounded(text_vectors)}
             (folder / f"{model}.{layout}.json").write_text(json.dumps(golden) + "\n")
-            print(model, layout, seen.shape, read.shape)
-    del declared
+            print(model, layout, images.shape, text_vectors.shape)
+    del library
 
 
 def rounded(vectors: NDArray[np.float32]) -> list[list[float]]:
-    """Seven digits: all that float32 has."""
+    """Seven digits: the precision of float32."""
     return [[float(f"{value:.7g}") for value in row] for row in vectors]
 
 

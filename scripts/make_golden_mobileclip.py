@@ -1,7 +1,7 @@
-"""Make the golden vectors of tests/golden/mobileclip, from open_clip and timm.
+"""Create the golden vectors of tests/golden/mobileclip, from open_clip and timm.
 
-Both need torchvision, which breaks transformers where it has no CPU build. So the vectors are made
-once, in an environment of their own:
+Both need torchvision, which breaks transformers where it has no CPU build. So the vectors are
+created once, in an environment of their own:
 
     python3.11 -m venv oracle
     oracle/bin/pip install torch==2.13.0 numpy ftfy regex tqdm huggingface_hub safetensors pyyaml
@@ -92,7 +92,7 @@ def make_text(model: str) -> Any:
 
 
 def load(torch: Any, module: Any, arrays: Arrays, prefix: str) -> Any:
-    """Every tensor of the tower from the checkpoint, and none left over."""
+    """Load every tensor of the tower from the checkpoint; raises if the names differ."""
     state = {
         name.removeprefix(prefix): torch.tensor(array)
         for name, array in arrays.items()
@@ -108,12 +108,12 @@ def embed(torch: Any, model: str) -> dict[str, Any]:
     text = load(torch, make_text(model), arrays, "text.")
     pixels = torch.tensor(np.stack(small_pictures(model))).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        found = {
+        vectors = {
             "image": image(pixels),
             "text": text(torch.tensor(np.stack(small_texts())).long()),
         }
     unit = torch.nn.functional.normalize
-    return {name: unit(rows, dim=1).double().numpy().tolist() for name, rows in found.items()}
+    return {name: unit(rows, dim=1).double().numpy().tolist() for name, rows in vectors.items()}
 
 
 def main() -> None:

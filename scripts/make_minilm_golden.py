@@ -1,7 +1,7 @@
-"""Make the golden vectors of tests/golden/builtin: all-MiniLM-L6-v2 by the transformers library.
+"""Create the golden vectors of tests/golden/builtin: all-MiniLM-L6-v2 by the transformers library.
 
-They hold the embedded model's text tower to the original, computed by another implementation of
-the network and of the tokenizer, in float32. Made once, in an environment of its own:
+The tests compare the embedded model's text tower with them: the original in float32, by another
+implementation of the network and of the tokenizer. Created once, in an environment of its own:
 
     python3.11 -m venv oracle
     oracle/bin/pip install torch==2.13.0 transformers==5.23.0

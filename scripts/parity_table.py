@@ -1,6 +1,6 @@
-"""Measure every row of the catalog against its upstream library, and write docs/parity.md's table.
+"""Compare every row of the catalog with its upstream library; write docs/parity.md's table.
 
-It runs tests/parity, and fails where they do: `python -m scripts.parity_table`.
+It runs tests/parity, and fails if they fail: `python -m scripts.parity_table`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEAD = ["model", "layout", "upstream", "float32", "stored as", "as stored"]
 
 
 class Listener:
-    """Keeps what the run measured."""
+    """Keeps the measurements of a run."""
 
     def __init__(self) -> None:
         self.measured: Measured = {}
@@ -47,9 +47,9 @@ def main() -> None:
     status = pytest.main([str(ROOT / "tests" / "parity"), "-q", "-k", "vectors"], [listener])
     if status:
         raise SystemExit(int(status))
-    marked = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    found = BEGIN + table(HEAD, rows(listener.measured)) + END
-    PAGE.write_text(marked.sub(lambda _: found, PAGE.read_text("utf-8")), "utf-8")
+    generated = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    part = BEGIN + table(HEAD, rows(listener.measured)) + END
+    PAGE.write_text(generated.sub(lambda _: part, PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

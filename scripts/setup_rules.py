@@ -1,4 +1,4 @@
-"""The part of setup.sh that is generated: the models and the values that the settings allow."""
+"""The generated part of setup.sh: the models, and the values that the settings allow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ BOUNDS = re.compile(r"(?P<low>\d+) to (?P<high>\d+)")
 
 def setup_rules() -> str:
     """The list of models and the function with a rule for each setting, as POSIX shell."""
-    known = {name: each for each in fields(Settings) for name in each.metadata["names"]}
-    cases = "".join(_case(name, pattern, known[name]) for name, pattern in PATTERNS.items())
+    settings = {name: each for each in fields(Settings) for name in each.metadata["names"]}
+    cases = "".join(_case(name, pattern, settings[name]) for name, pattern in PATTERNS.items())
     return f"""_mmes_models="
 {_models()}
 "
@@ -43,7 +43,7 @@ _mmes_rule() {{ # name -> pattern, bounds of a number, and what a message says i
 
 
 def _models() -> str:
-    """Ids, and aliases with their family: setup.sh takes both without the family too."""
+    """Ids, and aliases with their family: setup.sh accepts both without the family, too."""
     names = [f"{each.family}/{name}" for each in MODELS for name in (each.name, *each.aliases)]
     return textwrap.fill(" ".join(names), 100, break_long_words=False, break_on_hyphens=False)
 
@@ -61,7 +61,7 @@ def _case(name: str, pattern: str | None, setting: Field[Any]) -> str:
 
 
 def _allowed(setting: Field[Any]) -> str:
-    """What the setting's own parser says when it rejects a value."""
+    """The allowed values, from the setting's own parser."""
     try:
         setting.metadata["parse"]("\0")
     except ValueError as error:

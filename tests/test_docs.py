@@ -1,4 +1,4 @@
-"""docs/ says what the code does: what is generated is current, its requests are sent."""
+"""docs/ matches the code: generated parts are current, and its requests work."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_every_row_was_measured_at_its_true_size() -> None:
     """In full, and within what a conversion promises: twice its result, and its bound. Only a row
     that the catalog marks as not yet measured may be missing."""
     measured = {each["model"]: each for each in json.loads((DOCS / "real_sizes.json").read_text())}
-    known = [spec for spec in MODELS if spec.repos and (spec.measured or spec.id in measured)]
-    assert list(measured) == [spec.id for spec in known]
+    specs = [spec for spec in MODELS if spec.repos and (spec.measured or spec.id in measured)]
+    assert list(measured) == [spec.id for spec in specs]
     for model, each in measured.items():
         assert each["precision"] == resolve(model).precision
         assert each["building_mb"] < 2 * each["bundle_mb"], model
@@ -53,19 +53,19 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
 
 def test_every_kind_of_input_has_an_example() -> None:
     kinds = {get_args(each.model_fields["type"].annotation)[0] for each in KINDS}
-    shown = {json.loads(each)["input"]["type"] for each in REQUESTS if '"input": {' in each}
-    assert kinds == shown
+    examples = {json.loads(each)["input"]["type"] for each in REQUESTS if '"input": {' in each}
+    assert kinds == examples
     assert len(kinds) == len(KINDS)
 
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """The tests look at the answers."""
+        """Do nothing: the tests check the responses."""
 
 
 @pytest.fixture(scope="module")
 def web(samples: Path) -> Iterator[str]:
-    """The samples on a web server of this machine."""
+    """The samples on a local web server."""
     site = partial(Quiet, directory=str(samples))
     with ThreadingHTTPServer(("127.0.0.1", 0), site) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -81,8 +81,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     folder = tmp_path_factory.mktemp("media")
     shutil.copytree(samples, folder, dirs_exist_ok=True)
     frames = [{"frame_number": n, "timestamp": n / 12, "type": "full_frame"} for n in (0, 12)]
-    gone = {"frame_number": 30, "timestamp": 2.5, "type": "full_frame", "image_path": "gone.jpg"}
-    manifest = {"video_path": str(folder / "film.mp4"), "frames": [*frames, gone]}
+    missing = {"frame_number": 30, "timestamp": 2.5, "type": "full_frame", "image_path": "gone.jpg"}
+    manifest = {"video_path": str(folder / "film.mp4"), "frames": [*frames, missing]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -100,8 +100,8 @@ def address(web: str, roots: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("request_text", REQUESTS)
 def test_an_example_is_answered(request_text: str, address: str, web: str, samples: Path) -> None:
-    def encoded(found: re.Match[str]) -> str:
-        return base64.b64encode((samples / found[1]).read_bytes()).decode()
+    def encoded(match: re.Match[str]) -> str:
+        return base64.b64encode((samples / match[1]).read_bytes()).decode()
 
     body = json.loads(re.sub(r"<base64 of ([\w.]+)>", encoded, request_text.replace(WEB, web)))
     path = "/embeddings" if isinstance(body.get("input"), dict) else "/v1/embeddings"
@@ -110,8 +110,8 @@ def test_an_example_is_answered(request_text: str, address: str, web: str, sampl
     assert reply.status_code == 200, reply.text
     answer = reply.json()
     if path == "/v2/embed":
-        given = next(body[key] for key in ("texts", "images", "inputs") if key in body)
-        assert len(answer["embeddings"]["float"]) == len(given)
+        inputs = next(body[key] for key in ("texts", "images", "inputs") if key in body)
+        assert len(answer["embeddings"]["float"]) == len(inputs)
     elif path == "/v1/embeddings":
         assert len(answer["data"]) == len(body["input"])
     elif body["input"]["type"] == "frames_batch":
@@ -136,7 +136,7 @@ def test_every_example_of_the_openapi_page_runs_as_it_stands(address: str) -> No
 
 
 def expected(source: dict[str, Any]) -> int:
-    """How long the `embedding` of an answer is: numbers of one vector, or vectors of a list."""
+    """The length of `embedding` in a response: numbers of a vector, or vectors of a list."""
     content = source.get(source["type"])
     if isinstance(content, list):
         return len(content)

@@ -1,4 +1,4 @@
-"""A serving install: the wheel in an environment of its own, and what it weighs."""
+"""A serving install: the wheel in an environment of its own, and its size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from multimodal_embedding_serving.catalog import MODELS
 from tests.conftest import Figure
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 500_000_000
-"""Bytes of site-packages, without pip."""
+MAX_BYTES = 500_000_000
+"""Of site-packages, without pip."""
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment that holds the wheel and what it asks for."""
+    """The interpreter of a fresh environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("install")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
@@ -44,8 +44,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packages(python: Path) -> Path:
-    (found,) = python.parent.parent.glob("lib/python*/site-packages")
-    return found
+    (folder,) = python.parent.parent.glob("lib/python*/site-packages")
+    return folder
 
 
 def weight(path: Path) -> int:
@@ -63,17 +63,17 @@ def test_a_serving_install_is_light(packages: Path, figure: Figure) -> None:
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:6]
     shown = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in heaviest)
     figure(f"site-packages of a serving install, without pip: {total / 1e6:.0f} MB ({shown}, …)")
-    assert total <= LIMIT, shown
+    assert total <= MAX_BYTES, shown
 
 
 def test_a_serving_install_holds_no_deep_learning_framework(packages: Path) -> None:
-    held = {each.name.lower() for each in packages.iterdir()}
-    assert not held & {"torch", "transformers", "torchvision", "timm", "open_clip", "nncf"}
+    names = {each.name.lower() for each in packages.iterdir()}
+    assert not names & {"torch", "transformers", "torchvision", "timm", "open_clip", "nncf"}
 
 
 def test_the_installed_command_runs_away_from_the_repository(python: Path, tmp_path: Path) -> None:
-    listed = json.loads(run(python.parent / "mmes", "models", "--json", cwd=tmp_path))
-    assert [each["id"] for each in listed] == [spec.id for spec in MODELS]
+    models = json.loads(run(python.parent / "mmes", "models", "--json", cwd=tmp_path))
+    assert [each["id"] for each in models] == [spec.id for spec in MODELS]
 
 
 def test_the_installed_package_embeds_with_what_it_ships(python: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pages of docs/ do what they say: their code is run, and the site is built of all of them."""
+"""The code on the pages of docs/ runs, and the site is built of all pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = [
     for number, (language, code) in enumerate(BLOCK.findall((DOCS / f"{page}.md").read_text()))
     if language in ("bash", "python")
 ]
-"""Those of the QUICK pages by default; the others take two minutes, among the slow tests."""
+"""Those of the QUICK pages run by default; the others take two minutes and are slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def test_every_page_is_in_the_site_and_every_target_is_named_truly() -> None:
 
 
 def test_every_test_that_the_page_on_safety_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (DOCS / "safety.md").read_text("utf-8")))
+    names = set(re.findall(r"`(test_\w+)`", (DOCS / "safety.md").read_text("utf-8")))
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 50
-    assert {name for name in named if f"def {name}(" not in sources} == set()
+    assert len(names) > 50
+    assert {name for name in names if f"def {name}(" not in sources} == set()
 
 
 @pytest.mark.slow
@@ -94,7 +94,5 @@ def test_the_site_is_built_and_asks_nothing_of_other_hosts(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text("utf-8")
-        for loaded in re.findall(
-            r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?://[^\"]+)", text
-        ):
-            assert "canonical" in loaded or loaded.startswith("https://squidfunk"), loaded
+        for url in re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?://[^\"]+)", text):
+            assert "canonical" in url or url.startswith("https://squidfunk"), url

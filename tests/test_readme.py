@@ -1,4 +1,4 @@
-"""README.md does what it says: its code is run, against the server that it tells how to start."""
+"""The code in README.md runs, against a server that is started as it says."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ START = "make serve\n"
 
 
 def find(word: str) -> Block:
-    """The block of code that holds a word."""
-    (found,) = [each for each in BLOCKS if word in each.code]
-    return found
+    """The block of code that contains a word."""
+    (block,) = [each for each in BLOCKS if word in each.code]
+    return block
 
 
 def run(block: Block, server: Running, *arguments: str, **environ: str) -> str:
-    """What a block prints when it is pasted in the repository's root."""
+    """What a block prints when it is run in the repository's root."""
     code = block.code.replace(ADDRESS, server.url)
     shell = ["bash", "-euo", "pipefail", "-c"]
     command = shell if block.language == "bash" else [sys.executable, "-c"]
@@ -59,7 +59,7 @@ def run(block: Block, server: Running, *arguments: str, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Running]:
-    """The server, by the README's own command where this environment is the one that it makes."""
+    """The server, by the README's own command if this is the environment that it creates."""
     if Path(sys.prefix) == ENVIRONMENT and shutil.which("make"):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -71,12 +71,12 @@ def started() -> Iterator[Running]:
 
 
 def json_values(text: str) -> list[dict[str, object]]:
-    """Several JSON objects that follow each other."""
-    found, place = [], 0
+    """Concatenated JSON objects."""
+    values, place = [], 0
     while place < len(text.rstrip()):
         value, place = json.JSONDecoder().raw_decode(text, place)
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def test_the_readme_is_short_and_names_the_command() -> None:
@@ -97,9 +97,9 @@ def test_every_link_leads_somewhere() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_shell_lines_embed_a_text_a_photo_and_a_film(started: Running) -> None:
-    text, photo, film = json_values(run(find("embed() {"), started))
+    text, photo, video = json_values(run(find("embed() {"), started))
     assert [len(each["embedding"]) for each in (text, photo)] == [384, 384]  # type: ignore[arg-type]
-    assert len(film["embedding"]) == len(film["frames"]) == 4  # type: ignore[arg-type]
+    assert len(video["embedding"]) == len(video["frames"]) == 4  # type: ignore[arg-type]
 
 
 def test_the_python_lines_embed_the_same(started: Running) -> None:
@@ -125,8 +125,8 @@ def test_the_openai_client_works_as_shown(started: Running) -> None:
 
 
 def test_the_engine_and_the_sdk_work_as_shown(started: Running) -> None:
-    likeness = run(find("Engine.open"), started)
-    cat, rocket = map(float, re.findall(r"-?\d+\.\d+(?:e-?\d+)?", likeness))
+    similarities = run(find("Engine.open"), started)
+    cat, rocket = map(float, re.findall(r"-?\d+\.\d+(?:e-?\d+)?", similarities))
     assert cat > rocket
     assert run(find("get_model_handler("), started) == "384\n"
 
@@ -135,15 +135,15 @@ def test_the_engine_and_the_sdk_work_as_shown(started: Running) -> None:
     Path(sys.prefix) != ENVIRONMENT, reason="the lines are about the environment that make makes"
 )
 def test_the_command_line_works_as_shown(started: Running, tmp_path: Path) -> None:
-    shown = run(find("mmes search"), started, EMBEDDING_SEARCH_DIR=str(tmp_path))
-    assert "Builtin/mini (default)" in shown
-    assert shown.count('"vector"') == 2
-    assert shown.splitlines()[-3].endswith("samples/coffee.jpg")
+    output = run(find("mmes search"), started, EMBEDDING_SEARCH_DIR=str(tmp_path))
+    assert "Builtin/mini (default)" in output
+    assert output.count('"vector"') == 2
+    assert output.splitlines()[-3].endswith("samples/coffee.jpg")
 
 
 def test_every_block_of_code_is_run_here() -> None:
     words = ["embed() {", "ray start", "embed_video", "argsort", "OpenAI(", "Engine.open"]
-    tried = [find(word) for word in (*words, "get_model_handler(", "mmes search")]
-    rest = [each for each in BLOCKS[1:] if each not in tried]
+    tested = [find(word) for word in (*words, "get_model_handler(", "mmes search")]
+    rest = [each for each in BLOCKS[1:] if each not in tested]
     assert {each.language for each in rest} <= {"text"}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

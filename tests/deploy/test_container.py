@@ -1,4 +1,4 @@
-"""The image and compose.yaml: linted, held to their schema, and true to what the service is."""
+"""The image and compose.yaml: linted, valid by the schema, and consistent with the service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_image_is_built_by_the_rules() -> None:
 
 def interpolate(text: str, environ: Mapping[str, str]) -> Any:
     """compose.yaml as compose reads it: ${NAME:-default}, where empty counts as unset."""
-    filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: environ.get(found[1]) or found[2], text)
+    filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: environ.get(match[1]) or match[2], text)
     assert "${" not in filled, "a variable without a default"
     return yaml.safe_load(filled)
 
@@ -42,20 +42,20 @@ def interpolate(text: str, environ: Mapping[str, str]) -> Any:
     "environ", [{}, {"EMBEDDING_DEVICE": "GPU", "TARGET": "gpu", "DEVICES": "/dev/dri"}]
 )
 def test_compose_is_valid_with_and_without_variables(environ: dict[str, str]) -> None:
-    found = interpolate(COMPOSE, environ)
-    compose_spec.PyCompose.from_yaml(yaml.safe_dump(found)).validate()
-    (service,) = found["services"].values()
+    document = interpolate(COMPOSE, environ)
+    compose_spec.PyCompose.from_yaml(yaml.safe_dump(document)).validate()
+    (service,) = document["services"].values()
     assert service["build"]["target"] in re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
     assert service["read_only"] is True
     assert service["ports"] == ["9777:8000"]
-    assert {"ov-models", "data-prep"} <= {each["name"] for each in found["volumes"].values()}
+    assert {"ov-models", "data-prep"} <= {each["name"] for each in document["volumes"].values()}
 
 
 def test_the_schema_would_find_a_fault() -> None:
-    found = interpolate(COMPOSE, {})
-    found["services"]["multimodal-embedding-serving"]["imag"] = "x"
+    document = interpolate(COMPOSE, {})
+    document["services"]["multimodal-embedding-serving"]["imag"] = "x"
     with pytest.raises(ValueError, match="imag"):
-        compose_spec.PyCompose.from_yaml(yaml.safe_dump(found))
+        compose_spec.PyCompose.from_yaml(yaml.safe_dump(document))
 
 
 def test_the_service_takes_the_environment_of_the_container() -> None:
@@ -85,13 +85,13 @@ def test_what_the_container_writes_to_is_what_may_be_written() -> None:
 
 @pytest.mark.slow
 def test_the_images_install_steps_give_a_server_without_torch(tmp_path: Path) -> None:
-    """No engine is needed: the Dockerfile's own RUN lines of the build stage, in a clean folder."""
+    """Without Docker: run the RUN lines of the Dockerfile's build stage in a clean folder."""
     stage = re.search(r"^FROM \S+ AS build$(.*?)^FROM", DOCKERFILE, re.M | re.DOTALL)
     assert stage
     source, opt = tmp_path / "source", tmp_path / "opt"
     source.mkdir()
-    for copied in re.findall(r"^COPY (.+)$", stage[1], re.M):
-        *names, target = copied.split()
+    for arguments in re.findall(r"^COPY (.+)$", stage[1], re.M):
+        *names, target = arguments.split()
         for name in names:
             path = ROOT / name
             place = source / (target if path.is_dir() else name)

@@ -1,4 +1,4 @@
-"""The dashboard asks for metrics that the service has."""
+"""The dashboard queries metrics that the service exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DASHBOARD = Path(__file__).parent.parent.parent / "deploy" / "grafana" / "dashbo
 
 def test_every_metric_of_the_dashboard_exists_and_every_metric_is_shown() -> None:
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
-    asked = {
+    queried = {
         re.sub(r"_(total|bucket|sum|count)$", "", name)
         for panel in panels
         for target in panel["targets"]
@@ -23,8 +23,8 @@ def test_every_metric_of_the_dashboard_exists_and_every_metric_is_shown() -> Non
     known = {
         name.removesuffix("_total") for name in re.findall(r"^# HELP (\w+)", body.decode(), re.M)
     }
-    assert asked - known == set()
-    assert {name for name in known if name.startswith("mmes_")} - asked == set()
+    assert queried - known == set()
+    assert {name for name in known if name.startswith("mmes_")} - queried == set()
 
 
 def test_panels_do_not_lie_over_each_other() -> None:

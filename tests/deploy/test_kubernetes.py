@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid by the API's schemas, with every overlay's patches applied."""
+"""The Kubernetes manifests: valid by the API's schemas with every overlay's patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ kubernetes_validate = lazy("kubernetes_validate")
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
 OPERATORS = {"ServiceMonitor"}
-"""Kinds of the Prometheus operator, which the API's own schemas do not know."""
+"""Kinds of the Prometheus operator, which the API's own schemas do not include."""
 LABEL = {"app.kubernetes.io/name": "multimodal-embedding-ms"}
 
 
@@ -28,12 +28,12 @@ def load(path: Path) -> Any:
 
 
 def base() -> list[dict[str, Any]]:
-    """The base's resources with the labels that its kustomization adds."""
-    found = [
+    """The base's resources, with the labels that its kustomization adds."""
+    resources = [
         load(DEPLOY / "base" / name)
         for name in load(DEPLOY / "base/kustomization.yaml")["resources"]
     ]
-    for each in found:
+    for each in resources:
         each["metadata"]["labels"] = dict(LABEL)
         match each["kind"]:
             case "Deployment":
@@ -45,11 +45,11 @@ def base() -> list[dict[str, Any]]:
                 each["spec"]["selector"] = {"matchLabels": dict(LABEL)}
             case "NetworkPolicy":
                 each["spec"]["podSelector"] = {"matchLabels": dict(LABEL)}
-    return found
+    return resources
 
 
 def apply(resource: dict[str, Any], operation: dict[str, Any]) -> None:
-    """One operation of RFC 6902: add or replace; a parent that is missing is an error."""
+    """One operation of RFC 6902, add or replace; a missing parent is an error."""
     *parents, last = [
         part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
     ]
@@ -66,10 +66,10 @@ def overlaid(name: str) -> list[dict[str, Any]]:
     kustomization = load(DEPLOY / "overlays" / name / "kustomization.yaml")
     assert kustomization["resources"] == ["../../base"]
     for patch in kustomization.get("patches", ()):
-        chosen = [each for each in resources if each["kind"] == patch["target"]["kind"]]
-        assert chosen, patch
+        targets = [each for each in resources if each["kind"] == patch["target"]["kind"]]
+        assert targets, patch
         for operation in yaml.safe_load(patch["patch"]):
-            for resource in chosen:
+            for resource in targets:
                 apply(resource, operation)
     return resources
 

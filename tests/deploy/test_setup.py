@@ -1,4 +1,4 @@
-"""`source setup.sh`: what it fills in, what it refuses, what it leaves behind."""
+"""`source setup.sh`: what it fills in, what it rejects, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ NO_ENGINE = {"PATH": "/usr/bin:/bin"}
 def source(
     shell: str = "bash", path: str | None = None, **exports: str
 ) -> tuple[int, dict[str, str], str]:
-    """(status, the environment afterwards, what was said) of sourcing the file."""
+    """(status, the environment afterwards, the output) of sourcing the file."""
     environ = {"HOME": "/nowhere", "PATH": path or "/usr/bin:/bin", **exports}
     command = f". {SCRIPT}; status=$?; echo ----; env; set | grep -c ^_mmes; exit $status"
     done = subprocess.run([shell, "-uc", command], env=environ, capture_output=True, text=True)
-    said, _, after = done.stdout.partition("----\n")
+    output, _, after = done.stdout.partition("----\n")
     variables = dict(line.split("=", 1) for line in after.splitlines() if "=" in line)
     assert after.rstrip().endswith("\n0"), "variables or functions were left behind"
-    return done.returncode, variables, said + done.stderr
+    return done.returncode, variables, output + done.stderr
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_everything_has_a_default_that_the_service_takes(shell: str) -> None:
-    status, variables, said = source(shell)
-    assert status == 0, said
+    status, variables, output = source(shell)
+    assert status == 0, output
     settings = Settings.from_env(variables)
     assert settings.model == "Builtin/mini"
     assert (settings.device, settings.use_openvino, settings.image_batch) == ("CPU", True, 16)
     assert (settings.num_frames, settings.clip_duration, settings.port) == (64, -1, 9777)
     for line in ("EMBEDDING_MODEL_NAME=Builtin/mini", "EMBEDDING_DEVICE=CPU"):
-        assert line in said.splitlines()
+        assert line in output.splitlines()
 
 
 @pytest.mark.parametrize(("device", "batch"), [("GPU", 32), ("GPU.1", 32), ("NPU", 16)])
@@ -74,9 +74,9 @@ def test_what_is_set_stays() -> None:
     ],
 )
 def test_a_wrong_value_is_named_and_nothing_is_exported(name: str, value: str) -> None:
-    status, variables, said = source(**{name: value})
+    status, variables, output = source(**{name: value})
     assert status == 1
-    assert f"{name}='{value}' is not allowed; allowed: " in said
+    assert f"{name}='{value}' is not allowed; allowed: " in output
     assert "APP_NAME" not in variables
 
 
@@ -86,12 +86,12 @@ def test_every_kind_of_name_is_taken(name: str) -> None:
 
 
 def test_it_knows_the_models_of_the_catalog() -> None:
-    listed = re.search(r'_mmes_models="\n(.*?)"', SCRIPT.read_text(), re.DOTALL)
-    assert listed
-    named = set(listed[1].split())
+    match = re.search(r'_mmes_models="\n(.*?)"', SCRIPT.read_text(), re.DOTALL)
+    assert match
+    names = set(match[1].split())
     expected = {spec.id for spec in MODELS}
     expected |= {f"{spec.family}/{alias}" for spec in MODELS for alias in spec.aliases}
-    assert named == expected
+    assert names == expected
 
 
 @pytest.mark.parametrize(
@@ -112,26 +112,26 @@ def test_it_knows_the_models_of_the_catalog() -> None:
     ],
 )
 def test_it_allows_what_the_service_allows(name: str, value: str) -> None:
-    status, _, said = source(**{name: value})
-    refusal = contextlib.nullcontext() if status == 0 else pytest.raises(SettingsError)
-    with refusal as caught:
+    status, _, output = source(**{name: value})
+    expectation = contextlib.nullcontext() if status == 0 else pytest.raises(SettingsError)
+    with expectation as caught:
         Settings.from_env({name: value})
-    assert caught is None or str(caught.value) in said
+    assert caught is None or str(caught.value) in output
 
 
 def test_the_volumes_are_made_where_an_engine_answers(tmp_path: Path) -> None:
-    """A stand-in for docker that knows one volume and notes what it is asked."""
+    """A stand-in for docker that knows one volume and records its calls."""
     docker = tmp_path / "docker"
     docker.write_text(
-        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n'
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n'
         'case "$*" in "volume inspect data-prep") exit 1;; esac\n'
     )
     docker.chmod(0o755)
-    status, _, said = source(path=f"{tmp_path}:/usr/bin:/bin")
-    assert status == 0, said
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert "volume create data-prep" in asked
-    assert "volume create ov-models" not in asked
+    status, _, output = source(path=f"{tmp_path}:/usr/bin:/bin")
+    assert status == 0, output
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert "volume create data-prep" in calls
+    assert "volume create ov-models" not in calls
 
 
 def test_a_shell_that_stops_at_errors_goes_on() -> None:
