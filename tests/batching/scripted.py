@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -43,6 +44,14 @@ def occupy(
         futures += now(batcher, text_features(start + worker), priority=priority)
         graph.wait_for_call()
     return futures
+
+
+def wait_until_idle(batcher: Batcher, graph: FakeGraph) -> None:
+    """Wait until every worker waits for work: on a busy machine a thread may start late."""
+    limit = time.monotonic() + PATIENCE
+    while batcher._schedule._idle < graph.parallel:
+        assert time.monotonic() < limit
+        time.sleep(0.001)
 
 
 def text(number: int, cost: int) -> Features:

@@ -19,7 +19,7 @@ from multimodal_embedding_serving.engine import Engine, loader
 from multimodal_embedding_serving.errors import DeadlineExceeded, NotReady
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Graph, Row, Vectors
-from tests.batching.scripted import assert_answers, batching, now, occupy, text
+from tests.batching.scripted import assert_answers, batching, now, occupy, text, wait_until_idle
 from tests.fakes import NOT_FINITE, PATIENCE, POISON, FakeClock, FakeGraph, text_features
 from tests.small_model import small_conversion
 
@@ -74,6 +74,7 @@ def test_no_copy_is_opened_before_bulk_blocks_an_item() -> None:
 def test_a_worker_that_is_free_leaves_the_replica_alone() -> None:
     graph, copy = FakeGraph(parallel=2), FakeGraph()
     with batching(graph, open_replica=lambda: copy) as batcher:
+        wait_until_idle(batcher, graph)
         graph.hold()
         now(batcher, text(0, 4), priority=Priority.BULK)
         graph.wait_for_call()

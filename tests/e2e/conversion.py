@@ -103,7 +103,7 @@ def kill_while_converting(place: Place, after: float) -> bool:
     """kill -9 so many seconds after the conversion has told its first word; False: it was done."""
     process = place.start("convert", ROW)
     assert process.stderr is not None
-    assert "licence" in process.stderr.readline()
+    assert "is licensed under" in process.stderr.readline()
     drain = threading.Thread(target=process.stderr.read)
     drain.start()
     try:
@@ -140,7 +140,7 @@ def length_of_conversion(place: Place, *options: str) -> float:
     """Seconds from the first word of `mmes convert` to its end."""
     process = place.start("convert", ROW, *options)
     assert process.stderr is not None
-    assert "licence" in process.stderr.readline()
+    assert "is licensed under" in process.stderr.readline()
     started = time.monotonic()
     rest = process.stderr.read()
     process.stderr.close()
