@@ -241,7 +241,7 @@ def test_the_manifest_says_what_is_wrong_with_it(start: Start, tmp_path: Path) -
     for manifest, status, says in (
         ([], 422, "should be an object"),
         ({"frames": []}, 422, "frames"),
-        ({"frames": [{**frame, "detection_confidence": 2, "image_path": "a"}]}, 422, "frames.0"),
+        ({"frames": [{**frame, "detection_confidence": 2, "image_path": "a"}]}, 422, "frames[0]"),
         ({"frames": [frame]}, 422, "no image_path"),
         ({"frames": [{**frame, "image_path": "/etc/passwd"}]}, 403, ""),
         ({"frames": [{**frame, "image_path": "gone.png"}]}, 404, ""),
