@@ -159,9 +159,24 @@ def test_an_override_is_checked_like_a_variable() -> None:
         Settings.from_env({}, precision="fp8")
 
 
-def test_the_first_of_two_names_wins() -> None:
-    both = {"OV_CACHE_DIR": "/b", "EMBEDDING_OV_CACHE_DIR": "/a"}
+def test_two_names_of_one_setting_must_agree() -> None:
+    both = {"OV_CACHE_DIR": "/a", "EMBEDDING_OV_CACHE_DIR": "/a"}
     assert Settings.from_env(both).cache_dir == Path("/a")
+    with pytest.raises(SettingsError, match=r"EMBEDDING_OV_CACHE_DIR='/b' and OV_CACHE_DIR='/a'"):
+        Settings.from_env({**both, "EMBEDDING_OV_CACHE_DIR": "/b"})
+
+
+def test_the_variable_for_traces_wins_over_the_general_one() -> None:
+    general = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a"}
+    traces = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/v1/traces"}
+    assert Settings.from_env({**general, **traces}).traces == "http://b/v1/traces"
+
+
+def test_an_override_replaces_a_setting_under_any_of_its_names() -> None:
+    base = {"EMBEDDING_INTERACTIVE_REPLICA_MAX_MB": "512", "EMBEDDING_DEVICE": "GPU"}
+    merged = Settings.merge(base, {"EMBEDDING_EXPRESS_MB": "0"})
+    assert merged == {"EMBEDDING_EXPRESS_MB": "0", "EMBEDDING_DEVICE": "GPU"}
+    assert Settings.from_env(merged).interactive_replica_max_mb == 0
     assert Settings.from_env({"OV_CACHE_DIR": "/b"}).cache_dir == Path("/b")
 
 

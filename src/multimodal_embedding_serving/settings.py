@@ -196,8 +196,11 @@ class Settings:
                 if isinstance(override, str)
                 else {}
             )
-            for name, raw in reversed([item for item in raws.items() if item[1]]):
-                values[each.name] = _parse(name, raw, each.metadata["parse"])
+            settings = {
+                name: _parse(name, raw, each.metadata["parse"]) for name, raw in raws.items() if raw
+            }
+            if settings:
+                values[each.name] = _agreed(settings, raws)
         if environ.get("XDG_CACHE_HOME"):
             for name, subfolder in CACHES.items():
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", subfolder))
@@ -210,9 +213,33 @@ class Settings:
         names = (name for each in fields(cls) for name in each.metadata["names"])
         return {name: environ[name] for name in names if environ.get(name, "").strip()}
 
+    @classmethod
+    def merge(cls, base: Mapping[str, str], override: Mapping[str, str]) -> dict[str, str]:
+        """Variables of `base`, overridden by those of `override` under any name of a setting."""
+        merged = dict(base)
+        for each in fields(cls):
+            names = each.metadata["names"]
+            if any(override.get(name, "").strip() for name in names):
+                for name in names:
+                    merged.pop(name, None)
+        return {**merged, **override}
+
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+
+def _agreed(settings: Mapping[str, Any], raws: Mapping[str, str]) -> Any:
+    """The value of a setting that may have several names. Raises SettingsError if they differ."""
+    (first, value), *others = settings.items()
+    for name, other in others:
+        # By OpenTelemetry's own rule, the variable of traces wins over the general one.
+        if other != value and not name.startswith("OTEL_"):
+            raise SettingsError(
+                f"{first}={raws[first]!r} and {name}={raws[name]!r} are two names of one setting "
+                f"and contradict each other; set only {first}"
+            )
+    return value
 
 
 def _parse(name: str, raw: str, parse: Parse) -> Any:

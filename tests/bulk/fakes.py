@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
+from multimodal_embedding_serving.bulk.items import ITEM_KINDS, Kind, Source
 from multimodal_embedding_serving.bulk.job import Options, Tally, run
 from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import Identity, VideoResult
@@ -35,7 +35,7 @@ def vector(content: bytes) -> Vector:
 class FakeModel:
     """Vectors follow from the bytes alone; `raises` is raised for files of those names."""
 
-    kinds: tuple[Kind, ...] = KINDS
+    kinds: tuple[Kind, ...] = ITEM_KINDS
     fingerprint: str = "f1"
     parallel: int = 8
     raises: dict[str, EmbeddingError] = field(default_factory=dict)

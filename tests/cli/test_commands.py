@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import typer
 
-from multimodal_embedding_serving.bulk.items import KINDS
+from multimodal_embedding_serving.bulk.items import ITEM_KINDS
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.cli.embed import Kind
 from tests.cli.test_cli import mmes
@@ -140,4 +140,4 @@ def test_an_output_folder_that_is_not_there_is_a_message(tmp_path: Path) -> None
 
 
 def test_the_kinds_of_the_command_line_are_those_of_bulk_work() -> None:
-    assert tuple(Kind) == KINDS
+    assert tuple(Kind) == ITEM_KINDS

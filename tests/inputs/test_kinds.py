@@ -23,7 +23,15 @@ from multimodal_embedding_serving.inputs.items import (
     Texts,
     Video,
 )
-from multimodal_embedding_serving.inputs.kinds import KINDS, Input, SegmentConfig
+from multimodal_embedding_serving.inputs.kinds import (
+    KINDS,
+    ImageBase64Input,
+    ImageUrlInput,
+    Input,
+    SegmentConfig,
+    TextInput,
+    VideoFramesInput,
+)
 from multimodal_embedding_serving.inputs.media_access import BelowRoots, LoopFetchers, MediaAccess
 from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.video import Segment
@@ -291,3 +299,32 @@ def test_each_event_loop_has_a_fetcher_of_its_own() -> None:
     asyncio.run(twice())
     assert [fetcher.calls for fetcher in created] == [[("a", 1), ("b", 2)]] * 2
     asyncio.run(fetchers.aclose())
+
+
+class Untouched(list[Any]):
+    """Two million items that nobody may look at."""
+
+    def __len__(self) -> int:
+        return 2_000_000
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("an item was read before the items were counted")
+
+
+@pytest.mark.parametrize(
+    "expandable",
+    [
+        Texts(Untouched()),
+        Images(Untouched()),
+        TextInput.model_construct(type="text", text=Untouched()),
+        ImageUrlInput.model_construct(type="image_url", image_url=Untouched()),
+        ImageBase64Input.model_construct(type="image_base64", image_base64=Untouched()),
+        VideoFramesInput.model_construct(type="video_frames", video_frames=Untouched()),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+async def test_items_are_counted_before_any_is_read(
+    expandable: Embeddable, media: MediaAccess
+) -> None:
+    with pytest.raises(TooLarge, match=r"has 2,000,000 items; the limit is 2,048"):
+        await expandable.expand(media, LIMITS)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.native import FINGERPRINT
-from multimodal_embedding_serving.api.openai_input import read_items
+from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_json
 from multimodal_embedding_serving.api.schemas import (
     CohereAnswer,
@@ -33,11 +33,11 @@ from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import MAX_INLINE_NUMBERS, encode
 from multimodal_embedding_serving.engine.results import EmbeddingResult, renormalize
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
-from multimodal_embedding_serving.inputs.items import Embeddable
+from multimodal_embedding_serving.inputs.items import Embeddable, InputLimits
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": CohereErrorAnswer},
     "5XX": {"model": CohereErrorAnswer},
 }
@@ -45,37 +45,50 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def cohere_routes(service: Service) -> APIRouter:
     """The route under /v2, over one service."""
-    routes = APIRouter(responses=ERRORS)
+    routes = APIRouter(responses=ERROR_RESPONSES)
 
     @routes.post("/embed", summary="Embed (Cohere's API)", response_model=CohereAnswer)
     async def embed(request: Request) -> Response:
         engine = service.ready_engine()
         parsed = await read_json(request, service.settings, CohereRequest)
-        items, parts = await asyncio.to_thread(list_items, parsed)
+        given = parsed.texts or parsed.images or parsed.inputs or ()
+        InputLimits.of(service.settings).check(len(given))
+        items, parts = list_items(parsed)
         try:
-            inputs = await asyncio.to_thread(_read_inputs, parsed, items, service.settings)
+            inputs = await _read_inputs(parsed, items, service.settings)
             service.require(parsed.model)
             work = engine.aembed(inputs, dimensions=parsed.output_dimension)
             results = await cancel_on_disconnect(request, work)
-            if parsed.truncate is not None:
-                check_truncation(results, parsed.truncate)
+            check_truncation(results, parsed.truncate)
         except EmbeddingError as error:
             raise locate(error, parsed, parts) from None
         vectors = fuse(np.concatenate([result.vectors for result in results]), parts)
+        headers = {FINGERPRINT: engine.info.fingerprint}
         if vectors.size <= MAX_INLINE_NUMBERS:
-            response = cohere_body(parsed, vectors, results)
-        else:
-            response = await asyncio.to_thread(cohere_body, parsed, vectors, results)
-        return json_response(response, headers={FINGERPRINT: engine.info.fingerprint})
+            return _respond(parsed, vectors, results, headers)
+        return await asyncio.to_thread(_respond, parsed, vectors, results, headers)
 
     return routes
 
 
-def _read_inputs(parsed: CohereRequest, items: list[Any], settings: Settings) -> list[Embeddable]:
+def _respond(
+    parsed: CohereRequest,
+    vectors: Vectors,
+    results: Sequence[EmbeddingResult],
+    headers: dict[str, str],
+) -> Response:
+    return json_response(cohere_body(parsed, vectors, results), headers=headers)
+
+
+async def _read_inputs(
+    parsed: CohereRequest, items: list[Any], settings: Settings
+) -> list[Embeddable]:
     """The items as inputs of the engine; all texts but those of a search query are documents."""
     is_query = parsed.input_type == "search_query"
     request = OpenAIRequest(input=items, input_type="query" if is_query else "document")
-    return read_items(request, settings)
+    if len(items) <= MAX_INLINE_ITEMS:
+        return read_items(request, settings)
+    return await asyncio.to_thread(read_items, request, settings)
 
 
 def list_items(parsed: CohereRequest) -> tuple[list[Any], list[int]]:

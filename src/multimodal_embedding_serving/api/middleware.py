@@ -143,4 +143,6 @@ def _route(scope: Scope) -> str:
         return "unknown"
     # FastAPI's scope holds the route as its router knows it: without the dialect's prefix.
     prefix = find_dialect(scope["path"].removeprefix(scope.get("root_path", ""))).prefix
-    return f"{prefix}{route.path}"
+    # (older versions keep the prefix)
+    path: str = route.path
+    return path if prefix and path.startswith(f"{prefix}/") else f"{prefix}{path}"

@@ -14,7 +14,7 @@ from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.native import FINGERPRINT
-from multimodal_embedding_serving.api.openai_input import read_items
+from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_body, read_json
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
@@ -36,17 +36,14 @@ from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 
-MAX_INLINE_ITEMS = 256
-"""Larger inputs are read on a thread."""
-
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorAnswer} for status in (400, 401, 403, 404, 429, 500, 503, 504)
 }
 
 
 def openai_routes(service: Service) -> APIRouter:
     """The routes under /v1, over one service."""
-    routes = APIRouter(responses=ERRORS)
+    routes = APIRouter(responses=ERROR_RESPONSES)
 
     @routes.post("/embeddings", summary="Embed (OpenAI's API)", response_model=OpenAIAnswer)
     async def embeddings(request: Request) -> Response:
@@ -54,16 +51,17 @@ def openai_routes(service: Service) -> APIRouter:
         settings = service.settings
         content_type = request.headers.get("content-type", "")
         if content_type[: len(FORM)].lower() == FORM:
-            body = await read_body(request, settings)
-            parsed, inputs = await asyncio.to_thread(read_form, content_type, body, settings)
+            # The body is not kept: its parts are copies, and the request is charged for it once.
+            parsed, inputs = await asyncio.to_thread(
+                read_form, content_type, await read_body(request, settings), settings
+            )
         else:
             parsed = await read_json(request, settings, OpenAIRequest)
             inputs = await _read_items(parsed, settings)
         service.require(parsed.model)
         work = engine.aembed(inputs, dimensions=parsed.dimensions)
         results = await cancel_on_disconnect(request, work)
-        if parsed.truncate is not None:
-            check_truncation(results, parsed.truncate)
+        check_truncation(results, parsed.truncate)
         if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
             return _respond(request, parsed, results, engine.info)
         return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
@@ -86,9 +84,10 @@ def openai_routes(service: Service) -> APIRouter:
 
 async def _read_items(parsed: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     """The inputs of a body, read on a thread if that may take longer than a millisecond."""
-    decodes = settings.token_ids == "cl100k"  # noqa: S105  # a setting's value
-    many = isinstance(parsed.input, list) and len(parsed.input) > MAX_INLINE_ITEMS
-    if decodes or many:
+    items: list[Any] = parsed.input if isinstance(parsed.input, list) else []
+    accepted = settings.token_ids != "reject"  # noqa: S105  # a setting's value
+    token_ids = accepted and bool(items) and not isinstance(items[0], str | dict)
+    if token_ids or len(items) > MAX_INLINE_ITEMS:
         return await asyncio.to_thread(read_items, parsed, settings)
     return read_items(parsed, settings)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from multimodal_embedding_serving.api.schemas import OpenAIRequest
 from multimodal_embedding_serving.errors import BadRequest, InvalidInput, MissingExtra
-from multimodal_embedding_serving.inputs.items import Embeddable, Role, Texts, too_many_items
+from multimodal_embedding_serving.inputs.items import Embeddable, InputLimits, Role, Texts
 from multimodal_embedding_serving.inputs.kinds import (
     ImageBase64Input,
     ImageUrlInput,
@@ -32,6 +32,10 @@ REJECTED_IDS = (
 )
 
 
+MAX_INLINE_ITEMS = 256
+"""Larger inputs are read on a thread: these take the event loop under a millisecond."""
+
+
 def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     """The inputs of a request, one vector per item, in order; a list of texts stays one input.
 
@@ -41,8 +45,7 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     items = _as_list(request.input)
     if not items:
         raise InvalidInput("input must not be empty", param="input")
-    if len(items) > settings.max_items:  # the engine checks too, but reading first can take seconds
-        raise too_many_items(len(items), settings.max_items)
+    InputLimits.of(settings).check(len(items))
     role = read_role(request)
     if isinstance(items[0], list):
         texts = _from_tokens(items, settings.token_ids)

@@ -23,7 +23,7 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.inputs.media_access import is_url
 
 Kind = Literal["text", "image", "video"]
-KINDS: tuple[Kind, ...] = ("text", "image", "video")
+ITEM_KINDS: tuple[Kind, ...] = ("text", "image", "video")
 Source = Path | str | bytes
 """A path, a URL, or encoded bytes."""
 

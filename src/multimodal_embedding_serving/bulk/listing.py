@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multimodal_embedding_serving.bulk.items import (
-    KINDS,
+    ITEM_KINDS,
     LIST_SUFFIXES,
     TABLE_SUFFIX,
     Failure,
@@ -50,7 +50,7 @@ class Listing:
     arguments: tuple[str, ...]
     texts: tuple[str, ...] = ()
     """Literal texts, even if they look like files."""
-    kinds: Collection[Kind] = KINDS
+    kinds: Collection[Kind] = ITEM_KINDS
     """Taken from folders and globs."""
     mark: Mark = mark_by_date
     stdin: TextIO | None = None
@@ -172,7 +172,9 @@ class Listing:
 
     def _item(self, entry: Mapping[str, Any], key: str, folder: Path) -> Item:
         """{"text" | "image" | "video" | "path": …, "id": …}; paths are relative to the list."""
-        fields = [(name, entry[name]) for name in (*KINDS, "path") if entry.get(name) is not None]
+        fields = [
+            (name, entry[name]) for name in (*ITEM_KINDS, "path") if entry.get(name) is not None
+        ]
         name, value = fields[0] if len(fields) == 1 else ("", None)
         id_ = None if entry.get("id") is None else str(entry["id"])
         if isinstance(value, bytes) and name in ("image", "video"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from multimodal_embedding_serving.batching.priority import Priority
-from multimodal_embedding_serving.bulk.items import KINDS, Kind, Source
+from multimodal_embedding_serving.bulk.items import ITEM_KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient, Client
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.results import EmbeddingResult
@@ -71,7 +71,7 @@ class Model(Protocol):
 def kinds_of(modalities: Sequence[str]) -> tuple[Kind, ...]:
     """The kinds that a model of these modalities embeds: video follows image."""
     needed = {"text": "text", "image": "image", "video": "image"}
-    return tuple(kind for kind in KINDS if needed[kind] in modalities)
+    return tuple(kind for kind in ITEM_KINDS if needed[kind] in modalities)
 
 
 class LocalModel:

@@ -42,7 +42,7 @@ MAX_TEXTS, MAX_CHARACTERS = 64, 1 << 18
 """In one request."""
 DEFAULT_FILE_CHARACTERS = 4096
 """The assumed length of a text file before it is read."""
-MAX_VIDEOS = 2
+MAX_VIDEOS_AHEAD = 2
 """Videos at a time: each has a process and threads of its own."""
 MAX_READY = 1024
 """Requests started before the first one of them is answered, such as one with a long video."""
@@ -98,7 +98,7 @@ class Stream:
         self._model = model
         self._entries = entries
         self._slots = asyncio.Semaphore(model.parallel)
-        self._videos = asyncio.Semaphore(MAX_VIDEOS)
+        self._videos = asyncio.Semaphore(MAX_VIDEOS_AHEAD)
         self._room = asyncio.Semaphore(ready)
         self._requests: asyncio.Queue[asyncio.Task[list[Result]] | None] = asyncio.Queue()
         self._feeder = asyncio.create_task(self._feed())

@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from multimodal_embedding_serving.bulk.items import KINDS
+from multimodal_embedding_serving.bulk.items import ITEM_KINDS
 from multimodal_embedding_serving.bulk.schema import pyarrow
 from multimodal_embedding_serving.errors import InvalidInput
 
-COLUMNS = (*KINDS, "path", "id")
+COLUMNS = (*ITEM_KINDS, "path", "id")
 """Columns that are read; at most one of the first four has a value in each row."""
 BATCH_ROWS = 64
 """Read at a time: they may contain encoded images."""

@@ -42,7 +42,7 @@ def _print_version(requested: bool) -> None:
 
 
 @app.callback()
-def options(
+def _main_options(
     version: Annotated[
         bool,
         typer.Option(

@@ -41,7 +41,7 @@ Store = Literal["lancedb", "qdrant"]
 
 
 class Kind(StrEnum):
-    """The kinds of `bulk.items.KINDS`: Typer does not support a list of Literal."""
+    """The kinds of `bulk.items.ITEM_KINDS`: Typer does not support a list of Literal."""
 
     text = "text"
     image = "image"
@@ -140,7 +140,7 @@ def _options(dtype: DType, recipe: str, part_rows: int, *, retry: bool, drop: bo
 def _listing(
     items: list[str], texts: list[str], only: list[Kind] | None, *, by_content: bool
 ) -> Listing:
-    from multimodal_embedding_serving.bulk.items import KINDS, mark_by_content, mark_by_date
+    from multimodal_embedding_serving.bulk.items import ITEM_KINDS, mark_by_content, mark_by_date
     from multimodal_embedding_serving.bulk.listing import Listing
 
     if not items and not texts:
@@ -148,7 +148,7 @@ def _listing(
     return Listing(
         tuple(items),
         tuple(texts),
-        kinds=tuple(each.value for each in only) if only else KINDS,
+        kinds=tuple(each.value for each in only) if only else ITEM_KINDS,
         mark=mark_by_content if by_content else mark_by_date,
         stdin=sys.stdin,
     )

@@ -33,7 +33,7 @@ Reply = httpx2.Response | httpx2.TransportError
 
 MAX_BATCH_BYTES = 24_000_000
 """Base64 in one request: well below the server's default limit, EMBEDDING_MAX_BODY_MB=64."""
-RETRYABLE = {429, 502, 503}
+RETRYABLE_STATUSES = {429, 502, 503}
 LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 """Broken connections, which are retried. Timeouts are not: they are the caller's own limit."""
 MAX_RETRY_AFTER = 60.0
@@ -138,7 +138,10 @@ class RequestBuilder:
         backoff: float = 0.25 * 2 ** min(attempt, 5) * random.uniform(1, 1.5)  # noqa: S311
         if isinstance(reply, httpx2.TransportError):
             return backoff if isinstance(reply, LOST) else None
-        if reply.status_code not in RETRYABLE or reply.headers.get("x-should-retry") == "false":
+        if (
+            reply.status_code not in RETRYABLE_STATUSES
+            or reply.headers.get("x-should-retry") == "false"
+        ):
             return None
         seconds = retry_after(reply.headers.get("retry-after", ""))
         return backoff if seconds is None else min(MAX_RETRY_AFTER, seconds)
@@ -181,7 +184,8 @@ def to_error(status: int, body: Mapping[str, Any], offset: int) -> EmbeddingErro
     by_status = [each for each in raisable if each.status == status != 500]
     error = (by_code or by_status or [RemoteFailed])[0](message)
     index, error.param = detail.get("index"), detail.get("param")
-    if item := re.match(r"input\[(\d+)\]: ", message):  # OpenAI's format has no index field
+    # OpenAI's format has no index field; servers of version 0.1.0 wrote "item 3".
+    if item := re.match(r"(?:input\[|item )(\d+)\]?: ", message):
         index, error.message = int(item[1]), message[item.end() :]
     error.index = None if index is None else offset + index
     return error

@@ -39,7 +39,6 @@ from multimodal_embedding_serving.inputs.items import (
     Role,
     Texts,
     Video,
-    too_many_items,
 )
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
@@ -244,9 +243,7 @@ class Engine:
     @contextmanager
     def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
         """Count the items in and out. A request larger than the queue may enter if it is alone."""
-        items = sum(1 if batch.video else batch.count for batch in batches)
-        if items > self._limits.max_items:
-            raise too_many_items(items, self._limits.max_items)
+        self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
         limit = self._settings.queue_limit
         count = sum(batch.count for batch in batches)
         with self._lock:

@@ -42,8 +42,8 @@ def read_transformer(
     full = _configure(layout.model_type, config, spec)
     if full is None:
         raise CheckpointError(
-            f"{weights.file}: no config.json beside it, and the catalog does not tell the "
-            f"sizes of this {layout.model_type!r} model"
+            f"{weights.file}: no config.json beside it, and the catalog has no row with "
+            f"the sizes of this {layout.model_type!r} model"
         )
     renamed = rename(weights, layout)
     check_sizes(renamed, full)

@@ -122,11 +122,13 @@ class ImageUrlInput(WireModel):
     image_url: OneOrMany
     modality: ClassVar[Modality] = "image"
 
-    def items(self, media: MediaAccess) -> list[Any]:
-        return [media.fetch_image(url) for url in _as_list(self.image_url)]
+    def items(self, media: MediaAccess, limits: InputLimits) -> list[Any]:
+        urls = _as_list(self.image_url)
+        limits.check(len(urls))
+        return [media.fetch_image(url) for url in urls]
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
-        items = self.items(media)
+        items = self.items(media, limits)
         return ItemBatch(items=items, count=len(items), many=isinstance(self.image_url, list))
 
 
@@ -135,11 +137,13 @@ class ImageBase64Input(WireModel):
     image_base64: OneOrMany
     modality: ClassVar[Modality] = "image"
 
-    def items(self, media: MediaAccess) -> list[Any]:
-        return [Encoded(data) for data in _as_list(self.image_base64)]
+    def items(self, media: MediaAccess, limits: InputLimits) -> list[Any]:
+        images = _as_list(self.image_base64)
+        limits.check(len(images))
+        return [Encoded(data) for data in images]
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
-        items = self.items(media)
+        items = self.items(media, limits)
         return ItemBatch(items=items, count=len(items), many=isinstance(self.image_base64, list))
 
 
@@ -154,7 +158,8 @@ class VideoFramesInput(WireModel):
     modality: ClassVar[Modality] = "image"
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
-        items = [item for frame in self.video_frames for item in frame.items(media)]
+        limits.check(len(self.video_frames))
+        items = [item for frame in self.video_frames for item in frame.items(media, limits)]
         return ItemBatch(items=items, count=len(items))
 
 

@@ -166,7 +166,7 @@ def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Map
         fn_constructor_kwargs={
             "folder": str(folder),
             "options": Options(
-                environment={**Settings.variables(), **options.environment},
+                environment=Settings.merge(Settings.variables(), options.environment),
                 cpus=cpus,
                 dtype=options.dtype,
                 segment=options.segment,

@@ -53,7 +53,7 @@ def build(arguments: Replicas | dict[str, Any]) -> serve.Application:
     Raises pydantic.ValidationError.
     """
     replicas = Replicas.model_validate(arguments)
-    environment = {**Settings.variables(), **replicas.environment}
+    environment = Settings.merge(Settings.variables(), replicas.environment)
     if replicas.model is not None:
         environment["EMBEDDING_MODEL_NAME"] = replicas.model
     deployment = serve.deployment(

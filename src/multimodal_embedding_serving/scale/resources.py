@@ -20,7 +20,9 @@ def node_settings(environment: Mapping[str, str], cpus: float) -> Settings:
     """
     threads = str(max(1, math.floor(cpus)))
     bounds = {"OV_INFERENCE_NUM_THREADS": threads, "PREPROCESS_WORKERS": threads}
-    return Settings.from_env({**bounds, **Settings.variables(), **environment})
+    return Settings.from_env(
+        Settings.merge(Settings.merge(bounds, Settings.variables()), environment)
+    )
 
 
 def usual_cpus(nodes: Iterable[Mapping[str, Any]]) -> float:
