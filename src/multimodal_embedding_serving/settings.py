@@ -145,6 +145,7 @@ class Settings:
     api_keys: tuple[str, ...] = env("EMBEDDING_API_KEYS", (), words, "bearer keys; empty = open")
     media_proxy: str = env("EMBEDDING_MEDIA_PROXY", "", str, "the proxy for media")
     image_formats: tuple[str, ...] = env("EMBEDDING_IMAGE_FORMATS", tuple(IMAGE_FORMATS), some_of(*IMAGE_FORMATS), "image formats that may be opened")
+    jpeg_decode: str = env("EMBEDDING_JPEG_DECODE", "auto", one_of("auto", "exact", "fast"), "JPEG decoding: exact = at full size; fast = scaled down while decoding, to at least twice the side that the model needs ([cost](parity.md#jpeg-decoding)); auto = exact if EMBEDDING_PRECISION is f32, else fast")
     max_body_mb: int = env("EMBEDDING_MAX_BODY_MB", 64, number(1), "request body")
     max_image_mb: int = env("EMBEDDING_MAX_IMAGE_MB", 32, number(1), "one image, encoded")
     max_image_mpix: int = env("EMBEDDING_MAX_IMAGE_MPIX", 64, number(1), "one image's megapixels, from its header")

@@ -83,8 +83,8 @@ def test_v1_fetches_images_and_videos(allowing: FakeServing, pages: str) -> None
     ("name", "status", "says"),
     [
         ("gone.png", 424, "status 404"),
-        ("cut.jpg", 422, "decoded"),
-        ("words.png", 415, "not an image"),
+        ("cut.jpg", 422, "could not decode"),
+        ("words.png", 415, "not a supported image format"),
     ],
 )
 def test_what_is_wrong_behind_a_url_is_told_with_its_place(
