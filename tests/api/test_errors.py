@@ -35,7 +35,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], int, str, int | None]] = [
     ({"text": "a"}, 422, "input", None),
     ({"type": "image_base64", "image_base64": "%%%"}, 422, "base64", None),
     ({"type": "image_base64", "image_base64": ""}, 422, "empty", None),
-    ({"type": "image_base64", "image_base64": [PICTURE, CUT]}, 422, "decoded", 1),
+    ({"type": "image_base64", "image_base64": [PICTURE, CUT]}, 422, "could not decode", 1),
     ({"type": "image_base64", "image_base64": [PICTURE, PICTURE, NO_PICTURE]}, 415, "image", 2),
     ({"type": "image_url", "image_url": "file:///etc/passwd"}, 403, "", None),
     ({"type": "image_url", "image_url": ["http://127.0.0.1:9/a.png"]}, 403, "", 0),
@@ -223,9 +223,9 @@ def test_the_manifest_says_what_is_wrong_with_it(start: Start, tmp_path: Path) -
     given = {"input": {"type": "frames_batch", "frames_manifest_path": "m.json"}}
     frame = {"frame_number": 1, "timestamp": 0.1, "type": "full_frame"}
     for manifest, status, says in (
-        ([], 422, "malformed"),
+        ([], 422, "should be an object"),
         ({"frames": []}, 422, "frames"),
-        ({"frames": [{**frame, "detection_confidence": 2, "image_path": "a"}]}, 422, "frames.0"),
+        ({"frames": [{**frame, "detection_confidence": 2, "image_path": "a"}]}, 422, "frames[0]"),
         ({"frames": [frame]}, 422, "no image_path"),
         ({"frames": [{**frame, "image_path": "/etc/passwd"}]}, 403, ""),
         ({"frames": [{**frame, "image_path": "gone.png"}]}, 404, ""),

@@ -116,7 +116,7 @@ def test_the_items_at_fault_are_named_over_http(client: mmes.Client, samples: Pa
 
 async def test_the_sdk_raises_what_its_users_catch(handler: mmes.BaseEmbeddingModel) -> None:
     model = mmes.EmbeddingModel(handler)
-    with pytest.raises(RuntimeError, match="not an image"):
+    with pytest.raises(RuntimeError, match="not a supported image format"):
         model.get_image_embedding_from_base64(base64.b64encode(b"no picture").decode())
     with pytest.raises(FileNotFoundError):
         await model.get_video_embedding_from_frames_manifest("/tmp/videoQnA/no-such.json")
