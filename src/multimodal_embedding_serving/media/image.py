@@ -250,9 +250,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
-        return _gray(
-            (np.asarray(image) >> 8).astype(np.uint8)
-        )  # the full scale of a PGM is 65535 too
+        # A PGM's full scale is 65535 too.
+        return _gray((np.asarray(image) >> 8).astype(np.uint8))
     if mode in ("I", "F"):
         return _gray(normalize_range(np.asarray(image)))
     if mode in ("RGBa", "La"):
