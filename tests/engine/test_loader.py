@@ -61,7 +61,7 @@ def test_the_model_is_described_by_its_bundle(engine: Engine, bundle: Bundle) ->
     info = engine.info
     assert (info.id, info.family, info.dimension) == ("Tests/small", "Tests", DIMENSION)
     assert (info.precision, info.inference) == ("f16", "f32")
-    assert info.fingerprint == f"{bundle.manifest.fingerprint}-f32"
+    assert info.fingerprint == f"{bundle.manifest.fingerprint}-f32-exactjpeg"
     assert (info.text_length, info.image_size) == (12, 16)
     assert set(info.modalities) == {"text", "image"}
 

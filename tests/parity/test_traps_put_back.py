@@ -141,6 +141,12 @@ TRAPS = {
         "min_decoded = min_side",
         f"{PICTURES}::test_a_drafted_jpeg_keeps_twice_what_is_needed",
     ),
+    "a JPEG is drafted in spite of the setting": Trap(
+        "engine/preprocess.py",
+        'min_side=transform.min_side if media.jpeg_decode == "fast" else 0',
+        "min_side=transform.min_side",
+        "tests/engine/test_jpeg_decode.py::test_in_process_sources_obey_the_setting[exact]",
+    ),
     "the EXIF orientation is overlooked": Trap(
         "media/image.py",
         "return image if transposition is None else image.transpose(transposition)",

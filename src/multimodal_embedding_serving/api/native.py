@@ -108,6 +108,7 @@ class NativeRoutes:
             "image_size": info.image_size,
             "logit_scale": info.logit_scale,
             "logit_bias": info.logit_bias,
+            "jpeg_decode": info.jpeg_decode,
             "notice": info.notice,
             "parity": dict(info.parity) if info.parity else None,
         }

@@ -231,6 +231,7 @@ class CurrentModel(BaseModel):
     image_size: int | None = None
     logit_scale: float | None = None
     logit_bias: float | None = None
+    jpeg_decode: Literal["exact", "fast"] | None = None
     notice: str | None = None
     parity: dict[str, Any] | None = None
 

@@ -30,6 +30,7 @@ from multimodal_embedding_serving.errors import BundleError, EmbeddingError, Sel
 from multimodal_embedding_serving.graph.runtime import keeping_locale
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
+from multimodal_embedding_serving.media.image import JpegDecode
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
@@ -82,6 +83,8 @@ class ModelInfo:
     image_size: int | None = None
     logit_scale: float | None = None
     logit_bias: float | None = None
+    jpeg_decode: JpegDecode | None = None
+    """None: the model has no image tower."""
     parity: Mapping[str, Any] | None = None
 
 
@@ -156,8 +159,12 @@ class ModelLoader:
         manifest = self._model.manifest
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
+        jpeg_decode = self._media.jpeg_decode if image else None
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
         suffix = inference if backend == "openvino" else f"torch-{inference}"
+        parts = [manifest.fingerprint, suffix]
+        if jpeg_decode == "exact":
+            parts.append("exactjpeg")
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
@@ -168,12 +175,13 @@ class ModelLoader:
             backend=backend,
             precision=manifest.precision,
             inference=inference,
-            fingerprint=f"{manifest.fingerprint}-{suffix}",
+            fingerprint="-".join(parts),
             notice=manifest.notice,
             text_length=self._text_spec(text.transform)["max_length"] if text else None,
             image_size=image.transform["size"] if image else None,
             logit_scale=manifest.extras.get("logit_scale"),
             logit_bias=manifest.extras.get("logit_bias"),
+            jpeg_decode=jpeg_decode,
             parity=manifest.parity or None,
         )
 

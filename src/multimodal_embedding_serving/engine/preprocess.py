@@ -76,7 +76,7 @@ def prepare_images(
                 image = decode_rgb(
                     source,
                     media.images,
-                    min_side=transform.min_side,
+                    min_side=transform.min_side if media.jpeg_decode == "fast" else 0,
                     copied=transform.copies,
                     reserve=reserve,
                 )

@@ -19,6 +19,8 @@ from multimodal_embedding_serving.media.fetch import Fetcher, media_path
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
+    JpegDecode,
+    choose_jpeg_decode,
     image_limits,
 )
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
@@ -107,6 +109,7 @@ class MediaAccess:
     """The processes that decode videos."""
     budget: DecodeBudget
     """Memory for the images that are being decoded."""
+    jpeg_decode: JpegDecode = "fast"
     threads: int = 0
     """FFmpeg threads per video; 0 = FFmpeg decides."""
     ahead: int = 4
@@ -145,6 +148,7 @@ class MediaAccess:
                 limits=DecoderLimits(seconds=settings.request_timeout),
             ),
             budget=DecodeBudget(DECODE_BYTES),
+            jpeg_decode=choose_jpeg_decode(settings),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
             on_media=on_media,

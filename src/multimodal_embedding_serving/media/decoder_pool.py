@@ -145,7 +145,7 @@ class Decoding:
         threads: int = 0,
         received: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`frames` decodes base64 on its thread; `received` gets the number of bytes."""
+        """`frames` decodes base64 on its thread and calls `received` with their number."""
         self._decoders, self._source, self._on_received = decoders, source, received
         self._segment, self._limits, self._threads = segment, limits, threads
         self.seconds_left = decoders.limits.seconds
@@ -159,8 +159,8 @@ class Decoding:
         self._decoders.stop(self)
 
     def frames(self) -> Generator[Frame, None, None]:
-        """Yield frames like `read_frames`, but as read-only arrays in shared memory. The caller
-        must release them: later frames reuse their slots.
+        """Yield frames like `read_frames`, but as read-only arrays in shared memory. Callers must
+        release them: later frames reuse their slots.
 
         Also raises InvalidInput if the decoder crashes on the video, DeadlineExceeded if decoding
         takes too long, and NotReady if no process can be started.

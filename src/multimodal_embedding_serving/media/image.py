@@ -15,7 +15,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from multimodal_embedding_serving.settings import Settings
 ImageSource = bytes | Image.Image | NDArray[Any]
 """An encoded file, a Pillow image, or an array [H, W] or [H, W, 1..4] (gray, gray + alpha, RGB,
 RGBA) of any real type."""
+
+JpegDecode = Literal["exact", "fast"]
+"""exact: at full size. fast: scaled down while decoding (see `decode_rgb`)."""
 
 DECODERS = {
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
@@ -106,8 +109,9 @@ def decode_rgb(
 
     `min_side` is the short side in pixels that the caller will resize to: a larger JPEG is decoded
     directly to a half, a quarter or an eighth, as long as both sides stay at least twice that
-    (4000x3000 in 37 ms instead of 146). 0 decodes in full. `reserve` is called with the memory that
-    the image needs before it is allocated; `copied` adds the copy that the caller will make.
+    (4000x3000 in 37 ms instead of 146; docs/parity.md has the cosines). 0 decodes at full size.
+    `reserve` is called with the memory that the image needs before it is allocated; `copied` adds
+    the copy that the caller will make.
 
     Raises UnsupportedMedia (unknown signature, or a format that is not allowed), TooLarge (bytes or
     pixels, before decoding), InvalidInput (damaged), MissingExtra (HEIC without the extra `heif`).
@@ -288,6 +292,17 @@ def _from_array(
         )
     image = Image.fromarray(np.ascontiguousarray(levels))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def choose_jpeg_decode(settings: Settings) -> JpegDecode:
+    """The setting; auto is exact only if float32 was requested by name.
+
+    It must not depend on the CPU: `EMBEDDING_PRECISION=auto` computes in float32 on some CPUs and
+    in bfloat16 on others, and the same image must give the same pixels on all of them.
+    """
+    if settings.jpeg_decode == "auto":
+        return "exact" if settings.precision == "f32" else "fast"
+    return "exact" if settings.jpeg_decode == "exact" else "fast"
 
 
 def image_limits(settings: Settings) -> ImageLimits:
