@@ -118,6 +118,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, folder, "compiled-blob cache; beside the bundle when unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, boolean, "keep compiled blobs")
     precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, folder, "pictures and .txt files that EMBEDDING_PRECISION=int8 is calibrated on; the shipped samples when unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "bind address")
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port; 0 takes a free one")
@@ -190,7 +191,13 @@ class Settings:
         if environ.get("XDG_CACHE_HOME"):
             for name, below in CACHES.items():
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", below))
-        return cls(**values)
+        settings = cls(**values)
+        if (settings.dynamic_quantization, settings.precision) == ("on", "f32"):
+            raise SettingsError(
+                "EMBEDDING_DYNAMIC_QUANTIZATION='on' is not allowed with EMBEDDING_PRECISION='f32', "
+                "which computes exactly; allowed: auto, off"
+            )
+        return settings
 
     @classmethod
     def variables(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:

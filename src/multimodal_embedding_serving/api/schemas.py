@@ -225,6 +225,7 @@ class CurrentModel(BaseModel):
     backend: str
     precision: str
     inference_precision: str
+    dynamic_quantization_group_size: int
     dimension: int
     fingerprint: str
     text_length: int | None = None
@@ -232,6 +233,7 @@ class CurrentModel(BaseModel):
     logit_scale: float | None = None
     logit_bias: float | None = None
     notice: str | None = None
+    notices: list[str]
     parity: dict[str, Any] | None = None
 
 

@@ -53,11 +53,12 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
 def _show_shelves(as_json: bool, prune: bool) -> None:
     from multimodal_embedding_serving.conversion import store as library
 
-    models_dir = Settings.from_env().models_dir
+    settings = Settings.from_env()
+    models_dir = settings.models_dir
     removed = library.prune(models_dir) if prune else {}
     for folder, size in removed.items():
         typer.echo(f"removed {folder} ({size / 1e6:.0f} MB)", err=True)
-    facts = [library.describe(bundle) for bundle in library.list_bundles(models_dir)]
+    facts = [library.describe(bundle, settings) for bundle in library.list_bundles(models_dir)]
     if as_json:
         typer.echo(json.dumps(facts))
         return

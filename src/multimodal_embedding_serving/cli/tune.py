@@ -23,6 +23,7 @@ def tune(
     """Measure how this machine runs the model best; serving uses it from its next start on."""
     from multimodal_embedding_serving.backends.tuning import can_tune
     from multimodal_embedding_serving.backends.tuning import tune as measure
+    from multimodal_embedding_serving.conversion.serving_form import choose_form
     from multimodal_embedding_serving.conversion.store import load_bundle
 
     settings = Settings.from_env(model=model, device=device)
@@ -30,7 +31,8 @@ def tune(
         raise SettingsError("there is nothing to tune: torch and the NPU run a graph in one way")
     with show_stages() as show:
         bundle = load_bundle(settings, show)
-        best = measure(bundle, settings, seconds=seconds, progress=show)
+        served = choose_form(bundle, settings, show).settings
+        best = measure(bundle, served, seconds=seconds, progress=show)
     if as_json:
         typer.echo(json.dumps({modality: asdict(way) for modality, way in best.items()}))
         return

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
+from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, named
@@ -104,8 +105,9 @@ class Engine:
         metrics = metrics or Metrics()
         media = MediaAccess.from_settings(settings, metrics.received)
         opened = load_model(settings, progress)
+        form = choose_form(opened, settings, progress)
         progress("opening the model", 0.0)
-        opener = ModelLoader(opened, settings, media, metrics)
+        opener = ModelLoader(opened, settings, media, metrics, form=form)
         towers = opener.open()
         info = opener.describe(towers)
         engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=opener.open)

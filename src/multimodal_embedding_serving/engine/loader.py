@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.backends import compile_tower
+from multimodal_embedding_serving.backends.quantization import COMPRESSED, group_size
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_tuned_config
 from multimodal_embedding_serving.batching.batcher import Batcher
@@ -24,6 +25,7 @@ from multimodal_embedding_serving.batching.replica import OpenReplica
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
+from multimodal_embedding_serving.conversion.serving_form import ServingForm
 from multimodal_embedding_serving.engine.cache import Recall, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
@@ -76,7 +78,11 @@ class ModelInfo:
     """The precision that the graph computes in."""
     fingerprint: str
     """Vectors with equal fingerprints may be compared."""
+    dynamic_quantization_group_size: int = 0
+    """Values of an activation that share a scale where it is quantized to INT8; 0: it is not."""
     notice: str | None = None
+    notices: tuple[str, ...] = ()
+    """What to know about the model and about how this machine serves it."""
     text_length: int | None = None
     image_size: int | None = None
     logit_scale: float | None = None
@@ -125,8 +131,14 @@ class ModelLoader:
         metrics: Metrics,
         *,
         static: bool | None = None,
+        form: ServingForm | None = None,
     ) -> None:
-        """`static`: compile static shapes; None: where the device takes no others."""
+        """`static`: compile static shapes; None: where the device takes no others.
+
+        `form` is what the accuracy check of this machine chose; None: serve as `settings` say.
+        """
+        self._form = form or ServingForm(settings, model.manifest.parity)
+        settings = self._form.settings
         self._model, self._settings = model, settings
         self._media, self._metrics = media, metrics
         if static is None:
@@ -153,7 +165,11 @@ class ModelLoader:
         inference = "+".join(sorted({tower.graph.precision for tower in towers.values()}))
         text, image = manifest.towers.get("text"), manifest.towers.get("image")
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
-        told = inference if backend == "openvino" else f"torch-{inference}"
+        computed = inference if backend == "openvino" else f"torch-{inference}"
+        compressed = backend == "openvino" and manifest.precision in COMPRESSED
+        group = group_size(self._settings) if compressed else 0
+        if group:
+            computed += f"-dq{group}"
         return ModelInfo(
             id=manifest.model,
             family=manifest.family,
@@ -164,13 +180,15 @@ class ModelLoader:
             backend=backend,
             precision=manifest.precision,
             inference=inference,
-            fingerprint=f"{manifest.fingerprint}-{told}",
+            fingerprint=f"{manifest.fingerprint}-{computed}",
+            dynamic_quantization_group_size=group,
+            notices=self._form.notices,
             notice=manifest.notice,
             text_length=self._text_spec(text.transform)["max_length"] if text else None,
             image_size=image.transform["size"] if image else None,
             logit_scale=manifest.extras.get("logit_scale"),
             logit_bias=manifest.extras.get("logit_bias"),
-            parity=manifest.parity or None,
+            parity=self._form.parity or None,
         )
 
     def _shape(self, transform: Mapping[str, Any]) -> StaticShape | None:
