@@ -143,8 +143,11 @@ exit $status
 @pytest.mark.parametrize(
     ("spare", "says"),
     [
-        (-200_000, "the bundle needs 1.3 MB, and the disk of the models folder has 1.2 MB free"),
-        (50_000, "can't be written, with 0.0 MB free on the disk of the models folder"),
+        (
+            -200_000,
+            "the bundle needs 1.3 MB, but the disk of the models folder has only 1.2 MB free",
+        ),
+        (50_000, "the disk of the models folder has 0.0 MB free"),
     ],
     ids=["before", "while"],
 )

@@ -103,11 +103,16 @@ def check_parity(
             return error  # raised once the other towers have their probes too
 
     report = partial(progress, "checking accuracy")
-    results = map_towers(measure, plans, report, together=references.fit)
-    for result in results.values():
+    return _passed(map_towers(measure, plans, report, together=references.fit))
+
+
+def _passed(results: Mapping[Modality, dict[str, Any] | ParityFailed]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for modality, result in results.items():
         if isinstance(result, ParityFailed):
             raise result
-    return dict(results)
+        figures[modality] = result
+    return figures
 
 
 class _References:
