@@ -254,11 +254,14 @@ def run_served(
 
 
 def choose_single(rows: Sequence[Row]) -> list[int]:
-    """The places of a few rows that run alone too: those that share a call with longer ones."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    """The places of the rows that run alone too: one image; the shortest text and a middle one.
+
+    Each new shape costs OpenVINO a preparation, so that more would make conversions slower.
+    """
     if rows[0].ndim > 1:
-        return [order[0], order[-1]]
-    return [order[0], order[len(order) // 2], order[-2]] if len(order) > 2 else order
+        return [len(rows) - 1]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    return [order[0], order[len(order) // 2]]
 
 
 def cosines_of(one: Vectors, other: Vectors) -> Vectors:
