@@ -133,6 +133,32 @@ def test_sixteen_bits_that_are_too_far_are_refused(
     assert not list(tmp_path.rglob("torch-bf16.json"))
 
 
+def test_auto_serves_float32_where_sixteen_bits_are_too_far(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {"f32": 0.99999, "bf16": 0.9999999}
+    monkeypatch.setattr("multimodal_embedding_serving.conversion.parity.BOUNDS", bounds)
+    from multimodal_embedding_serving.backends import torch
+
+    original = torch.choose_precision
+
+    def as_on_cuda(settings: Settings) -> str:
+        return "bf16" if settings.precision == "auto" else original(settings)
+
+    monkeypatch.setattr(torch, "choose_precision", as_on_cuda)
+    chosen = settings(checkpoint, tmp_path, precision="auto")
+    for _ in range(2):
+        with Engine.open(settings=chosen) as engine:
+            assert engine.info.fingerprint.endswith("-torch-f32")
+            (notice,) = engine.info.notices
+        assert "to float32 < 0.9999999" in notice
+        assert notice.endswith("serving with inference precision f32 instead")
+        # The second start does not measure again.
+        monkeypatch.setattr(torch_model, "check_parity", None)
+    with pytest.raises(BundleError, match=r"use a higher EMBEDDING_PRECISION"):
+        load_model(replace(chosen, precision="bf16"))
+
+
 def test_a_row_is_downloaded_and_its_licence_told_first(
     hub: HubStandIn,
     access: HubAccess,

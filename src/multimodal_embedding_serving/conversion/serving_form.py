@@ -90,7 +90,10 @@ def choose_form(
     Raises ParityFailed where no form that the settings allow passes, SettingsError.
     """
     if isinstance(model, TorchModel):
-        return ServingForm(settings, model.manifest.parity)
+        manifest = model.manifest
+        decided = dataclasses.replace(settings, precision=manifest.precision)
+        notices = () if manifest.notice is None else (manifest.notice,)
+        return ServingForm(decided, manifest.parity, notices)
     steps = read_steps(model, settings)
     if steps is None:
         progress("checking accuracy", 0.0)
@@ -98,7 +101,11 @@ def choose_form(
         steps = []
         measure_forms(model, settings, probes, steps)
         save_steps(model, settings, steps)
-    return _form(model, settings, steps)
+    form = _form(model, settings, steps)
+    for notice in form.notices:
+        if notice != model.manifest.notice:
+            log.warning("%s", notice)
+    return form
 
 
 def find_notices(bundle: Bundle, settings: Settings) -> tuple[str, ...]:
