@@ -68,6 +68,9 @@ def test_probes_whose_images_are_resized_otherwise_here_are_not_used(older: Path
     (older / MANIFEST).write_text(json.dumps(manifest))
     assert read_probes(Bundle.load(older), "image") is None
     assert read_probes(bundle, "image") is not None
+    manifest["probes"]["text"]["vectors"] = "?"
+    (older / MANIFEST).write_text(json.dumps(manifest))
+    assert read_probes(Bundle.load(older), "text") is None
 
 
 def test_a_bundle_that_cannot_be_rewritten_is_served_all_the_same(

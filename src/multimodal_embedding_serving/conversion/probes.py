@@ -28,7 +28,6 @@ from multimodal_embedding_serving.bundles.bundle import (
     rewrite_manifest,
 )
 from multimodal_embedding_serving.conversion.probe_inputs import by_length, probe_rows
-from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality, Row, Vectors
 
@@ -65,7 +64,7 @@ def hash_rows(rows: Sequence[Row]) -> str:
 
 
 def read_probes(bundle: Bundle, modality: Modality) -> Probes | None:
-    """A tower's probes in a manifest; None where there are none, or their images differ here.
+    """A tower's probes in a manifest; None where they are missing, malformed, or differ here.
 
     Images are resized by Pillow, and a release of it may round differently.
     """
@@ -81,10 +80,8 @@ def read_probes(bundle: Bundle, modality: Modality) -> Probes | None:
                 return None
         else:
             rows = [np.array(ids, np.int32) for ids in entry["inputs"]]
-        if len(rows) != len(vectors):
-            raise BundleError(f"{bundle.path.name}: the manifest's {modality} probes are malformed")
-        return Probes(rows, vectors, entry["reference"])
-    except KeyError:
+        return Probes(rows, vectors, entry["reference"]) if len(rows) == len(vectors) else None
+    except (KeyError, ValueError, TypeError):
         return None
 
 
@@ -103,12 +100,12 @@ def add_probes(bundle: Bundle) -> Bundle:
 
     The vectors, the fingerprint and every other file stay as they are.
     """
-    found = bundle.manifest.probes
-    missing = [modality for modality in bundle.manifest.towers if modality not in found]
+    known = bundle.manifest.probes
+    missing = [modality for modality in bundle.manifest.towers if modality not in known]
     if not missing and bundle.manifest.format == FORMAT:
         return bundle
     computed = {each: compute_probes(bundle, each).to_manifest() for each in missing}
-    manifest = dataclasses.replace(bundle.manifest, probes={**found, **computed}, format=FORMAT)
+    manifest = dataclasses.replace(bundle.manifest, probes={**known, **computed}, format=FORMAT)
     try:
         with locked(bundle.path).acquire(timeout=LOCK_SECONDS):
             rewrite_manifest(bundle.path, manifest)
