@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.configs import describe
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS
 from multimodal_embedding_serving.families import find_family
 from tests.checkpoints.files import join_safetensors
 from tests.parity.small import Shape, read_layout

@@ -48,7 +48,8 @@ from multimodal_embedding_serving.checkpoints.torch_file import (
 from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTensor, Weights
 from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import TOKENIZER, Conversion, build_bundle
-from multimodal_embedding_serving.conversion.parity import check_parity
+from multimodal_embedding_serving.conversion.parity import Check, check_parity
+from multimodal_embedding_serving.conversion.probes import Probes, add_probes
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.builtin import LENGTH, PAD, minilm, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
@@ -204,8 +205,8 @@ def join(text: Weights, image: Weights, classes: Vectors, mean: Vectors) -> Weig
     return Weights(tensors, file="the parts of Builtin/mini")
 
 
-def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, Any]:
-    """The manifest's `parity`: cosines to float32, and the retrieval scores of both."""
+def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> Check:
+    """The manifest's `parity` (cosines to float32, and the retrieval of both) and its probes."""
     towers = bundle.manifest.towers
     read = TextTransform(bundle.path / TOKENIZER, towers["text"].transform)
     see = ImageTransform.from_manifest(towers["image"].transform)
@@ -219,12 +220,14 @@ def measure(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, Any]:
 
     exact = {each.modality: Exact(each) for each in plans}
     shipped = {name: compile_graph(bundle.graph(name), EXACTLY, pad_id=PAD) for name in towers}
-    return check_parity(plans, bundle, EXACTLY) | {
+    probes: dict[Modality, Probes] = {}
+    parity = check_parity(plans, bundle, EXACTLY, probes=probes) | {
         "retrieval": {
             "photos": len(images), "queries": len(texts),
             "float32": retrieve(exact), "shipped": retrieve(shipped),
         }
     }  # fmt: skip
+    return Check(parity, probes)
 
 
 def build(unpacked: Path, wordnet: WordNet, target: Path) -> Bundle:
@@ -254,7 +257,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the embedded default model.")
     parser.add_argument("--wordnet", type=Path, default=DATA, help="WordNet 3.0's data.noun")
     parser.add_argument("--target", type=Path, default=TARGET, help="the bundle's folder")
+    parser.add_argument(
+        "--probes", action="store_true",
+        help="only add the probe vectors of the stored weights to a bundle that has none",
+    )  # fmt: skip
     options = parser.parse_args()
+    if options.probes:
+        print(add_probes(Bundle.load(options.target)).manifest.fingerprint)
+        options.target.with_name(f"{options.target.name}.lock").unlink(missing_ok=True)
+        return
     wordnet = WordNet(options.wordnet)
     with tempfile.TemporaryDirectory() as folder:
         bundle = build(fetch(Path(folder)), wordnet, options.target)

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "OV_CACHE_DIR": None,
     "OV_ENABLE_MODEL_CACHE": True,
     "EMBEDDING_PRECISION": "auto",
+    "EMBEDDING_DYNAMIC_QUANTIZATION": "auto",
     "EMBEDDING_HOST": "127.0.0.1",
     "EMBEDDING_SERVER_PORT": 9777,
     "EMBEDDING_MODEL_ALIASES": (),
@@ -85,6 +86,7 @@ SWITCHES = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
 REFUSED = {
     "EMBEDDING_DEVICE": "TPU",
     "EMBEDDING_PRECISION": "fp8",
+    "EMBEDDING_DYNAMIC_QUANTIZATION": "32",
     "EMBEDDING_TOKEN_IDS": "maybe",
     "EMBEDDING_MEDIA_FETCH": "all",
     "OV_PERFORMANCE_MODE": "FAST",

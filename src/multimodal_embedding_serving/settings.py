@@ -123,6 +123,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, parse_folder, "cache of compiled graphs; next to the bundle if unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, parse_boolean, "cache compiled graphs")
     precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, parse_folder, "folder of images and .txt files to calibrate EMBEDDING_PRECISION=int8 with; the bundled samples if unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "address to listen on")
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port to listen on; 0 = any free port")
@@ -197,15 +198,21 @@ class Settings:
                 if isinstance(override, str)
                 else {}
             )
-            settings = {
+            readings = {
                 name: _parse(name, raw, each.metadata["parse"]) for name, raw in raws.items() if raw
             }
-            if settings:
-                values[each.name] = _agreed(settings, raws)
+            if readings:
+                values[each.name] = _agreed(readings, raws)
         if environ.get("XDG_CACHE_HOME"):
             for name, subfolder in CACHES.items():
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", subfolder))
-        return cls(**values)
+        settings = cls(**values)
+        if (settings.dynamic_quantization, settings.precision) == ("on", "f32"):
+            raise SettingsError(
+                "EMBEDDING_DYNAMIC_QUANTIZATION='on' is not allowed with EMBEDDING_PRECISION='f32', "
+                "which computes exactly; allowed: auto, off"
+            )
+        return settings
 
     @classmethod
     def variables(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -230,9 +237,9 @@ class Settings:
         return self.workers or len(os.sched_getaffinity(0))
 
 
-def _agreed(settings: Mapping[str, Any], raws: Mapping[str, str]) -> Any:
+def _agreed(readings: Mapping[str, Any], raws: Mapping[str, str]) -> Any:
     """The value of a setting that may have several names. Raises SettingsError if they differ."""
-    (first, value), *others = settings.items()
+    (first, value), *others = readings.items()
     for name, other in others:
         # By OpenTelemetry's own rule, the variable of traces wins over the general one.
         if other != value and not name.startswith("OTEL_"):

@@ -60,6 +60,8 @@ def test_the_current_model_is_described(http: httpx2.Client) -> None:
         "backend": "openvino",
         "precision": "f16",
         "inference_precision": "f32",
+        "dynamic_quantization_group_size": 0,
+        "notices": [],
         "dimension": 8,
         "fingerprint": "fa4e-f32",
         "text_length": 64,

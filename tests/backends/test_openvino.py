@@ -137,9 +137,11 @@ def test_a_device_gets_only_the_options_that_it_supports(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO:CPU", "HETERO:CPU"])
-@pytest.mark.parametrize("precision", ["f32", "auto"])
-def test_activations_are_not_quantized_dynamically(
-    device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("precision", "form", "group"), [("f32", "auto", 0), ("auto", "off", 0), ("auto", "on", 32)]
+)
+def test_dynamic_quantization_is_set_on_purpose(
+    device: str, precision: str, form: str, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shipped model has INT8 weights: OpenVINO's default differs by the CPU's instructions."""
     options: list[dict[str, Any]] = []
@@ -153,10 +155,13 @@ def test_activations_are_not_quantized_dynamically(
 
     monkeypatch.setattr(ov.Core, "compile_model", note)
     graph = files("multimodal_embedding_serving") / "builtin" / "mini" / "text.xml"
-    compile_graph(Path(str(graph)), Settings(device=device, precision=precision, model_cache=False))
-    assert options[0]["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    chosen = Settings(
+        device=device, precision=precision, dynamic_quantization=form, model_cache=False
+    )
+    compile_graph(Path(str(graph)), chosen)
+    assert options[0]["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == group
     if device == "CPU":  # AUTO and HETERO do not answer for the device below them
-        assert compiled[0].get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+        assert compiled[0].get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group
 
 
 def test_an_unknown_device_is_refused_with_the_list_of_devices(bundle: Bundle) -> None:

@@ -13,7 +13,8 @@ from multimodal_embedding_serving.backends.static import StaticShape, choose_sha
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.blueprint import read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, build_bundle
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, check_parity, probe_images
+from multimodal_embedding_serving.conversion.parity import check_parity
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS, probe_images
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelLoader

@@ -24,6 +24,7 @@ from multimodal_embedding_serving.conversion.build import (
     build_bundle,
     require_space,
 )
+from multimodal_embedding_serving.conversion.parity import Check
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from tests.small_model import small_conversion, small_plans, small_weights
@@ -200,7 +201,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
 
 
 def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:
-    def refuse(plans: Sequence[TowerSpec], other: Bundle) -> dict[str, object]:
+    def refuse(plans: Sequence[TowerSpec], other: Bundle) -> Check:
         raise BundleError("below the bound")
 
     with pytest.raises(BundleError, match="below the bound"):

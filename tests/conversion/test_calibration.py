@@ -12,7 +12,7 @@ import pytest
 
 from multimodal_embedding_serving.conversion import calibration, convert
 from multimodal_embedding_serving.conversion.calibration import CAPTIONS, CROPS, sample_rows
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS
 from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError, MissingExtra

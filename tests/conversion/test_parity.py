@@ -16,15 +16,18 @@ from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.conversion.parity import (
     BOUNDS,
-    PROBE_TEXTS,
-    by_length,
+    Check,
     check_parity,
     judge,
     least_bound,
-    probe_images,
-    probe_rows,
     run_float32,
     run_layer_by_layer,
+)
+from multimodal_embedding_serving.conversion.probe_inputs import (
+    PROBE_TEXTS,
+    by_length,
+    probe_images,
+    probe_rows,
 )
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
@@ -48,7 +51,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_every_tower_is_measured_against_its_float32_graph(bundle: Bundle) -> None:
     stages: list[float] = []
     parity = check_parity(
-        small_plans(), bundle, EXACT, progress=lambda stage, share: stages.append(share)
+        small_plans(),
+        bundle,
+        EXACT,
+        progress=lambda stage, share: stages.append(share),
+        free=1 << 40,
     )
     assert set(parity) == {"image", "text"}
     assert parity["image"]["items"] >= 4
@@ -62,7 +69,7 @@ def test_every_tower_is_measured_against_its_float32_graph(bundle: Bundle) -> No
 
 
 def test_little_free_memory_turns_to_the_reference_layer_by_layer(bundle: Bundle) -> None:
-    roomy = check_parity(small_plans(), bundle, EXACT)
+    roomy = check_parity(small_plans(), bundle, EXACT, free=1 << 40)
     tight = check_parity(small_plans(), bundle, EXACT, free=1000)
     for modality in ("image", "text"):
         assert tight[modality]["reference"] == "layer by layer"
@@ -73,7 +80,7 @@ def test_little_free_memory_turns_to_the_reference_layer_by_layer(bundle: Bundle
 def test_both_references_are_the_same_to_rounding(model: str, tmp_path: Path) -> None:
     paths = write_checkpoint(tmp_path / "model.safetensors", small_arrays(model, "transformers"))
     plan = read_towers(paths, small_config(model)).plan("image")
-    rows = probe_rows(plan, None)
+    rows = probe_rows("image", plan.transform, None)
     graph = run_float32(plan, emit_model(plan.inputs, plan.build, FLOAT32), rows)
     assert (graph * run_layer_by_layer(plan, rows)).sum(1).min() >= 0.999999
 
@@ -87,8 +94,8 @@ def test_a_graph_of_other_weights_is_refused_with_its_cosine(bundle: Bundle) -> 
 
 
 def test_a_refused_bundle_is_not_published(tmp_path: Path) -> None:
-    def other(plans: Sequence[TowerSpec], bundle: Bundle) -> dict[str, object]:
-        return check_parity(small_plans(seed=1), bundle, EXACT)
+    def other(plans: Sequence[TowerSpec], bundle: Bundle) -> Check:
+        return Check(check_parity(small_plans(seed=1), bundle, EXACT))
 
     with pytest.raises(BundleError, match="accuracy check failed"):
         build_bundle(small_conversion(), tmp_path / "small", other)
@@ -135,7 +142,8 @@ def test_a_cosine_below_the_bound_is_refused_and_one_at_it_is_not(bundle: Bundle
     angle = np.arccos([0.99995, 0.9998])
     actual = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
     with pytest.raises(
-        BundleError, match=r"cosine 0\.99980 to float32 < 0\.9999 for the text tower in f16"
+        BundleError,
+        match=r"cosine 0\.99980 to float32 < 0\.9999 for the text tower \(stored as f16, inf",
     ):
         judge("text", bundle.manifest, actual, exact, "f32")
     figures = judge("text", bundle.manifest, actual[:1], exact[:1], "f32")

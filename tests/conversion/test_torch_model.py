@@ -17,7 +17,8 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.compat.handlers import get_model_handler
 from multimodal_embedding_serving.conversion import convert, torch_model
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS, probe_images
+from multimodal_embedding_serving.conversion.parity import Check
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS, probe_images
 from multimodal_embedding_serving.conversion.store import list_bundles, load_bundle, load_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelInfo
@@ -59,7 +60,8 @@ def test_torch_serves_the_vectors_that_openvino_does(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The check takes a while, and has tests of its own.
-    monkeypatch.setattr(convert, "check_parity", lambda *_, **__: {})
+    monkeypatch.setattr(convert, "check_conversion", lambda *_, **__: Check())
+    monkeypatch.setattr(convert, "save_steps", lambda *_: None)
     folder = write_repository(tmp_path / model, model)
     info, actual = embed(settings(folder, tmp_path / "torch"))
     converted, expected = embed(settings(folder, tmp_path / "openvino", use_openvino=True))
@@ -123,9 +125,37 @@ def test_sixteen_bits_that_are_too_far_are_refused(
 ) -> None:
     bounds = {"f32": 0.99999, "bf16": 0.9999999}
     monkeypatch.setattr("multimodal_embedding_serving.conversion.parity.BOUNDS", bounds)
-    with pytest.raises(BundleError, match=r"check failed: .* in bf16; use a higher EMBEDDING"):
+    with pytest.raises(
+        BundleError, match=r"check failed: .* inference in bf16\); use a higher EMBEDDING"
+    ):
         load_model(settings(checkpoint, tmp_path, precision="bf16"))
     assert not list(tmp_path.rglob("torch-bf16.json"))
+
+
+def test_auto_serves_float32_where_sixteen_bits_are_too_far(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {"f32": 0.99999, "bf16": 0.9999999}
+    monkeypatch.setattr("multimodal_embedding_serving.conversion.parity.BOUNDS", bounds)
+    from multimodal_embedding_serving.backends import torch
+
+    original = torch.choose_precision
+
+    def as_on_cuda(settings: Settings) -> str:
+        return "bf16" if settings.precision == "auto" else original(settings)
+
+    monkeypatch.setattr(torch, "choose_precision", as_on_cuda)
+    chosen = settings(checkpoint, tmp_path, precision="auto")
+    for _ in range(2):
+        with Engine.open(settings=chosen) as engine:
+            assert engine.info.fingerprint.endswith("-torch-f32")
+            (notice,) = engine.info.notices
+        assert "to float32 < 0.9999999" in notice
+        assert notice.endswith("serving with inference precision f32 instead")
+        # The second start does not measure again.
+        monkeypatch.setattr(torch_model, "check_parity", None)
+    with pytest.raises(BundleError, match=r"use a higher EMBEDDING_PRECISION"):
+        load_model(replace(chosen, precision="bf16"))
 
 
 def test_a_row_is_downloaded_and_its_licence_told_first(

@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from multimodal_embedding_serving.conversion.parity import PROBE_TEXTS
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS
 from multimodal_embedding_serving.conversion.store import list_bundles
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.settings import Settings

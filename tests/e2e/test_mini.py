@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from multimodal_embedding_serving.conversion.parity import least_batch_bound
 from multimodal_embedding_serving.types import Vectors
 from tests.lazy import lazy
 from tests.retrieval import list_photos
@@ -43,9 +44,9 @@ def photos(http: httpx2.Client) -> Vectors:
 
 
 def batch_bound(http: httpx2.Client) -> float:
-    """The least cosine of a vector to itself from another batch, in the precision served here."""
-    name = http.get("/model/current").json()["inference_precision"]
-    return {"f32": 0.99999, "bf16": 0.9999}[name]
+    """The least cosine of a vector to itself from another batch, in the form served here."""
+    form = http.get("/model/current").json()
+    return least_batch_bound(form["inference_precision"], form["dynamic_quantization_group_size"])
 
 
 def test_openais_client_searches_photos_by_text(

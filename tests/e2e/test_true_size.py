@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from multimodal_embedding_serving.client.protocol import encode_base64, encode_lossless
 from multimodal_embedding_serving.conversion.parity import (
-    probe_rows,
     run_float32,
     run_layer_by_layer,
 )
+from multimodal_embedding_serving.conversion.probe_inputs import probe_rows
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.monitoring.memory import MemoryPeak, private_memory
 from multimodal_embedding_serving.transforms.image import ImageTransform
@@ -133,7 +133,7 @@ def test_the_conversion_of_vit_b_32_is_timed(
 def test_the_reference_layer_by_layer_takes_little_memory(whole: Whole) -> None:
     towers = read_towers([whole.folder / "model.safetensors"], whole.config)
     plan = towers.plan("image")
-    rows = probe_rows(plan, None)
+    rows = probe_rows("image", plan.transform, None)
     before = private_memory()
     with MemoryPeak() as layers:
         actual = run_layer_by_layer(plan, rows)

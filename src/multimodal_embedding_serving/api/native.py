@@ -100,8 +100,10 @@ class NativeRoutes:
             "backend": info.backend,
             "precision": info.precision,
             "inference_precision": info.inference,
+            "dynamic_quantization_group_size": info.dynamic_quantization_group_size,
             "dimension": info.dimension,
             "fingerprint": info.fingerprint,
+            "notices": list(info.notices),
         }
         optional = {
             "text_length": info.text_length,

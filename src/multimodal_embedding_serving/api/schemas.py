@@ -225,6 +225,7 @@ class CurrentModel(BaseModel):
     backend: str
     precision: str
     inference_precision: str
+    dynamic_quantization_group_size: int
     dimension: int
     fingerprint: str
     text_length: int | None = None
@@ -233,6 +234,7 @@ class CurrentModel(BaseModel):
     logit_bias: float | None = None
     jpeg_decode: Literal["exact", "fast"] | None = None
     notice: str | None = None
+    notices: list[str]
     parity: dict[str, Any] | None = None
 
 

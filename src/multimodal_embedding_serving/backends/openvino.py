@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from multimodal_embedding_serving.backends.quantization import QUANTIZATION_GROUP, group_size
 from multimodal_embedding_serving.backends.static import StaticShape
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.graph.runtime import ov
@@ -20,16 +21,12 @@ from multimodal_embedding_serving.types import Row, Vectors
 
 log = logging.getLogger(__name__)
 
-_VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")
+VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")
 """Virtual devices: they accept any option and pass each device those that it supports."""
 
 PRECISION, DEVICES = "INFERENCE_PRECISION_HINT", "DEVICE_PROPERTIES"
 NPU_PRECISION = "f16"
 """An NPU's inference precision (OpenVINO's "NPU Device"); its graphs do not report it."""
-QUANTIZATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
-"""Values of an activation that share a scale where OpenVINO quantizes it for weights in INT8; 0: it
-stays exact. OpenVINO's default on CPUs with VNNI is 32, for f32 inference too, and then a text's
-vector depends on its batch (measured on Zen 4: cosine .99985, and 1.0 with 0)."""
 PRECISION_HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
@@ -124,25 +121,44 @@ def compile_graph(
         shape.fix(model)
     options = compile_options(replace(settings, cache_dir=cache_folder(path, settings)))
     try:
-        if not _VIRTUAL.match(settings.device):
+        if not VIRTUAL.match(settings.device):
             options = supported_options(
                 options, core.get_property(settings.device, "SUPPORTED_PROPERTIES")
             )
         compiled = core.compile_model(model, settings.device, options)
     except RuntimeError as error:
-        devices = ", ".join(core.available_devices)
         if settings.device.upper() in core.available_devices:
             raise
-        raise SettingsError(
-            f"EMBEDDING_DEVICE={settings.device!r} is not available; available devices: {devices}"
-        ) from error
+        raise SettingsError(unavailable(settings.device, core)) from error
     return OpenVINOGraph(compiled, pad_id, shape)
+
+
+def lists_group(device: str) -> bool:
+    """Whether a device can set its dynamic quantization; virtual devices pass the property on.
+
+    Raises SettingsError where the device is not available.
+    """
+    if VIRTUAL.match(device):
+        return True
+    core = ov.Core()
+    try:
+        return QUANTIZATION_GROUP in core.get_property(device, "SUPPORTED_PROPERTIES")
+    except RuntimeError as error:
+        if device.upper() in core.available_devices:
+            raise
+        raise SettingsError(unavailable(device, core)) from error
+
+
+def unavailable(device: str, core: ov.Core) -> str:
+    """The message for a device that this machine does not have."""
+    devices = ", ".join(core.available_devices)
+    return f"EMBEDDING_DEVICE={device!r} is not available; available devices: {devices}"
 
 
 def supported_options(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
     """The options that a device supports; it rejects all others (an NPU has no threads)."""
     ignored = sorted(options.keys() - {*supported, "CACHE_DIR"})
-    # A device without that property does not quantize dynamically: 0 is what it does anyway.
+    # The notices of the model report a device without that property.
     if unmet := [name for name in ignored if name != QUANTIZATION_GROUP]:
         log.warning("ignoring settings this device does not support: %s", ", ".join(unmet))
     return {name: value for name, value in options.items() if name not in ignored}
@@ -158,7 +174,7 @@ def cache_folder(path: Path, settings: Settings) -> Path:
 
 def compile_options(settings: Settings) -> dict[str, Any]:
     """OpenVINO properties from the settings; `auto` leaves a property to the plugin."""
-    options: dict[str, Any] = {QUANTIZATION_GROUP: 0}
+    options: dict[str, Any] = {QUANTIZATION_GROUP: group_size(settings)}
     hint = "LATENCY" if settings.performance_mode == "auto" else settings.performance_mode
     options["PERFORMANCE_HINT"] = hint
     if settings.precision in PRECISION_HINTS:

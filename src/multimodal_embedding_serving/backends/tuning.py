@@ -27,6 +27,7 @@ import numpy as np
 
 from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import cache_folder
+from multimodal_embedding_serving.backends.quantization import group_size
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
@@ -219,7 +220,7 @@ def _place(bundle: Bundle, settings: Settings) -> Path:
     cores = len(os.sched_getaffinity(0))
     facts: Iterable[Any] = (
         bundle.manifest.fingerprint, settings.device, settings.precision, processor, cores,
-        ov.get_version(),
+        ov.get_version(), *(["quantized"] if group_size(settings) else []),
     )  # fmt: skip
     mark = hashlib.sha256(json.dumps(list(facts)).encode()).hexdigest()[:16]
     graph = bundle.graph(next(iter(bundle.manifest.towers)))

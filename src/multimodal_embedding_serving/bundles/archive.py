@@ -18,6 +18,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     MANIFEST,
     Bundle,
     Manifest,
+    check_format,
     locked,
     publishing,
 )
@@ -25,6 +26,7 @@ from multimodal_embedding_serving.errors import BundleError
 
 LABEL = "parcel.json"
 FORMAT = 1
+"""Of the archive itself; the bundle in it has its own format."""
 MAX_LABEL, MAX_MANIFEST = 2**12, 2**24
 """Bytes."""
 _PART = re.compile(r"[\w@+-][\w.@+-]*", re.ASCII)
@@ -86,8 +88,9 @@ def unpack(source: Path, models: Path) -> Bundle:
 
 def _place(label: object) -> Path:
     """The path in a label: three plain names below the models folder."""
-    if not isinstance(label, dict) or label.get("form") != FORMAT:
-        raise BundleError("the archive has an unknown format")
+    if not isinstance(label, dict):
+        raise BundleError("the archive's label is malformed")
+    check_format(label.get("form"), FORMAT)
     parts = str(label["place"]).split("/")
     if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):
         raise BundleError("the archive's label has no valid place in a models folder")

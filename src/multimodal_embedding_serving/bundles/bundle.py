@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.types import Modality
 
-FORMAT = 1
+FORMAT = 2
+OLDER_FORMATS = (1,)
+"""Read as well: format 1 has no probes."""
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial-"
 STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
@@ -70,6 +72,11 @@ class Manifest:
     fingerprint: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """The accuracy report: cosines of the stored graphs to the float32 ones, on the probe set."""
+    probes: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
+    """Inputs of the accuracy check and their float32 vectors (see conversion/probes.py)."""
+    fallback_from: str | None = None
+    """The model's default precision, where it failed the accuracy check and this one replaced it;
+    the notice has the figures."""
     extras: Mapping[str, float] = field(default_factory=dict)
     """Learned scalars of the similarity: logit_scale (what a cosine is multiplied by: the
     exponential of the checkpoint's parameter) and logit_bias."""
@@ -86,15 +93,25 @@ class Manifest:
         """Raises BundleError where the text is not a manifest of this format."""
         try:
             data = json.loads(text)
-            if data.get("format") != FORMAT:
-                version = data.get("format")
-                raise BundleError(f"manifest has format {version!r}, this version reads {FORMAT}")
+            check_format(data.get("format"), FORMAT, OLDER_FORMATS)
             if "min_dimension" not in data:  # earlier versions derived it from the family
                 data["min_dimension"] = _family_min_dimension(data["family"])
             data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} is malformed: {type(error).__name__}") from None
+
+
+def check_format(version: object, current: int, older: Sequence[int] = ()) -> None:
+    """Raises BundleError where this program cannot read a format."""
+    if version == current or version in older:
+        return
+    if isinstance(version, int) and version > current:
+        raise BundleError(
+            f"made by a newer version of this program (format {version}; this one reads up to "
+            f"{current}): upgrade multimodal-embedding-serving"
+        )
+    raise BundleError(f"the format is {version!r}; this version reads {current}")
 
 
 def _family_min_dimension(name: str) -> int | None:
@@ -212,6 +229,18 @@ def seal(
     (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
     _flush(folder / MANIFEST)
     return Bundle(folder, manifest)
+
+
+def rewrite_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace a published bundle's manifest at once; the caller holds `locked(folder)`."""
+    temporary = folder.parent / f"{TEMPORARY}{folder.name}-manifest-{os.getpid()}"
+    try:
+        temporary.write_text(manifest.to_json(), "utf-8")
+        _flush(temporary)
+        temporary.replace(folder / MANIFEST)
+        _flush(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -36,15 +36,17 @@ def convert(
         find_tuned_config,
         tune,
     )
+    from multimodal_embedding_serving.conversion.serving_form import choose_form
     from multimodal_embedding_serving.conversion.store import describe, load_bundle
 
     settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = load_bundle(settings, show, force=force)
-        if can_tune(settings) and not find_tuned_config(bundle, "text", settings):
-            tune(bundle, settings, seconds=QUICK_SECONDS, progress=show)
-    facts = describe(bundle)
+        served = choose_form(bundle, settings, show).settings if can_tune(settings) else settings
+        if can_tune(settings) and not find_tuned_config(bundle, "text", served):
+            tune(bundle, served, seconds=QUICK_SECONDS, progress=show)
+    facts = describe(bundle, settings)
     if as_json:
         typer.echo(json.dumps(facts))
         return

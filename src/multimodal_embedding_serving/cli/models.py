@@ -62,11 +62,12 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
 def _print_bundles(as_json: bool, prune: bool) -> None:
     from multimodal_embedding_serving.conversion import store
 
-    models_dir = Settings.from_env().models_dir
+    settings = Settings.from_env()
+    models_dir = settings.models_dir
     removed = store.prune(models_dir) if prune else {}
     for folder, size in removed.items():
         typer.echo(f"removed {folder} ({size / 1e6:.0f} MB)", err=True)
-    facts = [store.describe(bundle) for bundle in store.list_bundles(models_dir)]
+    facts = [store.describe(bundle, settings) for bundle in store.list_bundles(models_dir)]
     if as_json:
         typer.echo(json.dumps(facts))
         return

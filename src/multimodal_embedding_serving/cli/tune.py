@@ -23,6 +23,7 @@ def tune(
     """Benchmark runtime settings for this machine and save the best for `mmes serve`."""
     from multimodal_embedding_serving.backends.tuning import can_tune
     from multimodal_embedding_serving.backends.tuning import tune as measure
+    from multimodal_embedding_serving.conversion.serving_form import choose_form
     from multimodal_embedding_serving.conversion.store import load_bundle
 
     settings = Settings.from_env(model=model, device=device)
@@ -34,7 +35,8 @@ def tune(
         )
     with show_stages() as show:
         bundle = load_bundle(settings, show)
-        best = measure(bundle, settings, seconds=seconds, progress=show)
+        served = choose_form(bundle, settings, show).settings
+        best = measure(bundle, served, seconds=seconds, progress=show)
     if as_json:
         typer.echo(json.dumps({modality: asdict(config) for modality, config in best.items()}))
         return

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from multimodal_embedding_serving.bundles.bundle import (
     Bundle,
@@ -25,6 +24,8 @@ from multimodal_embedding_serving.bundles.bundle import (
 )
 from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.parallel import map_towers
+from multimodal_embedding_serving.conversion.parity import Check
+from multimodal_embedding_serving.conversion.probes import with_probes
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
@@ -54,7 +55,7 @@ BYTES_EACH = {"f32": 4.0, "f16": 2.0, "int8-weights": 1.05, "int4-weights": 0.75
 
 TOKENIZER = "tokenizer.json"
 
-CheckParity = Callable[[Sequence[TowerSpec], Bundle], Mapping[str, Any]]
+CheckParity = Callable[[Sequence[TowerSpec], Bundle], Check]
 Quantize = Callable[[TowerSpec, ov.Model], ov.Model]
 
 
@@ -68,6 +69,8 @@ class Conversion:
     """Turns a float32 graph into an int8 one."""
     notice: str | None = None
     """A remark for users of the bundle, which the server reports."""
+    fallback_from: str | None = None
+    """The precision that failed the accuracy check and that this one replaces."""
 
 
 def build_bundle(
@@ -94,8 +97,9 @@ def build_bundle(
                 files = pool.submit(settle, folder)
                 if check_parity is not None:
                     with checking:
-                        parity = dict(check_parity(blueprint.plans, Bundle(folder, manifest)))
-                    manifest = dataclasses.replace(manifest, parity=parity)
+                        check = check_parity(blueprint.plans, Bundle(folder, manifest))
+                    manifest = with_probes(manifest, check.probes)
+                    manifest = dataclasses.replace(manifest, parity=dict(check.parity))
             progress("publishing the bundle", 0.0)
             seal(folder, manifest, files.result())
     except OSError as error:
@@ -172,6 +176,7 @@ def draft_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManife
         tokenizer=None if blueprint.tokenizer is None else TOKENIZER,
         extras=blueprint.extras,
         notice=conversion.notice,
+        fallback_from=conversion.fallback_from,
         versions={
             "multimodal-embedding-serving": version("multimodal-embedding-serving"),
             "openvino": version("openvino"),

@@ -1,22 +1,20 @@
 """The parity check: how close a stored graph's vectors are to the float32 graph's.
 
 A fixed probe set goes through both: texts of several languages and lengths, images of several
-kinds and shapes. Minimum and mean cosine are written into the manifest, and a graph below its
-bound is rejected. Where the float32 graph does not fit in half of the free memory, the reference is
-computed layer by layer.
+kinds and shapes. Two figures have bounds: the cosine to the float32 vector, and the cosine of an
+item alone to the same item in a batch, both in the arithmetic that will be served. They are written
+into the manifest, and a graph below its bound is rejected. Where the float32 graph does not fit in
+half of the free memory, the reference is computed layer by layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.backends.openvino import (
@@ -24,10 +22,13 @@ from multimodal_embedding_serving.backends.openvino import (
     collate,
     compile_options,
 )
+from multimodal_embedding_serving.backends.quantization import group_size
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.conversion.parallel import map_towers
+from multimodal_embedding_serving.conversion.probe_inputs import by_length, probe_rows
+from multimodal_embedding_serving.conversion.probes import Probes
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -35,8 +36,6 @@ from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Modality, Progress, Row, Vectors, ignore_progress
 
 BOUNDS: Mapping[str, float | None] = {
@@ -49,39 +48,22 @@ BOUNDS: Mapping[str, float | None] = {
 }
 """Lowest cosine to the float32 graph, by precision of storage or inference; None: report only."""
 
-PROBE_TEXTS = (
-    "a photo of a cat",
-    "x",
-    "error 0x80070057: the parameter is incorrect",
-    "Ein roter Bus hält vor dem alten Rathaus.",
-    "一只猫坐在窗台上看雨",
-    "Кошка спит на подоконнике.",
-    "قطة تجلس على النافذة",
-    "A long description: " + "the quick brown fox jumps over the lazy dog near the river " * 12,
-)
-IMAGE_SHAPES = ((224, 224), (240, 320), (300, 97))
-"""(height, width) of the synthetic images; one more is noise."""
-
-MAX_SHORT_LENGTH = 40
-"""Tokens of the texts that share one call: OpenVINO prepares for each new batch length."""
+BATCH_BOUNDS: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.9999, "quantized": 0.999}
+"""Lowest cosine of an item alone to the same item in a batch, by inference precision, or for
+dynamically quantized activations."""
 
 
 class ParityFailed(BundleError):
     """A stored graph's vectors are too far from those of the float32 graph."""
 
 
-def probe_images() -> list[Image.Image]:
-    """Four synthetic RGB images of several shapes: waves, discs, ramps, noise."""
-    rng = np.random.default_rng(20260101)
-    images: list[NDArray[np.uint8]] = []
-    for place, (height, width) in enumerate(IMAGE_SHAPES):
-        y, x = np.mgrid[0:height, 0:width] / max(height, width)
-        waves = np.sin((place + 1) * 7 * x + place) * np.cos((place + 2) * 5 * y)
-        disc = ((x - 0.4) ** 2 + (y - 0.3) ** 2 < 0.04).astype(float)
-        layers = np.stack([waves, disc * 2 - 1, x * 2 - 1], -1)[..., np.roll([0, 1, 2], place)]
-        images.append(((layers + 1) * 127.5).astype(np.uint8))
-    images.append(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8))
-    return [Image.fromarray(image) for image in images]
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a conversion's accuracy check gives to the manifest and to this machine."""
+
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """Figures by tower, in the form that passed."""
+    probes: Mapping[Modality, Probes] = field(default_factory=dict)
 
 
 def check_parity(
@@ -92,52 +74,129 @@ def check_parity(
     progress: Progress = ignore_progress,
     free: int | None = None,
     static: bool | None = None,
+    probes: dict[Modality, Probes] | None = None,
 ) -> dict[str, Any]:
-    """Measure every tower of a model -> what the manifest's `parity` holds.
+    """Measure every tower of a model, as `settings` compile it -> the manifest's `parity`.
 
     `free` is the memory the check may use, in bytes; None: what the machine has. `static`: compile
-    static shapes; None: where the serving device requires them. Raises BundleError
-    naming the tower, its cosine and the bound that it missed.
+    static shapes; None: where the serving device requires them. `probes` receives the float32
+    vectors; those it has already are reused. Raises ParityFailed with the tower, its cosine and the
+    bound that it missed.
     """
     if static is None:
         static = isinstance(model, Bundle) and is_static(settings.device)
+    known: dict[Modality, Probes] = {} if probes is None else probes
     room = (free_memory() if free is None else free) // 2
-    references = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
-    sizes = {modality: 4 * count_parameters(exact) for modality, exact in references.items()}
+    references = _References([plan for plan in plans if plan.modality not in known], room)
 
-    def measure(plan: TowerSpec) -> dict[str, Any]:
+    def measure(plan: TowerSpec) -> dict[str, Any] | ParityFailed:
+        modality = plan.modality
         shape = choose_shape(plan.transform, settings) if static else None
-        rows = probe_rows(plan, model.tokenizer, None if shape is None else shape.length)
-        vectors, inference = run_served(plan, model, settings, rows, shape)
-        exact = references.pop(plan.modality)
-        fits = sizes[plan.modality] <= room
-        expected = run_float32(plan, exact, rows) if fits else run_layer_by_layer(plan, rows)
-        return {
-            **judge(plan.modality, model.manifest, vectors, expected, inference),
-            "reference": "graph" if fits else "layer by layer",
-        }
+        longest = None if shape is None else shape.length
+        rows = probe_rows(modality, plan.transform, model.tokenizer, longest)
+        served = run_served(model, modality, settings, rows, shape)
+        if modality not in known:
+            known[modality] = references.compute(plan, rows)
+        try:
+            return assess(model.manifest, modality, served, known[modality])
+        except ParityFailed as error:
+            return error  # raised once the other towers have their probes too
 
     report = partial(progress, "checking accuracy")
-    figures = map_towers(measure, plans, report, together=sum(sizes.values()) <= room)
-    return {str(modality): each for modality, each in figures.items()}
+    return _passed(map_towers(measure, plans, report, together=references.fit))
+
+
+def _passed(results: Mapping[Modality, dict[str, Any] | ParityFailed]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for modality, result in results.items():
+        if isinstance(result, ParityFailed):
+            raise result
+        figures[modality] = result
+    return figures
+
+
+class _References:
+    """The float32 graphs of some towers, each released once it has run."""
+
+    def __init__(self, plans: Sequence[TowerSpec], room: int) -> None:
+        """`room` is the memory that they may take, in bytes."""
+        graphs = {plan.modality: emit_model(plan.inputs, plan.build, FLOAT32) for plan in plans}
+        self._sizes = {modality: 4 * count_parameters(graph) for modality, graph in graphs.items()}
+        self._graphs, self._room = graphs, room
+        self.fit = sum(self._sizes.values()) <= room
+        """Whether all of them fit at the same time."""
+
+    def compute(self, plan: TowerSpec, rows: Sequence[Row]) -> Probes:
+        graph = self._graphs.pop(plan.modality)
+        if self._sizes[plan.modality] <= self._room:
+            return Probes(rows, run_float32(plan, graph, rows), "graph")
+        return Probes(rows, run_layer_by_layer(plan, rows), "layer by layer")
+
+
+def check_bundle(
+    bundle: Bundle, probes: Mapping[Modality, Probes], settings: Settings
+) -> dict[str, Any]:
+    """As `check_parity`, by probes that are at hand. Raises ParityFailed."""
+    static = is_static(settings.device)
+    figures: dict[str, Any] = {}
+    for modality, tower in bundle.manifest.towers.items():
+        shape = choose_shape(tower.transform, settings) if static else None
+        fitting = fit(probes[modality], shape)
+        served = run_served(bundle, modality, settings, fitting.rows, shape)
+        figures[modality] = assess(bundle.manifest, modality, served, fitting)
+    return figures
+
+
+def fit(probes: Probes, shape: StaticShape | None) -> Probes:
+    """The probes without texts that are longer than a static shape."""
+    if shape is None or shape.length is None:
+        return probes
+    places = [place for place, row in enumerate(probes.rows) if len(row) <= shape.length]
+    rows = [probes.rows[place] for place in places]
+    return Probes(rows, probes.vectors[places], probes.reference)
+
+
+def assess(
+    manifest: Manifest, modality: Modality, served: Served, probes: Probes
+) -> dict[str, Any]:
+    """The figures of one tower. Raises ParityFailed."""
+    figures = judge(
+        modality, manifest, served.vectors, probes.vectors, served.inference,
+        batch=served.alone, group=served.group,
+    )  # fmt: skip
+    return {**figures, "reference": probes.reference}
 
 
 def judge(
-    modality: Modality, manifest: Manifest, vectors: Vectors, expected: Vectors, inference: str
+    modality: Modality,
+    manifest: Manifest,
+    vectors: Vectors,
+    expected: Vectors,
+    inference: str,
+    *,
+    batch: float | None = None,
+    group: int = 0,
 ) -> dict[str, Any]:
-    """The figures of one tower. Raises ParityFailed where they miss the bound."""
+    """The figures of one tower. Raises ParityFailed where they miss a bound.
+
+    `batch` is the least cosine of an item alone to the same item in a batch; None: not measured.
+    """
     cosines = (vectors * expected).sum(1)
     bound = least_bound(manifest.precision, inference)
+    batch_bound = least_batch_bound(inference, group)
+    failure = None
     if not np.isfinite(cosines).all():
+        failure = "NaN or infinite values"
+    elif bound is not None and cosines.min() < bound:
+        failure = f"cosine {cosines.min():.5f} to float32 < {bound}"
+    elif batch is not None and not batch >= batch_bound:
+        failure = f"cosine {batch:.6f} between an item alone and in a batch < {batch_bound}"
+    if failure is not None:
+        form = f"stored as {manifest.precision}, inference in {inference}"
+        form += f", dynamic quantization in groups of {group}" if group else ""
         raise ParityFailed(
-            f"{manifest.model}: accuracy check failed: the {modality} tower in "
-            f"{manifest.precision} returns NaN or infinite values; use a higher EMBEDDING_PRECISION"
-        )
-    if bound is not None and cosines.min() < bound:
-        raise ParityFailed(
-            f"{manifest.model}: accuracy check failed: cosine {cosines.min():.5f} to float32 "
-            f"< {bound} for the {modality} tower in {manifest.precision}; "
-            "use a higher EMBEDDING_PRECISION"
+            f"{manifest.model}: accuracy check failed: {failure} for the {modality} tower "
+            f"({form}); use a higher EMBEDDING_PRECISION"
         )
     return {
         "minimum": round(float(cosines.min()), 7),
@@ -145,7 +204,7 @@ def judge(
         "items": len(cosines),
         "inference": inference,
         "bound": bound,
-    }
+    } | ({} if batch is None else {"batch_minimum": round(batch, 7), "batch_bound": batch_bound})
 
 
 def least_bound(stored: str, inference: str) -> float | None:
@@ -154,34 +213,62 @@ def least_bound(stored: str, inference: str) -> float | None:
     return None if first is None or second is None else min(first, second)
 
 
-def probe_rows(
-    plan: TowerSpec, tokenizer: Path | str | None, longest: int | None = None
-) -> list[Row]:
-    """The probe set as the tower's graph takes it: of a text, `longest` tokens at most."""
-    if plan.modality == "image":
-        transform = ImageTransform.from_manifest(plan.transform)
-        return [transform(image) for image in probe_images()]
-    if tokenizer is None:
-        raise BundleError("the text tower has no tokenizer")
-    allowed: int = plan.transform["max_length"]
-    read = TextTransform(
-        tokenizer, {**plan.transform, "max_length": min(allowed, longest or allowed)}
-    )
-    return [features.row for features in read.prepare_many(PROBE_TEXTS)]
+def least_batch_bound(inference: str, group: int) -> float:
+    """The bound of an item alone against the same item in a batch."""
+    if group:
+        return BATCH_BOUNDS["quantized"]
+    return BATCH_BOUNDS.get(inference, BATCH_BOUNDS["bf16"])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Vectors of the probes in one form, and how that form computes."""
+
+    vectors: Vectors
+    inference: str
+    group: int
+    alone: float | None
+    """Least cosine of an item alone to the same item in a batch; None: never batched."""
 
 
 def run_served(
-    plan: TowerSpec,
     model: Bundle | TorchModel,
+    modality: Modality,
     settings: Settings,
     rows: Sequence[Row],
     shape: StaticShape | None = None,
-) -> tuple[Vectors, str]:
-    """The vectors as they will be served, on the serving device, and the inference precision."""
-    graph = compile_tower(model, plan.modality, settings, shape)
-    vectors = by_length(graph, rows)
-    graph.close()
-    return vectors, graph.precision
+) -> Served:
+    """The vectors as these settings serve them, on the serving device."""
+    graph = compile_tower(model, modality, settings, shape)
+    try:
+        vectors = by_length(graph, rows)
+        alone = None
+        if shape is None and isinstance(model, Bundle):
+            places = choose_single(rows)
+            single = np.concatenate([graph([rows[place]]) for place in places])
+            alone = float(cosines_of(single, vectors[places]).min())
+    finally:
+        graph.close()
+    group = group_size(settings) if isinstance(model, Bundle) else 0
+    return Served(vectors, graph.precision, group, alone)
+
+
+def choose_single(rows: Sequence[Row]) -> list[int]:
+    """The places of the rows that run alone too: one image; the shortest text and a middle one.
+
+    Each new shape costs OpenVINO a preparation, so that more would make conversions slower.
+    """
+    if rows[0].ndim > 1:
+        return [len(rows) - 1]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    return [order[0], order[len(order) // 2]]
+
+
+def cosines_of(one: Vectors, other: Vectors) -> Vectors:
+    """Cosines row by row; a bf16 graph's vectors are of unit length only nearly."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines: Vectors = (one * other).sum(1) / norms
+    return cosines
 
 
 def run_float32(plan: TowerSpec, model: ov.Model, rows: Sequence[Row]) -> Vectors:
@@ -197,17 +284,6 @@ def run_layer_by_layer(plan: TowerSpec, rows: Sequence[Row]) -> Vectors:
     """The float32 vectors, one weight at a time in memory."""
     names = list(plan.inputs)
     return by_length(lambda part: plan.build(NumpyOps(), collate(part, names, pad_id(plan))), rows)
-
-
-def by_length(run: Callable[[Sequence[Row]], Vectors], rows: Sequence[Row]) -> Vectors:
-    """Rows in few calls, those of like length together -> float32 [rows, dimension], in order."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    groups = groupby(order, lambda place: len(rows[place]) > MAX_SHORT_LENGTH)
-    parts = [list(part) for _, part in groups]
-    vectors = np.concatenate([run([rows[place] for place in part]) for part in parts])
-    in_order = np.empty_like(vectors)
-    in_order[order] = vectors
-    return in_order
 
 
 def pad_id(plan: TowerSpec) -> int:

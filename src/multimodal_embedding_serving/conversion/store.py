@@ -30,7 +30,9 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.convert import convert
+from multimodal_embedding_serving.conversion.probes import add_probes
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
+from multimodal_embedding_serving.conversion.serving_form import find_notices
 from multimodal_embedding_serving.conversion.torch_model import load_torch_model
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.settings import Settings
@@ -47,7 +49,7 @@ def load_model(
     Raises what `load_bundle` or `load_torch_model` raises.
     """
     if settings.use_openvino:
-        return load_bundle(settings, progress, access=access)
+        return add_probes(load_bundle(settings, progress, access=access))
     return load_torch_model(settings, progress, access)
 
 
@@ -83,13 +85,18 @@ def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
 
 def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
     """A bundle in the model's folder that serves these settings, or None if none loads."""
-    for precision in _acceptable(settings, resolved.spec):
+    acceptable = _acceptable(settings, resolved.spec)
+    fallbacks = [] if settings.precision in STORED else ["f16", "f32"]
+    for precision in dict.fromkeys([*acceptable, *fallbacks]):
         folder = resolved.model_dir / precision
         if (folder / MANIFEST).is_file():
             try:
-                return Bundle.load(folder)
+                bundle = Bundle.load(folder)
             except BundleError as error:
                 log.warning("%s; converting it again", error.message)
+                continue
+            if precision in acceptable or bundle.manifest.fallback_from in acceptable:
+                return bundle
     return None
 
 
@@ -124,8 +131,11 @@ def list_bundles(models: Path) -> Iterator[Bundle]:
                 log.warning("%s", error.message)
 
 
-def describe(bundle: Bundle) -> dict[str, Any]:
-    """A bundle's facts and accuracy figures, for `mmes models --long`."""
+def describe(bundle: Bundle, settings: Settings | None = None) -> dict[str, Any]:
+    """A bundle's facts and accuracy figures, for `mmes models --long`.
+
+    With `settings`, the notices include those of this machine's accuracy check.
+    """
     manifest = bundle.manifest
     return {
         "model": manifest.model,
@@ -141,6 +151,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "revision": manifest.source.get("revision"),
         "licence": manifest.licence,
         "notice": manifest.notice,
+        "notices": list(find_notices(bundle, settings or Settings())),
         "created": manifest.created,
         "folder": str(bundle.path),
     }

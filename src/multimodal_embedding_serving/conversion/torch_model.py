@@ -25,7 +25,7 @@ from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, draft_manifest
 from multimodal_embedding_serving.conversion.parallel import map_towers
-from multimodal_embedding_serving.conversion.parity import check_parity
+from multimodal_embedding_serving.conversion.parity import ParityFailed, check_parity
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.families import TowerSpec
@@ -44,7 +44,7 @@ def load_torch_model(
 
     Raises, before anything is downloaded, MissingExtra without torch and SettingsError for a
     device, precision or model that torch cannot serve; afterwards whatever `read_blueprint` raises,
-    and BundleError where vectors computed in 16 bits fail the accuracy check.
+    and ParityFailed where 16 bits that are set by name fail the accuracy check.
     """
     from multimodal_embedding_serving.backends.torch import choose_precision
 
@@ -63,11 +63,31 @@ def load_torch_model(
     if precision == "f32":
         return model
     place = resolved.model_dir / f"torch-{precision}.json"
-    parity = find_report(place, model, settings)
-    if parity is None:
-        parity = check_parity(blueprint.plans, model, settings, progress=progress)
-        write_report(place, model, settings, parity)
-    return dataclasses.replace(model, manifest=dataclasses.replace(manifest, parity=parity))
+    report = find_report(place, model, settings)
+    if report is None:
+        report = _measure(blueprint, model, settings, progress)
+        if settings.precision == "auto" or "failure" not in report:
+            write_report(place, model, settings, report)
+    if "failure" not in report:
+        manifest = dataclasses.replace(manifest, parity=report["parity"])
+        return dataclasses.replace(model, manifest=manifest)
+    if settings.precision != "auto":
+        raise ParityFailed(f"{report['failure']}; use a higher EMBEDDING_PRECISION")
+    notice = f"{report['failure']}; serving with inference precision f32 instead"
+    log.warning("%s", notice)
+    manifest = dataclasses.replace(identify(blueprint, "f32", progress), notice=notice)
+    return dataclasses.replace(model, manifest=manifest)
+
+
+def _measure(
+    blueprint: Blueprint, model: TorchModel, settings: Settings, progress: Progress
+) -> dict[str, Any]:
+    """{"parity": figures}, or {"failure": the figure that missed its bound}."""
+    try:
+        figures = check_parity(blueprint.plans, model, settings, progress=progress)
+    except ParityFailed as error:
+        return {"failure": error.message.partition(";")[0]}
+    return {"parity": figures}
 
 
 def identify(
@@ -86,19 +106,22 @@ def identify(
 
 
 def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
-    """The figures measured earlier for this model on this device, or None."""
+    """What `_measure` returned earlier for this model on this device, or None."""
     try:
         report = json.loads(place.read_bytes())
-        return report["parity"] if report["of"] == _subject(model, settings) else None
+        known = report["of"] == _subject(model, settings) and (
+            "parity" in report or "failure" in report
+        )
+        return report if known else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_report(
-    place: Path, model: TorchModel, settings: Settings, parity: Mapping[str, Any]
+    place: Path, model: TorchModel, settings: Settings, report: Mapping[str, Any]
 ) -> None:
     """Store the figures; if that fails, the next start measures them again."""
-    text = json.dumps({"of": _subject(model, settings), "parity": parity}, indent=1)
+    text = json.dumps({"of": _subject(model, settings), **report}, indent=1)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text + "\n", "utf-8")

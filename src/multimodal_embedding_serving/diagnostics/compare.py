@@ -15,7 +15,8 @@ import numpy as np
 
 from multimodal_embedding_serving.client import protocol as protocol
 from multimodal_embedding_serving.client.protocol import ApiRequest
-from multimodal_embedding_serving.conversion.parity import BOUNDS, PROBE_TEXTS, probe_images
+from multimodal_embedding_serving.conversion.parity import BOUNDS
+from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS, probe_images
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import InvalidInput, RemoteFailed
 from multimodal_embedding_serving.settings import Settings

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
+from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, set_index
@@ -103,8 +104,9 @@ class Engine:
         metrics = metrics or Metrics()
         media = MediaAccess.from_settings(settings, metrics.count_media)
         loaded_model = load_model(settings, progress)
+        form = choose_form(loaded_model, settings, progress)
         progress("opening the model", 0.0)
-        loader = ModelLoader(loaded_model, settings, media, metrics)
+        loader = ModelLoader(loaded_model, settings, media, metrics, form=form)
         towers = loader.open()
         info = loader.describe(towers)
         engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=loader.open)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_embedding_serving.backends import compile_tower
+from multimodal_embedding_serving.backends.quantization import COMPRESSED, group_size
 from multimodal_embedding_serving.backends.static import StaticShape, choose_shape, is_static
 from multimodal_embedding_serving.backends.tuning import find_tuned_config
 from multimodal_embedding_serving.batching.batcher import Batcher
@@ -24,6 +25,7 @@ from multimodal_embedding_serving.batching.replica import OpenReplica
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
+from multimodal_embedding_serving.conversion.serving_form import ServingForm
 from multimodal_embedding_serving.engine.cache import TowerCache, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
@@ -78,7 +80,11 @@ class ModelInfo:
     """The precision in which the graph computes."""
     fingerprint: str
     """Vectors with equal fingerprints are comparable."""
+    dynamic_quantization_group_size: int = 0
+    """Values of an activation that share a scale where it is quantized to INT8; 0: it is not."""
     notice: str | None = None
+    notices: tuple[str, ...] = ()
+    """What to know about the model and about how this machine serves it."""
     text_length: int | None = None
     image_size: int | None = None
     logit_scale: float | None = None
@@ -132,8 +138,14 @@ class ModelLoader:
         metrics: Metrics,
         *,
         static: bool | None = None,
+        form: ServingForm | None = None,
     ) -> None:
-        """`static`: compile with static shapes; None: only if the device requires them."""
+        """`static`: compile with static shapes; None: only if the device requires them.
+
+        `form` is what the accuracy check of this machine chose; None: serve as `settings` say.
+        """
+        self._form = form or ServingForm(settings, model.manifest.parity)
+        settings = self._form.settings
         self._model, self._settings = model, settings
         self._media, self._metrics = media, metrics
         if static is None:
@@ -163,6 +175,10 @@ class ModelLoader:
         backend = "openvino" if isinstance(self._model, Bundle) else "torch"
         suffix = inference if backend == "openvino" else f"torch-{inference}"
         parts = [manifest.fingerprint, suffix]
+        compressed = backend == "openvino" and manifest.precision in COMPRESSED
+        group = group_size(self._settings) if compressed else 0
+        if group:
+            parts.append(f"dq{group}")
         if jpeg_decode == "exact":
             parts.append("exactjpeg")
         return ModelInfo(
@@ -176,13 +192,15 @@ class ModelLoader:
             precision=manifest.precision,
             inference=inference,
             fingerprint="-".join(parts),
+            dynamic_quantization_group_size=group,
+            notices=self._form.notices,
             notice=manifest.notice,
             text_length=self._text_spec(text.transform)["max_length"] if text else None,
             image_size=image.transform["size"] if image else None,
             logit_scale=manifest.extras.get("logit_scale"),
             logit_bias=manifest.extras.get("logit_bias"),
             jpeg_decode=jpeg_decode,
-            parity=manifest.parity or None,
+            parity=self._form.parity or None,
         )
 
     def _shape(self, transform: Mapping[str, Any]) -> StaticShape | None:

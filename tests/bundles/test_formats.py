@@ -1,0 +1,102 @@
+"""What an earlier version wrote is used as it is, and gains only what the format adds.
+
+`tests/golden/bundles` holds a bundle and an archive of the small model (see tests/small_model.py)
+in format 1, written by the version before format 2, with INT8 weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_embedding_serving.bundles.archive import pack, unpack
+from multimodal_embedding_serving.bundles.bundle import FORMAT, MANIFEST, Bundle
+from multimodal_embedding_serving.conversion.probes import (
+    STORED_WEIGHTS,
+    add_probes,
+    read_probes,
+)
+from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.errors import BundleError
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "bundles"
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "format1", tmp_path / "models" / "format1"))
+
+
+def test_a_bundle_of_format_1_is_served_and_becomes_one_of_format_2(older: Path) -> None:
+    before = json.loads((older / MANIFEST).read_text())
+    assert before["format"] == 1
+    with Engine.open(str(older), models_dir=older.parent, precision="f32") as engine:
+        mark = engine.info.fingerprint
+        assert engine.embed(texts=["the cat"]).shape == (1, 8)
+    assert mark == f"{before['fingerprint']}-f32"
+    after = json.loads((older / MANIFEST).read_text())
+    assert after.pop("format") == FORMAT == 2
+    assert set(after.pop("probes")) == {"image", "text"}
+    assert {key: value for key, value in after.items() if key in before} == {
+        key: value for key, value in before.items() if key != "format"
+    }
+    Bundle.load(older).verify()
+
+
+def test_probes_are_added_once(older: Path) -> None:
+    bundle = add_probes(Bundle.load(older))
+    inode = (older / MANIFEST).stat().st_ino
+    assert add_probes(Bundle.load(older)) == bundle
+    assert (older / MANIFEST).stat().st_ino == inode
+    for modality in ("image", "text"):
+        probes = read_probes(bundle, modality)
+        assert probes is not None
+        assert probes.reference == STORED_WEIGHTS
+        assert len(probes.rows) == len(probes.vectors) >= 4
+        assert np.allclose(np.linalg.norm(probes.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_probes_whose_images_are_resized_otherwise_here_are_not_used(older: Path) -> None:
+    bundle = add_probes(Bundle.load(older))
+    manifest = json.loads((older / MANIFEST).read_text())
+    manifest["probes"]["image"]["inputs"] = "0" * 64
+    (older / MANIFEST).write_text(json.dumps(manifest))
+    assert read_probes(Bundle.load(older), "image") is None
+    assert read_probes(bundle, "image") is not None
+    manifest["probes"]["text"]["vectors"] = "?"
+    (older / MANIFEST).write_text(json.dumps(manifest))
+    assert read_probes(Bundle.load(older), "text") is None
+
+
+def test_a_bundle_that_cannot_be_rewritten_is_served_all_the_same(
+    older: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: Path, manifest: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("multimodal_embedding_serving.conversion.probes.rewrite_manifest", fail)
+    with caplog.at_level(logging.WARNING):
+        bundle = add_probes(Bundle.load(older))
+    assert "could not write probe vectors: Permission denied" in caplog.text
+    assert set(bundle.manifest.probes) == {"image", "text"}
+    assert json.loads((older / MANIFEST).read_text())["format"] == 1
+
+
+def test_an_archive_of_format_1_is_imported_and_served(tmp_path: Path) -> None:
+    bundle = unpack(GOLDEN / "format1.mmes", tmp_path)
+    assert bundle.manifest.format == 1
+    again = add_probes(bundle)
+    pack(again, tmp_path / "again.mmes", tmp_path)
+    assert unpack(tmp_path / "again.mmes", tmp_path / "other").manifest == again.manifest
+
+
+def test_a_newer_format_is_refused_as_such(older: Path) -> None:
+    text = (older / MANIFEST).read_text()
+    (older / MANIFEST).write_text(text.replace('"format": 1', '"format": 3'))
+    with pytest.raises(BundleError, match=r"made by a newer version .*format 3.* up to 2"):
+        Bundle.load(older)
