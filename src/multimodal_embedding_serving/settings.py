@@ -138,6 +138,7 @@ class Settings:
     frame_queue: int = env("VIDEO_FRAME_QUEUE_SIZE", 0, number(1, 1024, "auto"), "decoded frames waiting")
     static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: tokens of the static graph, rounded up to 128, 256, 512, 1024, 2048, 4096 or 8192")
     chunk_long_text: bool = env("EMBEDDING_CHUNK_LONG_TEXT", True, boolean, "QwenText on NPU: long text in windows")
+    accept_keys: tuple[str, ...] = env("EMBEDDING_ACCEPT_KEYS", (), words, "keys of a checkpoint's files to ignore although they are not supported, as errors name them: `config.json:name`, …")
     max_length: int = env("EMBEDDING_MAX_LENGTH", 8192, number(8, 32768), "QwenText: tokens a text is cut to")
     media_fetch: str = env("EMBEDDING_MEDIA_FETCH", "public", one_of("off", "public", "allowlist"), "which URLs may be fetched")
     allowed_hosts: tuple[str, ...] = env("EMBEDDING_MEDIA_ALLOWED_HOSTS", (), words, "host[:port], *.domain or CIDR that may be fetched though private")
@@ -198,6 +199,11 @@ class Settings:
         environ = os.environ if environ is None else environ
         names = (name for each in fields(cls) for name in each.metadata["names"])
         return {name: environ[name] for name in names if environ.get(name, "").strip()}
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """The value of a setting that nobody set."""
+        return next(each.default for each in fields(cls) if each.name == name)
 
     @property
     def worker_count(self) -> int:

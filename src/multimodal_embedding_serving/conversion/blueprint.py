@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.adapter import merge_adapter
+from multimodal_embedding_serving.checkpoints.description import describe_checkpoint
 from multimodal_embedding_serving.checkpoints.hub import (
     CheckpointFiles,
     find_checkpoint,
     find_tokenizer,
 )
+from multimodal_embedding_serving.checkpoints.keys import drop_accepted
+from multimodal_embedding_serving.checkpoints.selection import SENTENCEPIECE
 from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.checkpoints.token_settings import (
+    apply_options,
+    read_token_settings,
+)
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
     wordpiece_from_vocab,
@@ -26,7 +34,11 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import recognize_checkpoint
+from multimodal_embedding_serving.families.recognition import (
+    UnrecognizedCheckpoint,
+    recognize_checkpoint,
+    require_known,
+)
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -65,18 +77,55 @@ def read_blueprint(
         find_family(spec.family)
         where = " or ".join(resolved.sources)
         log.info("%s is licensed under %s: see %s", resolved.model, spec.licence, where)
-    files = fetch(resolved, progress, access)
+    first: UnrecognizedCheckpoint | None = None
+    candidate = 0
+    while True:
+        files = fetch(resolved, progress, access, candidate)
+        try:
+            return _read_candidate(resolved, files, progress, access)
+        except UnrecognizedCheckpoint as error:
+            # A folder may hold several checkpoints: the first that is recognized is taken.
+            first = first or error
+            candidate += 1
+            if candidate >= files.candidates:
+                raise first from None
+            log.info("%s; trying the next checkpoint beside it", error.message)
+
+
+def _read_candidate(
+    resolved: ResolvedModel,
+    files: CheckpointFiles,
+    progress: Progress,
+    access: HubAccess | None,
+) -> Blueprint:
+    spec = resolved.spec
     progress("reading the checkpoint", 0.0)
     weights = read_weights(files.weights)
-    name, checkpoint = recognize_checkpoint(weights, files.config, spec)
+    documents, accepted = drop_accepted(files.documents, resolved.accept_keys)
+    config = documents.get(files.config_name) if files.config_name else None
+    require_known(weights, config)
+    weights = merge_adapter(weights, files, documents)
+    tokens = read_token_settings(documents)
+    tokenizer = apply_options(read_tokenizer(files, resolved, progress, access), tokens)
+    description = describe_checkpoint(files, documents, tokens, tokenizer)
+    name, checkpoint = recognize_checkpoint(weights, config, spec, description)
     family = find_family(name)
+    source: dict[str, Any] = {
+        "repo": files.repo,
+        "revision": files.revision,
+        "layout": files.layout,
+    }
+    plans = family.plan(checkpoint)
+    if accepted:
+        source |= {"accepted_keys": list(accepted)}
+        extra = {"accepted": list(accepted)}  # part of the fingerprint
+        plans = [replace(plan, transform={**plan.transform, **extra}) for plan in plans]
     return Blueprint(
         model=resolved.model,
         family=name,
-        plans=family.plan(checkpoint),
-        tokenizer=read_tokenizer(files, resolved, progress, access),
-        source={"repo": files.repo, "revision": files.revision, "layout": files.layout}
-        | {"files": {path.name: path.stat().st_size for path in files.weights}},
+        plans=plans,
+        tokenizer=tokenizer,
+        source=source | {"files": {path.name: path.stat().st_size for path in files.weights}},
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
@@ -86,7 +135,10 @@ def read_blueprint(
 
 
 def fetch(
-    resolved: ResolvedModel, progress: Progress, access: HubAccess | None = None
+    resolved: ResolvedModel,
+    progress: Progress,
+    access: HubAccess | None = None,
+    candidate: int = 0,
 ) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
@@ -95,7 +147,7 @@ def fetch(
     refusals: list[CheckpointError | RemoteFailed] = []
     for source in resolved.sources:
         try:
-            return find_checkpoint(source, progress=progress, access=access)
+            return find_checkpoint(source, candidate=candidate, progress=progress, access=access)
         except (CheckpointError, RemoteFailed) as error:
             log.warning("%s", error.message)
             refusals.append(error)
@@ -110,9 +162,11 @@ def read_tokenizer(
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
     paths = files.tokenizer
+    if resolved.tokenizer is not None:
+        paths = find_tokenizer(resolved.tokenizer, progress=progress, access=access)
     if not paths:
         if resolved.spec is None or resolved.spec.tokenizer_repo is None:
-            raise CheckpointError(f"{resolved.model}: there is no tokenizer next to the weights")
+            raise CheckpointError(_explain_no_tokenizer(files, resolved))
         repo = resolved.spec.tokenizer_repo
         paths = find_tokenizer(repo, progress=progress, access=access)
     if "tokenizer.json" in paths:
@@ -122,6 +176,18 @@ def read_tokenizer(
     else:
         built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
     return str(built.to_str())
+
+
+def _explain_no_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str:
+    message = f"{resolved.model}: there is no tokenizer next to the weights"
+    for name in files.names:
+        if name.rpartition("/")[2] in SENTENCEPIECE:
+            return (
+                f"{message}: {name} is SentencePiece's own format, and tokenizer.json is needed; "
+                "make it once with transformers: AutoTokenizer.from_pretrained(FOLDER)"
+                ".save_pretrained(FOLDER)"
+            )
+    return f"{message}; add tokenizer.json, or name a repository: hf:org/name?tokenizer=org/name"
 
 
 def _scalars(weights: Weights) -> dict[str, float]:

@@ -181,10 +181,12 @@ class ModelLoader:
         if transform.get("fixed_length"):
             return dict(transform)
         longest = min(transform["max_length"], self._settings.max_length)
+        if self._settings.max_length == Settings.default_of("max_length"):
+            longest = min(longest, transform.get("default_length") or longest)
         shape = self._shape(transform)
         if shape is not None and not self._settings.chunk_long_text:
             longest = min(longest, shape.length or longest)
-        return {**transform, "max_length": longest}
+        return {**transform, "max_length": longest, "default_length": None}
 
     def _tower(self, modality: Modality) -> Tower:
         lower_priority(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
 from multimodal_embedding_serving.transforms.windows import cut_windows
@@ -35,6 +36,20 @@ class TextSpec:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Role -> a pattern with {text} and perhaps {instruction}."""
     default_instruction: str | None = None
+    clean: Literal["", "siglip", "canonicalize"] = ""
+    """What happens to a text before all else: punctuation goes and spaces are joined, as
+    transformers' SiglipTokenizer does it; canonicalize: OpenCLIP's way, where `_` is a space."""
+    entries: int | None = None
+    """Rows of the table of tokens, where the tokenizer has more: those ids have no vector."""
+    default_length: int | None = None
+    """A limit of the checkpoint's own below max_length; EMBEDDING_MAX_LENGTH sets another."""
+    accepted: Sequence[str] = ()
+    """Keys of the checkpoint's files that the user accepts although they are not supported."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that a text is cut to."""
+        return min(self.max_length, self.default_length or self.max_length)
 
 
 class TextTransform:
@@ -67,9 +82,9 @@ class TextTransform:
         special = len(self._tokenizer.encode("").ids)
         if self.spec.eos_kept and not special:
             raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
-        if self.spec.max_length <= special:
+        if self.spec.length <= special:
             raise BundleError(
-                f"tokenizer.json: max_length {self.spec.max_length} leaves no room for text"
+                f"tokenizer.json: max_length {self.spec.length} leaves no room for text"
             )
 
     def prepare(
@@ -89,9 +104,13 @@ class TextTransform:
         if instruction is None:
             instruction = self.spec.default_instruction or ""
         wrapped = [
-            mend_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
+            clean(
+                mend_surrogates(prompt.format(text=text, instruction=instruction)), self.spec.clean
+            )
+            for text in texts
         ]
         encoded = self._tokenizer.encode_batch_fast(wrapped)
+        self._check_entries(encoded)
         if self._window is None or all(len(each.ids) <= self._window for each in encoded):
             return [self._cut(each.ids) for each in encoded]
         before = mend_surrogates(prompt.partition("{text}")[0].format(instruction=instruction))
@@ -108,10 +127,19 @@ class TextTransform:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.replace(self._suffix, " ").strip() if self._suffix else text
 
+    def _check_entries(self, encoded: Sequence[Encoding]) -> None:
+        entries = self.spec.entries
+        for each in encoded if entries is not None else ():
+            if (largest := max(each.ids, default=0)) >= (entries or 0):
+                raise InvalidInput(
+                    f"the text contains the token {self._tokenizer.id_to_token(largest)!r} (id "
+                    f"{largest}), which this model has no embedding for: it has {entries}"
+                )
+
     def _in_windows(self, ids: list[int], prompt: list[int], window: int) -> Features:
         """A text of any length; one whose prompt takes more than half of a window is cut."""
         windows = self.spec.eos_kept and len(prompt) <= window // 2
-        longest = self.spec.max_length
+        longest = self.spec.length
         whole = self._cut(ids, longest if windows else min(longest, window))
         if whole.cost <= window:
             return whole
@@ -122,7 +150,7 @@ class TextTransform:
         return replace(first, tokens=whole.tokens, truncated=whole.truncated, more=tuple(others))
 
     def _cut(self, ids: list[int], longest: int | None = None) -> Features:
-        spec, length, longest = self.spec, len(ids), longest or self.spec.max_length
+        spec, length, longest = self.spec, len(ids), longest or self.spec.length
         if length > longest:
             kept = ids[-1:] if spec.eos_kept else []
             ids = ids[: longest - len(kept)] + kept
@@ -131,6 +159,18 @@ class TextTransform:
         start = places - len(ids) if self._padded_left else 0
         row[start : start + len(ids)] = ids
         return Features(row, places, len(ids), truncated=length > longest)
+
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean(text: str, how: str) -> str:
+    """A text without ASCII punctuation, its spaces joined; unchanged where `how` is empty."""
+    if not how:
+        return text
+    if how == "canonicalize":
+        text = text.replace("_", " ")
+    return " ".join(text.translate(PUNCTUATION).split())
 
 
 def mend_surrogates(text: str) -> str:
