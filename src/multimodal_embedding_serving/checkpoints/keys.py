@@ -146,9 +146,8 @@ SECTIONS: Mapping[str, KeyRules] = {
             "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type",
         )
     ),
-    "qformer_config": KeyRules(
-        harmless=split("encoder_hidden_size"), fixed={"use_qformer_text_input": (True,)}
-    ),
+    # Whether there are layers for texts: the tensors tell.
+    "qformer_config": KeyRules(harmless=split("encoder_hidden_size use_qformer_text_input")),
 }
 TOP: Mapping[str, KeyRules] = {
     "clip": KeyRules(harmless=split("projection_dim")),

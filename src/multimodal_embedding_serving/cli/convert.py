@@ -22,6 +22,10 @@ def convert(
     calibrate: Annotated[
         Path | None, typer.Option(help="Pictures and .txt files to calibrate int8 with.")
     ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option(help="Keys of the checkpoint's files to ignore: config.json:name,…"),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Convert what is converted already.")
     ] = False,
@@ -36,7 +40,9 @@ def convert(
     )
     from multimodal_embedding_serving.conversion.store import describe, load_bundle
 
-    settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
+    settings = Settings.from_env(
+        model=model, precision=precision, calibration_dir=calibrate, accept_keys=accept
+    )
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = load_bundle(settings, show, force=force)

@@ -88,7 +88,7 @@ def read_blueprint(
             first = first or error
             candidate += 1
             if candidate >= files.candidates:
-                raise first from None
+                raise CheckpointError(first.message) from None
             log.info("%s; trying the next checkpoint beside it", error.message)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Regex, Tokenizer, normalizers
 
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
 from multimodal_embedding_serving.transforms.windows import cut_windows
@@ -76,9 +75,13 @@ class TextTransform:
         self._tokenizer.no_padding()
         self._suffix = getattr(self._tokenizer.model, "end_of_word_suffix", None)
         self._size = self._tokenizer.get_vocab_size()
-        if self.spec.lowercase:
-            lower, own = normalizers.Lowercase(), self._tokenizer.normalizer
-            self._tokenizer.normalizer = normalizers.Sequence([lower, own] if own else [lower])
+        first: list[normalizers.Normalizer] = (
+            [normalizers.Lowercase()] if self.spec.lowercase else []
+        )
+        first += cleaning(self.spec.clean)
+        if first:
+            own = self._tokenizer.normalizer
+            self._tokenizer.normalizer = normalizers.Sequence([*first, own] if own else first)
         special = len(self._tokenizer.encode("").ids)
         if self.spec.eos_kept and not special:
             raise BundleError("tokenizer.json: the tokenizer appends no special token to keep")
@@ -104,10 +107,7 @@ class TextTransform:
         if instruction is None:
             instruction = self.spec.default_instruction or ""
         wrapped = [
-            clean(
-                mend_surrogates(prompt.format(text=text, instruction=instruction)), self.spec.clean
-            )
-            for text in texts
+            mend_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
         ]
         encoded = self._tokenizer.encode_batch_fast(wrapped)
         self._check_entries(encoded)
@@ -161,16 +161,18 @@ class TextTransform:
         return Features(row, places, len(ids), truncated=length > longest)
 
 
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")
+"""Of ASCII: Python's string.punctuation."""
 
 
-def clean(text: str, how: str) -> str:
-    """A text without ASCII punctuation, its spaces joined; unchanged where `how` is empty."""
+def cleaning(how: str) -> list[normalizers.Normalizer]:
+    """What takes punctuation out of a text and joins its spaces; tokens that were added to the
+    vocabulary are matched all the same, as in transformers. Nothing where `how` is empty."""
     if not how:
-        return text
-    if how == "canonicalize":
-        text = text.replace("_", " ")
-    return " ".join(text.translate(PUNCTUATION).split())
+        return []
+    underscore = [normalizers.Replace("_", " ")] if how == "canonicalize" else []
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    return [*underscore, normalizers.Replace(PUNCTUATION, ""), spaces, normalizers.Strip()]
 
 
 def mend_surrogates(text: str) -> str:
