@@ -11,16 +11,22 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from multimodal_embedding_serving.catalog import resolve
+from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.checkpoints.weights import StoredTensor, Weights
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import CheckpointError, InvalidInput
-from multimodal_embedding_serving.families import TowerSpec
+from multimodal_embedding_serving.families import TowerSpec, find_family
+from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from tests.families.test_other_checkpoints import save
+from tests.hub_standin import HubStandIn
 from tests.lazy import lazy
+from tests.parity.small import small_arrays, small_config
 from tests.parity.towers import compile_plan, cosine
-from tests.small_clip import write_clip
+from tests.small_clip import repository, write_clip
 
 torch = lazy("torch")
 transformers = lazy("transformers")
@@ -282,3 +288,111 @@ def test_tokens_beyond_the_table_are_rejected_by_name(tmp_path: Path) -> None:
     siglip(tmp_path / "pad", letters(), pad_token="[PAD]")  # noqa: S106
     with pytest.raises(CheckpointError, match=r"pad_token '\[PAD\]' is not in tokenizer\.json"):
         open_folder(tmp_path / "pad")
+
+
+# ── Tensors under other names ──
+
+
+def image_rows(tower: TowerSpec) -> list[Any]:
+    side = tower.inputs["pixels"] or 0
+    noise = np.random.RandomState(4).randint(0, 256, (2, side, side, 3))
+    return list(noise.astype(np.uint8))
+
+
+def same_vectors(first: Blueprint, second: Blueprint, folder: Path) -> None:
+    for number, (one, other) in enumerate(zip(first.plans, second.plans, strict=True)):
+        rows: list[Any] = [np.array([3, 5, 7], np.int32)]
+        rows = image_rows(one) if one.modality == "image" else rows
+        found = [
+            compile_plan(plan, folder / f"{number}{name}-f32.xml")(rows)
+            for name, plan in (("a", one), ("b", other))
+        ]
+        assert cosine(found[1], found[0]) >= LEAST
+
+
+def test_open_clips_custom_text_has_the_same_vectors(tmp_path: Path) -> None:
+    plain = write_clip(tmp_path / "plain", layout="open_clip")
+    custom = write_clip(tmp_path / "custom", layout="open_clip")
+    arrays = load_file(custom / "open_clip_model.safetensors")
+    own = ("visual.", "logit_")
+    named = {
+        name if name.startswith(own) else f"text.{name}": each for name, each in arrays.items()
+    }
+    save_file(named, custom / "open_clip_model.safetensors")
+    config = json.loads((custom / "open_clip_config.json").read_text())
+    config["model_cfg"]["custom_text"] = True
+    write_json(custom / "open_clip_config.json", config)
+    same_vectors(open_folder(plain), open_folder(custom), tmp_path)
+
+
+def test_chinese_clips_fused_matrices_have_the_same_vectors(tmp_path: Path) -> None:
+    """As `convert_state_dict` of cn_clip renames them for FlashAttention."""
+    row = resolve("cn-clip-vit-b-16")
+    arrays = dict(small_arrays(row.name, "cn_clip"))
+    fused: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if ".attention.self.query." in name:
+            parts = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
+            fused[name.replace("query", "Wqkv")] = np.concatenate(parts)
+        elif ".attention.self." not in name:
+            target = name.replace("attention.output.dense", "attention.self.out_proj")
+            fused[target.replace("in_proj_", "Wqkv.")] = array
+    config = small_config(row.name)
+    towers = []
+    for each in (arrays, fused):
+        tensors = {
+            name: StoredTensor(name, "F32", array.shape, array) for name, array in each.items()
+        }
+        _, checkpoint = recognize_checkpoint(Weights(tensors, file="clip_cn.pt"), config, None)
+        towers.append(find_family("CN-CLIP").plan(checkpoint))
+    for plans in zip(*towers, strict=True):
+        rows: list[Any] = [np.array([2, 5, 3], np.int32)]
+        rows = image_rows(plans[0]) if plans[0].modality == "image" else rows
+        found = [
+            compile_plan(plan, tmp_path / f"{plan.modality}{number}-f32.xml")(rows)
+            for number, plan in enumerate(plans)
+        ]
+        assert cosine(found[1], found[0]) >= LEAST
+
+
+def test_the_files_decide_how_images_are_resized(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "m")
+    side = open_folder(folder).plans[0].inputs["pixels"] or 0
+    square = {"height": side, "width": side}
+    processor = {"size": square, "do_center_crop": False, "resample": 2}
+    write_json(folder / "processor_config.json", {"image_processor": processor})
+    transform = open_folder(folder).plans[0].transform
+    assert (transform["resize"], transform["resample"]) == ("squash", "bilinear")
+    write_json(folder / "processor_config.json", {"image_processor": {"size": side + 16}})
+    with pytest.raises(CheckpointError, match=rf"size = {side + 16} differs from .* {side}"):
+        open_folder(folder)
+
+
+# ── The hub ──
+
+
+def test_a_tokenizer_may_come_from_another_repository(
+    hub: HubStandIn, access: HubAccess, tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    write_qwen(folder)
+    write_json(folder / "tokenizer_config.json", {"pad_token": "b"})
+    names = ("tokenizer.json", "tokenizer_config.json")
+    hub.add("org/base", {name: (folder / name).read_bytes() for name in names})
+    (folder / "tokenizer.json").unlink()
+    write_json(folder / "tokenizer_config.json", {"pad_token": "c"})
+    write_modules(folder, "Transformer", "Pooling")
+    files = repository(folder)
+    files["1_Pooling/config.json"] = json.dumps({"pooling_mode": "mean"}).encode()
+    hub.add("org/tuned", files)
+
+    def open_hub(name: str) -> Blueprint:
+        resolved = resolve_model(Settings(model=name, models_dir=tmp_path))
+        return read_blueprint(resolved, access=access)
+
+    with pytest.raises(CheckpointError, match=r"hf:org/name\?tokenizer=org/name"):
+        open_hub("hf:org/tuned")
+    blueprint = open_hub("hf:org/tuned?tokenizer=org/base")
+    assert text_tower(blueprint).transform["pad_id"] == LETTERS.index("b")
+    with pytest.raises(CheckpointError, match=r"unknown option 'image'"):
+        open_hub("hf:org/tuned?image=org/base")

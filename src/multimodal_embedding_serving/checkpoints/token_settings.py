@@ -19,7 +19,6 @@ from multimodal_embedding_serving.checkpoints.keys import (
     unsupported,
 )
 from multimodal_embedding_serving.checkpoints.pixel_settings import OPEN_CLIP_CONFIG
-from multimodal_embedding_serving.checkpoints.weights import quote
 from multimodal_embedding_serving.errors import CheckpointError
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
@@ -155,8 +154,8 @@ def apply_options(text: str, settings: TokenSettings) -> str:
 
 
 def inspect_tokenizer(text: str, settings: TokenSettings) -> TokenizerFacts:
-    """What the tokenizer appends and pads with. Raises CheckpointError for what is no tokenizer,
-    for a pad token that it does not have, and for an end token that it should append."""
+    """What the tokenizer appends and pads with. Raises CheckpointError for what is no tokenizer
+    and for an end token that it should append."""
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 (it raises Exception itself)
@@ -171,10 +170,6 @@ def inspect_tokenizer(text: str, settings: TokenSettings) -> TokenizerFacts:
     if name is None and end is not None and tokenizer.id_to_token(end) == SENTENCEPIECE_END:
         name = SENTENCEPIECE_END  # as the class of the first SigLIP pads
     pad = None if name is None else vocabulary.get(name)
-    if settings.pad_token is not None and pad is None:
-        raise CheckpointError(
-            f"{TOKENIZER_CONFIG}: pad_token {quote(settings.pad_token)} is not in tokenizer.json"
-        )
     if settings.add_eos and end is None:
         raise CheckpointError(
             f"{TOKENIZER_CONFIG}: add_eos_token = True, but tokenizer.json appends no token; save "

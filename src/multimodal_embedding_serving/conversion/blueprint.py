@@ -16,10 +16,13 @@ from multimodal_embedding_serving.checkpoints.description import describe_checkp
 from multimodal_embedding_serving.checkpoints.hub import (
     CheckpointFiles,
     find_checkpoint,
+    find_source,
     find_tokenizer,
+    read_config,
 )
 from multimodal_embedding_serving.checkpoints.keys import drop_accepted
-from multimodal_embedding_serving.checkpoints.selection import SENTENCEPIECE
+from multimodal_embedding_serving.checkpoints.pixel_settings import PREPROCESSOR, PROCESSOR
+from multimodal_embedding_serving.checkpoints.selection import SENTENCEPIECE, TOKENIZER_SETTINGS
 from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.checkpoints.token_settings import (
@@ -105,6 +108,7 @@ def _read_candidate(
     config = documents.get(files.config_name) if files.config_name else None
     require_known(weights, config)
     weights = merge_adapter(weights, files, documents)
+    documents = _complete(documents, files, resolved, progress, access)
     tokens = read_token_settings(documents)
     tokenizer = apply_options(read_tokenizer(files, resolved, progress, access), tokens)
     description = describe_checkpoint(files, documents, tokens, tokenizer)
@@ -161,14 +165,11 @@ def read_tokenizer(
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
-    paths = files.tokenizer
-    if resolved.tokenizer is not None:
-        paths = find_tokenizer(resolved.tokenizer, progress=progress, access=access)
-    if not paths:
-        if resolved.spec is None or resolved.spec.tokenizer_repo is None:
-            raise CheckpointError(_explain_no_tokenizer(files, resolved))
-        repo = resolved.spec.tokenizer_repo
+    paths, repo = files.tokenizer, _other_tokenizer(files, resolved)
+    if repo is not None:
         paths = find_tokenizer(repo, progress=progress, access=access)
+    if not paths:
+        raise CheckpointError(_explain_no_tokenizer(files, resolved))
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
     if "vocab.txt" in paths:
@@ -176,6 +177,39 @@ def read_tokenizer(
     else:
         built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
     return str(built.to_str())
+
+
+def _other_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str | None:
+    """The repository of a tokenizer that is not the checkpoint's own."""
+    if resolved.tokenizer is not None:
+        return resolved.tokenizer
+    return resolved.spec.tokenizer_repo if resolved.spec and not files.tokenizer else None
+
+
+def _complete(
+    documents: Mapping[str, Mapping[str, Any]],
+    files: CheckpointFiles,
+    resolved: ResolvedModel,
+    progress: Progress,
+    access: HubAccess | None,
+) -> Mapping[str, Mapping[str, Any]]:
+    """The JSON files with those that come from another repository: a tokenizer's settings with its
+    tokenizer, an image processor where the row names a repository for it."""
+    complete = dict(documents)
+    repo = _other_tokenizer(files, resolved)
+    if repo is not None:
+        paths = find_tokenizer(repo, progress=progress, access=access)
+        for name in TOKENIZER_SETTINGS:
+            complete.pop(name, None)
+            if name in paths:
+                complete[name] = read_config(paths[name])
+    row = resolved.spec
+    if row and row.processor_repo and not {PREPROCESSOR, PROCESSOR} & set(documents):
+        source = find_source(row.processor_repo, access=access)
+        names = [name for name in (PREPROCESSOR, PROCESSOR) if name in source.names]
+        paths = source.fetch(names, progress)
+        complete |= {name: read_config(paths[name]) for name in names}
+    return complete
 
 
 def _explain_no_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str:

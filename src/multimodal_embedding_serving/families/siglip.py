@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.token_settings import TOKENIZER_CONFIG
 from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.transformer import transformer
 from multimodal_embedding_serving.families.transforms import (
@@ -71,6 +73,10 @@ def padded(checkpoint: Checkpoint) -> dict[str, Any]:
     the tokenizer's own files say otherwise."""
     text, tokens = checkpoint.config["text_config"], checkpoint.description.tokens
     pad = checkpoint.description.tokenizer.pad
+    if tokens.pad_token is not None and pad is None:
+        raise CheckpointError(
+            f"{TOKENIZER_CONFIG}: pad_token {tokens.pad_token!r} is not in tokenizer.json"
+        )
     return {
         "max_length": text["max_position_embeddings"],
         "pad_id": PAD if pad is None else pad,
