@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -93,7 +93,8 @@ class TokenizerFacts:
     """The ids of an empty text."""
     entries: int = 0
     """The largest id and one."""
-    tokens: Mapping[int, str] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Of the special tokens and the pad token."""
 
 
 def read_token_settings(documents: Mapping[str, Any]) -> TokenSettings:
@@ -176,6 +177,7 @@ def inspect_tokenizer(text: str, settings: TokenSettings) -> TokenizerFacts:
             "the tokenizer again with a post-processor that appends it"
         )
     entries = max(vocabulary.values(), default=-1) + 1
+    named = (*special, *([] if pad is None else [pad]))
     return TokenizerFacts(
-        end, pad, special, entries, {each: key for key, each in vocabulary.items()}
+        end, pad, special, entries, {each: str(tokenizer.id_to_token(each)) for each in named}
     )

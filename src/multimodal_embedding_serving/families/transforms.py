@@ -100,7 +100,7 @@ def _check_entries(checkpoint: Checkpoint, pad: int, entries: int) -> None:
     facts = checkpoint.description.tokenizer
     for number in (pad, *facts.special):
         if number >= entries:
-            token = (facts.tokens or {}).get(number, "?")
+            token = facts.names.get(number, "?")
             raise CheckpointError(
                 f"tokenizer.json: the special token {token!r} has the id {number}, but the table "
                 f"of tokens has {entries} rows; use the tokenizer that the model was trained with"
