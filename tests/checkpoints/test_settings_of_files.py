@@ -252,6 +252,11 @@ def test_what_no_module_does_is_rejected(file: str, table: dict[str, Any], name:
     assert caught.value.message.startswith(f"{file}: {name} = ")
 
 
+def test_a_module_without_its_settings_is_rejected() -> None:
+    with pytest.raises(CheckpointError, match=r"lists 1_Pooling \(Pooling\), but 1_Pooling/config"):
+        read_module_settings(MODULES, {})
+
+
 @pytest.mark.parametrize("path", ["../x", "a/b"])
 def test_modules_stay_in_their_repository(path: str) -> None:
     with pytest.raises(CheckpointError, match="is not a folder beside it"):

@@ -129,11 +129,15 @@ def read_module_settings(modules: Sequence[Module], documents: Mapping[str, Any]
     pooling, dense = None, []
     for module in modules[1:]:
         file = f"{module.path}/config.json"
+        if module.kind in ("Pooling", "Dense") and file not in documents:
+            raise CheckpointError(
+                f"{MODULES} lists {module.path} ({module.kind}), but {file} is missing"
+            )
         match module.kind:
             case "Pooling":
-                pooling = _read_pooling(documents.get(file, {}), file)
+                pooling = _read_pooling(documents[file], file)
             case "Dense":
-                dense.append(_read_dense(documents.get(file, {}), module.path))
+                dense.append(_read_dense(documents[file], module.path))
             case "Normalize" | "Dropout":
                 pass  # vectors have unit length anyway
             case kind:
