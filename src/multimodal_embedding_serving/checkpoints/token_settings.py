@@ -155,12 +155,13 @@ def apply_options(text: str, settings: TokenSettings) -> str:
 
 
 def inspect_tokenizer(text: str, settings: TokenSettings) -> TokenizerFacts:
-    """What the tokenizer appends and pads with. Raises CheckpointError for what is no tokenizer
-    and for an end token that it should append."""
+    """What the tokenizer appends and pads with. Raises CheckpointError where it doesn't
+    append the end token that it should."""
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 (it raises Exception itself)
-        raise CheckpointError(f"tokenizer.json: not a valid tokenizer ({error})"[:300]) from None
+    except Exception as error:  # the library raises Exception itself
+        error.add_note("tokenizer.json is not a valid tokenizer; save it again with transformers")
+        raise
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = tuple(tokenizer.encode("").ids)

@@ -114,28 +114,28 @@ def _read_candidate(
     description = describe_checkpoint(files, documents, tokens, tokenizer)
     name, checkpoint = recognize_checkpoint(weights, config, spec, description)
     family = find_family(name)
-    source: dict[str, Any] = {
-        "repo": files.repo,
-        "revision": files.revision,
-        "layout": files.layout,
-    }
     plans = family.plan(checkpoint)
-    if accepted:
-        source |= {"accepted_keys": list(accepted)}
-        extra = {"accepted": list(accepted)}  # part of the fingerprint
+    if accepted:  # part of the fingerprint
+        extra = {"accepted": list(accepted)}
         plans = [replace(plan, transform={**plan.transform, **extra}) for plan in plans]
     return Blueprint(
         model=resolved.model,
         family=name,
         plans=plans,
         tokenizer=tokenizer,
-        source=source | {"files": {path.name: path.stat().st_size for path in files.weights}},
+        source=_describe_source(files, accepted),
         licence=spec.licence if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
         default_precision=spec.precision if spec else family.precision,
         min_dimension=family.min_dimension,
     )
+
+
+def _describe_source(files: CheckpointFiles, accepted: Sequence[str]) -> Mapping[str, Any]:
+    source = {"repo": files.repo, "revision": files.revision, "layout": files.layout}
+    sizes = {path.name: path.stat().st_size for path in files.weights}
+    return {**source, "files": sizes, **({"accepted_keys": list(accepted)} if accepted else {})}
 
 
 def fetch(
