@@ -20,8 +20,7 @@ from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layer
 from multimodal_embedding_serving.checkpoints.mobileclip_names import LAST, STAGES, check_row
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
-from multimodal_embedding_serving.families.transforms import image_transform, text_transform
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec, transforms
 from multimodal_embedding_serving.graph.folding import (
     Affine,
     Convolution,
@@ -116,7 +115,9 @@ def _vit_side(w: Weights) -> int:
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, facts = checkpoint.weights, checkpoint.config
     see, read = w.sub("image."), w.sub("text.")
-    pixels = Seeing(*(facts[k] for k in ("side", "eps", "stem_padding", "mean", "std")))
+    transforms.reject_modules(checkpoint)
+    scale = transforms.pixel_scale(checkpoint, facts["mean"], facts["std"])
+    pixels = Seeing(facts["side"], facts["eps"], facts["stem_padding"], *scale)
     vit, causal, heads = "class_token" in see, facts["causal"], facts["heads"]
     look = see_by_transformer if vit else see_by_convolution
     patches = see["positions"].shape[0] if vit else pixels.grid**2
@@ -126,7 +127,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             "image",
             {"pixels": pixels.side},
             lambda ops, x: project(ops, look(ops, see, pixels, x["pixels"]), see),
-            image_transform(
+            transforms.image_transform(
                 checkpoint, pixels.side, patches, resize="short_side", resample="bilinear"
             ),
             see["projection.weight"].shape[0],
@@ -135,7 +136,7 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             "text",
             {"input_ids": None},
             lambda ops, x: project(ops, read_text(ops, read, heads, causal, x["input_ids"]), read),
-            text_transform(
+            transforms.text_transform(
                 checkpoint,
                 {"max_length": longest, "pad_id": 0, "eos_kept": True, "fixed_length": not causal},
                 read["token_embedding.weight"].shape[0],
