@@ -16,8 +16,8 @@ Builtin/mini CLIP/clip-vit-b-32 CLIP/clip-vit-b-16 CLIP/clip-vit-l-14 CLIP/clip-
 CN-CLIP/cn-clip-vit-b-16 CN-CLIP/cn-clip-vit-l-14 CN-CLIP/cn-clip-vit-h-14 MobileCLIP/mobileclip_s0
 MobileCLIP/mobileclip_s1 MobileCLIP/mobileclip_s2 MobileCLIP/mobileclip_b MobileCLIP/mobileclip_blt
 SigLIP/siglip2-vit-b-16 SigLIP/siglip2-vit-l-16 SigLIP/siglip2-so400m-patch16-384
-Blip2/blip2_transformers Blip2/blip2 QwenText/qwen3-embedding-0.6b QwenText/qwen3-embedding-4b
-QwenText/qwen3-embedding-8b
+SigLIP/siglip2-person-description-reid Blip2/blip2_transformers Blip2/blip2
+QwenText/qwen3-embedding-0.6b QwenText/qwen3-embedding-4b QwenText/qwen3-embedding-8b
 "
 _mmes_rule() { # name -> pattern, bounds of a number, and what a message says is allowed
   case "$1" in

@@ -34,6 +34,10 @@ FAMILIES = (
 )
 """Rows of the catalog, one for each form of tower that there is."""
 
+QWEN_PROMPT = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+)
+
 
 def write_repository(folder: Path, model: str) -> Path:
     """The small checkpoint of a row in its first layout."""
@@ -42,6 +46,11 @@ def write_repository(folder: Path, model: str) -> Path:
     write_checkpoint(folder / file_name(model), arrays)
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    if model.startswith("qwen"):
+        prompts = {"query": QWEN_PROMPT, "document": ""}
+        settings = {"prompts": prompts, "default_prompt_name": None}
+        path = folder / "config_sentence_transformers.json"
+        path.write_text(json.dumps(settings), "utf-8")
     write_vocabulary(folder, model)
     return folder
 

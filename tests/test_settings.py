@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_STATIC_SEQ_LEN": 2048,
     "EMBEDDING_CHUNK_LONG_TEXT": True,
     "EMBEDDING_MAX_LENGTH": 8192,
+    "EMBEDDING_ACCEPT_KEYS": (),
     "EMBEDDING_MEDIA_FETCH": "public",
     "EMBEDDING_MEDIA_ALLOWED_HOSTS": (),
     "EMBEDDING_MEDIA_ROOTS": (Path("/tmp/videoQnA"), Path("/tmp/dataprep")),

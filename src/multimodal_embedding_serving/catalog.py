@@ -44,6 +44,8 @@ class ModelSpec:
     """How the weights are stored by default: f16 (compressed) or int8-weights."""
     tokenizer_repo: str | None = None
     """Repository of the tokenizer, if the checkpoint's own repository has none."""
+    processor_repo: str | None = None
+    """Repository of the image processor's file, if the checkpoint's own repository has none."""
     measured: bool = True
     """Whether docs/real_sizes.json and docs/parity.md must have figures for it. False for a new row: converting the
     full-size checkpoint and comparing it with its upstream library takes hours and can follow later."""
@@ -74,8 +76,14 @@ def _mobileclip(name: str, repo: str, architecture: str, pixels: int, *, measure
     )
 
 
-def _siglip(name: str, repo: str, architecture: str, pixels: int, dimension: int, *, measured: bool = True) -> ModelSpec:
-    return ModelSpec("SigLIP", name, (repo,), architecture, pixels, dimension, 64, "apache-2.0", measured=measured)
+def _siglip(
+    name: str, repo: str, architecture: str, pixels: int, dimension: int, *, base: str | None = None, measured: bool = True
+) -> ModelSpec:
+    """`base` is the repository of the model that was tuned, for the files that its own lacks."""
+    return ModelSpec(
+        "SigLIP", name, (repo,), architecture, pixels, dimension, 64, "apache-2.0",
+        tokenizer_repo=base, processor_repo=base, measured=measured,
+    )
 
 
 def _qwen(name: str, repo: str, dimension: int, *, measured: bool = True) -> ModelSpec:
@@ -102,6 +110,10 @@ MODELS: tuple[ModelSpec, ...] = (
     _siglip("siglip2-vit-b-16", "google/siglip2-base-patch16-224", "ViT-B-16-SigLIP2", 224, 768),
     _siglip("siglip2-vit-l-16", "google/siglip2-large-patch16-256", "ViT-L-16-SigLIP2-256", 256, 1024),
     _siglip("siglip2-so400m-patch16-384", "google/siglip2-so400m-patch16-384", "ViT-SO400M-16-SigLIP2-384", 384, 1152),
+    _siglip(
+        "siglip2-person-description-reid", "MarketaJu/siglip2-person-description-reid", "ViT-B-16-SigLIP2", 224, 768,
+        base="google/siglip2-base-patch16-224", measured=False,
+    ),
     ModelSpec("Blip2", "blip2_transformers", ("Salesforce/blip2-itm-vit-g",), "BLIP-2 ViT-g Q-Former", 224, 256, 512, "mit", aliases=("blip2",)),
     _qwen("qwen3-embedding-0.6b", "Qwen/Qwen3-Embedding-0.6B", 1024),
     _qwen("qwen3-embedding-4b", "Qwen/Qwen3-Embedding-4B", 2560),

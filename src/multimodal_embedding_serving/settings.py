@@ -144,6 +144,7 @@ class Settings:
     frame_queue: int = env("VIDEO_FRAME_QUEUE_SIZE", 0, number(1, 1024, "auto"), "decoded frames of one video waiting for the image tower")
     static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: token length of the static graph, rounded up to 128, 256, 512, 1024, 2048, 4096 or 8192")
     chunk_long_text: bool = env("EMBEDDING_CHUNK_LONG_TEXT", True, parse_boolean, "QwenText on NPU: embed a text longer than the static graph in windows; false = truncate it")
+    accept_keys: tuple[str, ...] = env("EMBEDDING_ACCEPT_KEYS", (), parse_list, "keys of a checkpoint's files to ignore although they are not supported, as errors name them: `config.json:name`, …")
     max_length: int = env("EMBEDDING_MAX_LENGTH", 8192, number(8, 32768), "QwenText: maximum tokens of a text; a longer one is truncated")
     media_fetch: str = env("EMBEDDING_MEDIA_FETCH", "public", one_of("off", "public", "allowlist"), "which URLs the server may fetch")
     allowed_hosts: tuple[str, ...] = env("EMBEDDING_MEDIA_ALLOWED_HOSTS", (), parse_list, "host[:port], *.domain or CIDR range that may be fetched even if private")
@@ -231,6 +232,11 @@ class Settings:
                 for name in names:
                     merged.pop(name, None)
         return {**merged, **override}
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """The value of a setting that nobody set."""
+        return next(each.default for each in fields(cls) if each.name == name)
 
     @property
     def worker_count(self) -> int:

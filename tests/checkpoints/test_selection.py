@@ -60,7 +60,7 @@ def test_the_weights_are_chosen_in_the_order_of_the_docs(
     names: list[str], weights: list[str], layout: str
 ) -> None:
     for listing in (names, names[::-1]):
-        selection = select_weights(listing, "org/name")
+        selection = select_weights(listing, "org/name")[0]
         assert list(selection.weights) == weights
         assert selection.layout == layout
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from multimodal_embedding_serving.bundles.bundle import LOCK, MANIFEST, TEMPORARY, Bundle
 from multimodal_embedding_serving.catalog import CLIP_TOKENIZER, resolve
 from multimodal_embedding_serving.checkpoints.hub import CheckpointFiles
+from multimodal_embedding_serving.checkpoints.pixel_settings import read_pixel_settings
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import fetch, read_tokenizer
 from multimodal_embedding_serving.conversion.convert import convert
@@ -124,16 +125,15 @@ def test_a_tokenizer_is_built_where_the_source_has_only_its_parts(
 
 def test_the_mean_of_the_pixels_is_read_from_the_preprocessor(tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "here")
-    config_file = folder / "preprocessor_config.json"
-    config_file.write_text('{"image_mean": [0, 0.5, 0.5], "do_resize": true}')
+    preprocessor = folder / "preprocessor_config.json"
+    preprocessor.write_text('{"image_mean": [0, 0.5, 0.5], "do_resize": true}')
     resolved = resolve_model(settings(folder, tmp_path))
-    config = fetch(resolved, ignore_progress).config
-    assert config is not None
-    assert config["image_mean"] == [0, 0.5, 0.5]
-    assert "do_resize" not in config
-    config_file.write_text('{"image_std": [1, 2]}')
+    pixels = read_pixel_settings(fetch(resolved, ignore_progress).documents)
+    assert pixels.mean == [0, 0.5, 0.5]
+    assert pixels.std is None
+    preprocessor.write_text('{"image_std": [1, 2]}')
     with pytest.raises(CheckpointError, match="image_std must be a list of three numbers"):
-        fetch(resolved, ignore_progress)
+        read_pixel_settings(fetch(resolved, ignore_progress).documents)
 
 
 def test_a_precision_that_is_asked_for_has_a_bundle_of_its_own(

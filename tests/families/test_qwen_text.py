@@ -106,7 +106,10 @@ def test_the_plugin_fuses_norms_and_rotations(tower: TowerSpec, storage: Storage
     assert not found["Softmax"]
 
 
-def test_queries_are_wrapped_and_documents_are_not(tower: TowerSpec) -> None:
+def test_queries_are_wrapped_and_documents_are_not(tmp_path: Path) -> None:
+    weights = read_weights(write_model(tmp_path, 64, 96, LAYERS, 500))
+    _, checkpoint = recognize_checkpoint(weights, CONFIG, resolve("qwen3-embedding-0.6b"))
+    (tower,) = find_family("QwenText").plan(checkpoint)
     prompts, task = tower.transform["prompts"], tower.transform["default_instruction"]
     wrapped = prompts["query"].format(instruction=task, text="what is rain?")
     assert wrapped == (
@@ -114,6 +117,11 @@ def test_queries_are_wrapped_and_documents_are_not(tower: TowerSpec) -> None:
         "Query:what is rain?"
     )
     assert prompts["document"].format(text="Rain is water.") == "Rain is water."
+
+
+def test_a_checkpoint_outside_the_catalog_has_no_prompts_but_its_own(tower: TowerSpec) -> None:
+    assert tower.transform["prompts"] == {}
+    assert tower.transform["default_instruction"] is None
 
 
 def test_the_padding_is_a_token_of_the_model(tower: TowerSpec) -> None:

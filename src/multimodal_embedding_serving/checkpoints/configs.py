@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.keys import check_open_clip
 from multimodal_embedding_serving.errors import CheckpointError
 
 Config = Mapping[str, Any]
@@ -128,6 +129,7 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
 
     Raises CheckpointError naming a setting that our towers don't have.
     """
+    check_open_clip(config, model_type)
     model = _table(config, "model_cfg", config)
     vision, text = _table(model, "vision_cfg"), _table(model, "text_cfg")
     if model_type == "siglip":
@@ -142,14 +144,10 @@ def translate_open_clip(config: Config, model_type: str) -> dict[str, Any]:
     pixels = _table(config, "preprocess_cfg")
     if "mean" in pixels and "std" in pixels:
         full |= {"image_mean": pixels["mean"], "image_std": pixels["std"]}
-    if "padding_side" in config:
-        full["padding_side"] = config["padding_side"]
     return full
 
 
 def _open_clip_vision(cfg: Config) -> dict[str, Any]:
-    known = "image_size layers width head_width mlp_ratio patch_size patch_dropout"
-    _refuse_others(cfg, "vision_cfg", known, pool_type="tok")
     width = _size(cfg, "width", 768)
     return {
         "hidden_size": width,
@@ -158,22 +156,15 @@ def _open_clip_vision(cfg: Config) -> dict[str, Any]:
         "num_attention_heads": width // _size(cfg, "head_width", 64),
         "image_size": cfg.get("image_size", 224),
         "patch_size": _size(cfg, "patch_size", 16),
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": _table(cfg, "norm_kwargs").get("eps", 1e-5),
     }
 
 
-TEXT_KEYS = "context_length vocab_size width heads layers mlp_ratio hf_tokenizer_name"
-
-
 def _open_clip_text(cfg: Config) -> dict[str, Any]:
-    _refuse_others(cfg, "text_cfg", TEXT_KEYS, pool_type="argmax")
-    return _text_sizes(cfg) | {"layer_norm_eps": 1e-5}
+    return _text_sizes(cfg) | {"layer_norm_eps": _table(cfg, "norm_kwargs").get("eps", 1e-5)}
 
 
 def _siglip_text(cfg: Config) -> dict[str, Any]:
-    known = f"{TEXT_KEYS} tokenizer_kwargs norm_kwargs act_kwargs"
-    fixed = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
-    _refuse_others(cfg, "text_cfg", known, **fixed)
     tanh = _table(cfg, "act_kwargs").get("approximate") == "tanh"
     return _text_sizes(cfg) | {
         "hidden_act": "gelu_pytorch_tanh" if tanh else "gelu",
@@ -210,8 +201,6 @@ OpenCLIP is the reference for files in its layout, so its choice holds."""
 
 
 def _timm_vision(cfg: Config) -> dict[str, Any]:
-    known = "image_size timm_model_name timm_model_pretrained"
-    _refuse_others(cfg, "vision_cfg", known, timm_pool="map", timm_proj="none")
     name = str(cfg.get("timm_model_name"))
     match = re.fullmatch(r"vit_(\w+?)_patch(\d+)_siglip_(\d+)", name)
     if match is None or match[1] not in TIMM_SIZES:
@@ -235,15 +224,6 @@ def _table(cfg: Config, key: str, default: Config = MappingProxyType({})) -> Con
     if not isinstance(value, Mapping):
         raise CheckpointError(f"open_clip_config.json: {key} must be an object")
     return value
-
-
-def _refuse_others(cfg: Config, section: str, known: str, **fixed: object) -> None:
-    for key, value in cfg.items():
-        if key not in known.split() and value and fixed.get(key) != value:
-            raise CheckpointError(
-                f"open_clip_config.json: {section}.{key} = {str(value)[:60]!r} is a part that our "
-                "towers do not have"
-            )
 
 
 def _size(cfg: Config, key: str, default: int) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.modules import MODULES, Module, read_modules
 from multimodal_embedding_serving.checkpoints.selection import (
+    ADAPTER_WEIGHTS,
+    DOCUMENTS,
     Layout,
     describe_names,
     select_config,
@@ -24,10 +27,7 @@ from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 HUB_PREFIX = "hf:"
-PREPROCESSOR = "preprocessor_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_CONFIG = 4 << 20
-NUMBER = {int, float}
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")
 """A commit, tag or branch; it becomes a path in the client's cache, so no way up."""
@@ -42,79 +42,142 @@ class CheckpointFiles:
     layout: Layout
     """Whose tensor names to expect: a hint from the files' names."""
     config: Mapping[str, Any] | None
-    """config.json or open_clip_config.json, parsed; None where there is neither. image_mean and
-    image_std of preprocessor_config.json are added, and padding_side of tokenizer_config.json."""
+    """config.json or open_clip_config.json, parsed; None where there is neither."""
     tokenizer: Mapping[str, Path]
     """tokenizer.json and its settings, or the vocabulary to build it from; by base name."""
     repo: str | None
     """The hub's repository; None for a folder."""
     revision: str | None
     """The commit that the files are of; None for a folder."""
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The other JSON files, parsed, by their names below the first module's folder; those of
+    further modules by `folder/config.json`."""
+    modules: Sequence[Module] = ()
+    """Of modules.json, where there is one."""
+    parts: Mapping[str, Path] = field(default_factory=dict)
+    """Weights of further modules and of an adapter, by name."""
+    config_name: str | None = None
+    """Which of `documents` the configuration is."""
+    candidates: int = field(default=1, compare=False)
+    """How many checkpoints there are to choose from."""
+    names: Sequence[str] = field(default=(), compare=False)
+    """All files beside the weights, for errors."""
 
 
 def find_checkpoint(
     source: str | Path,
     *,
     revision: str | None = None,
+    candidate: int = 0,
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> CheckpointFiles:
     """The files of the checkpoint at `source`, downloaded if need be; nothing else is downloaded.
 
-    `source` is a folder, or a repository of the hub: `org/name`, `hf:org/name`, either with
-    `@revision`. Without a network, files that are cached already are taken. Raises CheckpointError
+    Of several checkpoints in one place `candidate` is taken, counted in the order of
+    `select_weights`. `source` is a folder, or a repository of the hub: `org/name`, `hf:org/name`,
+    either with `@revision`. Without a network, cached files are taken. Raises CheckpointError
     (nothing fits: lists the files; a wrong hash) or RemoteFailed (the hub refused, or no response).
     """
     opened = find_source(source, revision=revision, access=access)
-    choice = choose_files(opened)
+    choice = choose_files(opened, candidate)
     paths = opened.fetch(choice.names, progress)
+    root = choice.root
+    documents = {name: read_config(paths[root + name]) for name in choice.documents}
+    documents |= {name: read_config(paths[name]) for name in choice.module_configs}
+    config = None if choice.config is None else read_config(paths[root + choice.config])
+    if choice.config is not None and config is not None:
+        documents[choice.config] = config
     return CheckpointFiles(
-        weights=tuple(paths[name] for name in choice.weights),
+        weights=tuple(paths[root + name] for name in choice.weights),
         layout=choice.layout,
-        config=_describe(paths, choice.config, choice.pixels) if choice.config else None,
-        tokenizer=MappingProxyType({name: paths[name] for name in choice.tokenizer}),
+        config=config,
+        config_name=choice.config,
+        tokenizer=MappingProxyType({name: paths[root + name] for name in choice.tokenizer}),
         repo=opened.repo,
         revision=opened.revision,
+        documents=MappingProxyType(documents),
+        modules=choice.modules,
+        parts=MappingProxyType({name: paths[name] for name in choice.parts}),
+        candidates=choice.candidates,
+        names=opened.names,
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which of a source's files make its checkpoint, by name."""
+    """Which of a source's files make its checkpoint, by name below `root`."""
 
     layout: Layout
     weights: Sequence[str]
     config: str | None
     tokenizer: Sequence[str]
-    pixels: Sequence[str]
+    documents: Sequence[str]
+    root: str = ""
+    """The first module's folder with its slash; empty: the top."""
+    modules: Sequence[Module] = ()
+    module_configs: Sequence[str] = ()
+    """From the top, as `parts`."""
+    parts: Sequence[str] = ()
+    candidates: int = 1
 
     @property
     def names(self) -> list[str]:
         config = [self.config] if self.config else []
-        return [*self.weights, *self.tokenizer, *config, *self.pixels]
+        below = [*self.weights, *self.tokenizer, *config, *self.documents]
+        unique = dict.fromkeys(self.root + name for name in below)
+        return [*unique, *self.module_configs, *self.parts]
 
 
-def choose_files(opened: Source) -> Choice:
+def choose_files(opened: Source, candidate: int = 0) -> Choice:
     """Of weights in several files the index is fetched, to learn which they are.
 
     Raises CheckpointError or RemoteFailed, as `find_checkpoint`.
     """
-    names = opened.names
-    selection = select_weights(names, opened.label)
-    config = select_config(names, selection.layout)
+    everything = opened.names
+    modules: Sequence[Module] = ()
+    if MODULES in everything:
+        modules = read_modules(read_json(opened.fetch([MODULES], ignore_progress)[MODULES]))
+    root = f"{modules[0].path}/" if modules and modules[0].path else ""
+    names = [name.removeprefix(root) for name in everything if name.startswith(root)]
+    selections = select_weights(names, opened.label if not root else f"{opened.label}: {root}")
+    selection = selections[min(candidate, len(selections) - 1)]
     weights = list(selection.weights)
     if weights[0].endswith(INDEX_SUFFIX):
-        index = opened.fetch(weights, ignore_progress)[weights[0]]
+        index = opened.fetch([root + weights[0]], ignore_progress)[root + weights[0]]
         weights += sorted(set(read_index(index).values()))
-    pixels = [PREPROCESSOR] if config and PREPROCESSOR in names else []
-    choice = Choice(selection.layout, weights, config, select_tokenizer(names), pixels)
-    absent = [name for name in choice.names if name not in names]
+    adapted = ADAPTER_WEIGHTS in names and ADAPTER_WEIGHTS not in weights
+    dense = [module.path for module in modules[1:] if module.kind == "Dense"]
+    choice = Choice(
+        layout=selection.layout,
+        weights=weights,
+        config=select_config(names, selection.layout),
+        tokenizer=select_tokenizer(names),
+        documents=[name for name in DOCUMENTS if name in names],
+        root=root,
+        modules=modules,
+        module_configs=[
+            name for module in modules[1:] if (name := f"{module.path}/config.json") in everything
+        ],
+        parts=[*_dense_weights(dense, everything), *([root + ADAPTER_WEIGHTS] if adapted else [])],
+        candidates=len(selections),
+    )
+    absent = [name for name in choice.names if name not in everything]
     if absent:
         raise CheckpointError(
             f"{opened.label} is missing {describe_names(absent)}, which its index lists; "
             f"found {describe_names(names)}"
         )
     return choice
+
+
+def _dense_weights(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The weights of each Dense module: the first of the two files that is there."""
+    files = []
+    for path in paths:
+        spellings = [f"{path}/{name}" for name in ("model.safetensors", "pytorch_model.bin")]
+        files += [name for name in spellings if name in names][:1] or spellings[:1]
+    return files
 
 
 def missing_bytes(source: str | Path, *, access: HubAccess | None = None) -> int:
@@ -179,32 +242,22 @@ def split_repository(source: str) -> tuple[str, str | None]:
     return match["repo"], revision
 
 
-def _describe(paths: Mapping[str, Path], config: str, pixels: Sequence[str]) -> Mapping[str, Any]:
-    told = dict(read_config(paths[config]))
-    for name in pixels:
-        for key, value in read_config(paths[name]).items():
-            if key in ("image_mean", "image_std"):
-                if not (
-                    isinstance(value, list) and len(value) == 3 and {*map(type, value)} <= NUMBER
-                ):
-                    raise CheckpointError(f"{name}: {key} must be a list of three numbers")
-                told.setdefault(key, value)
-    if TOKENIZER_CONFIG in paths:
-        side = read_config(paths[TOKENIZER_CONFIG]).get("padding_side")
-        told |= {"padding_side": side} if side in ("left", "right") else {}
-    return told
-
-
 def read_config(path: Path) -> Mapping[str, Any]:
     """A JSON object. Raises CheckpointError naming the file."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name}: not a JSON object")
+    return content
+
+
+def read_json(path: Path) -> object:
+    """A JSON document of a bounded size. Raises CheckpointError naming the file."""
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise CheckpointError(f"{path.name}: larger than {MAX_CONFIG} bytes")
-        content = json.loads(path.read_bytes())
+        content: object = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path.name}: can't be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path.name}: not valid JSON") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name}: not a JSON object")
     return content

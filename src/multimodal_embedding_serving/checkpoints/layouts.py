@@ -63,6 +63,9 @@ BERT_LAYER = (
     "(attention.self.query|attention.self.key|attention.self.value|attention.output.dense"
     "|attention.output.LayerNorm|intermediate.dense|output.dense|output.LayerNorm).@"
 )
+BERT_LAYERS = "text_model.encoder.layer.#"
+BERT_SELF = f"{BERT_LAYERS}.attention.self"
+BERT_REST = "(attention.output.LayerNorm|intermediate.dense|output.dense|output.LayerNorm).@"
 
 VISION_LAYER = "vision_model.encoder.layers.#"
 POSITIONS = "vision_model.embeddings.position_embedding"
@@ -116,6 +119,15 @@ LAYOUTS: Sequence[Layout] = (
         + "text_projection   text_projection.weight   transposed\n"
         + "(input_resolution|context_length|vocab_size)  -",
     ),
+    Layout(  # custom_text: the text tower is a module of its own
+        "open_clip",
+        "clip",
+        ("visual.conv1.weight", "text.token_embedding.weight"),
+        LEARNED_SCALARS
+        + OPEN_CLIP_VISION
+        + _open_clip_text("text.")
+        + "text.text_projection   text_projection.weight   transposed\n",
+    ),
     Layout(
         "transformers",
         "chinese_clip",
@@ -128,6 +140,26 @@ LAYOUTS: Sequence[Layout] = (
         text_model.embeddings.LayerNorm.@          =
         text_model.encoder.layer.#.{BERT_LAYER}    =
         text_projection.weight                     =
+        """,
+    ),
+    Layout(  # as its FlashAttention modules name the fused matrices
+        "cn_clip",
+        "chinese_clip",
+        (
+            "visual.transformer.resblocks.0.attn.Wqkv.weight",
+            "bert.encoder.layer.0.attention.self.Wqkv.weight",
+        ),
+        LEARNED_SCALARS
+        + OPEN_CLIP_VISION.replace("in_proj_@", "Wqkv.@")
+        + f"""
+        bert.pooler.dense.@                          -
+        bert.embeddings.position_ids                 -
+        bert.{BERT_EMBEDDINGS}                       text_model.{BERT_EMBEDDINGS}
+        bert.embeddings.LayerNorm.@                  text_model.embeddings.LayerNorm.@
+        bert.encoder.layer.#.attention.self.Wqkv.@   {BERT_SELF}.{{query,key,value}}.@
+        bert.encoder.layer.#.attention.self.out_proj.@   {BERT_LAYERS}.attention.output.dense.@
+        bert.encoder.layer.#.{BERT_REST}             text_model.encoder.layer.#.{BERT_REST}
+        text_projection                              text_projection.weight    transposed
         """,
     ),
     Layout(
@@ -249,10 +281,19 @@ def rename(weights: Weights, layout: Layout) -> Weights:
         if target == "-":
             continue
         if name in weights:
+            _require_floats(weights[name])
             renamed |= _change(weights[name], target, change)
         elif change != "optional" or _layer(name) in optional:
             raise MissingTensor(f"{weights.file}: tensor {quote(name)} is missing")
     return Weights(renamed, file=weights.file, metadata=weights.metadata)
+
+
+def _require_floats(tensor: StoredTensor) -> None:
+    if tensor.dtype[0] in "IUB" and tensor.dtype != "BF16":
+        raise CheckpointError(
+            f"{tensor.file}: tensor {quote(tensor.name)} holds integers ({tensor.dtype}), as "
+            "quantized checkpoints do; use the checkpoint with floating-point weights"
+        )
 
 
 def count_layers(names: Mapping[str, object], prefix: str) -> int:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from multimodal_embedding_serving.checkpoints.layouts import Layout
+from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers
+from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError
 
 BATCH_NORM = "(weight|bias|running_mean|running_var)"
 STAGES = 4
@@ -275,3 +277,16 @@ LAYOUTS: Sequence[Layout] = (
     ),
 )
 """S0; S1 and S2; B and B-LT; S1 and S2; B and B-LT."""
+
+
+def check_row(w: Weights, architecture: str, row: str) -> None:
+    """Raises CheckpointError where the image tower is that of another row."""
+    vit = "image.class_token" in w
+    prefixes = ["encoder."] if vit else [f"stages.{k}." for k in range(STAGES)]
+    part = "layers." if vit else "blocks."
+    depths = tuple(count_layers(w, f"image.{prefix}{part}") for prefix in prefixes)
+    width = w["image.class_token" if vit else "image.stem.0.conv.weight"].shape[0]
+    if ARCHITECTURES.get(architecture) != (depths, width):
+        raise CheckpointError(
+            f"{w.file}: an image tower of {depths} blocks, {width} wide, is not that of {row}"
+        )

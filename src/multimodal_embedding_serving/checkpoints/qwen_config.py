@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.keys import check_decoder
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
@@ -59,6 +60,7 @@ def complete_qwen3(config: Config) -> dict[str, Any]:
     Raises CheckpointError where the config asks for what this decoder does not compute: scaled
     positions or sliding windows.
     """
+    check_decoder(config, QWEN3)
     whole = {**QWEN3, **{key: value for key, value in config.items() if value is not None}}
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -2,7 +2,8 @@
 
 The order is that of docs/models.md: safetensors of the transformers layout (single or sharded),
 safetensors of OpenCLIP, then pickles. Only files at the top count: a repository's folders hold
-exports for other runtimes.
+exports for other runtimes. (Modules of sentence-transformers are the exception: modules.json names
+their folders.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,18 @@ Layout = Literal["transformers", "open_clip", "apple", "cn_clip"]
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+"""Tokenizers that only their own library reads."""
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DOCUMENTS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    *TOKENIZER_SETTINGS,
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    ADAPTER_CONFIG,
+)
+"""JSON files beside the configuration that decide vectors."""
 VOCABULARIES = (("vocab.txt",), ("vocab.json", "merges.txt"))
 """What a tokenizer is built from where there is no tokenizer.json: WordPiece, BPE."""
 
@@ -32,7 +45,7 @@ _SINGLE: Sequence[tuple[str, Layout]] = (
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.\w+)")
 _SHOWN = 24
-LOOKED_FOR = (
+EXPECTED = (
     "model.safetensors (single or sharded), open_clip_model.safetensors, pytorch_model.bin, "
     "open_clip_pytorch_model.bin, one *.pt"
 )
@@ -46,28 +59,31 @@ class Selection:
     layout: Layout
 
 
-def select_weights(names: Collection[str], where: str) -> Selection:
-    """The weights to read, of the files `names`. `where` (a repository or folder) starts errors.
+def select_weights(names: Collection[str], where: str) -> Sequence[Selection]:
+    """Every checkpoint among the files `names`, in the order in which they are tried.
 
-    Raises CheckpointError listing the files when nothing fits.
+    `where` (a repository or folder) starts errors. Raises CheckpointError listing the files when
+    nothing fits.
     """
+    selections: list[Selection] = []
     for name, layout in _SINGLE:
+        index, shards = f"{name}.index.json", _find_shards(names, name)
         if name in names:
-            return Selection((name,), layout)
-        index = f"{name}.index.json"
-        if index in names:
-            return Selection((index,), layout)
-        shards = _find_shards(names, name)
-        if shards:
-            return Selection(shards, layout)
-        if name == "open_clip_model.safetensors" and (lone := _find_lone(names, ".safetensors")):
-            return Selection((lone,), _guess_layout(lone, names))
+            selections.append(Selection((name,), layout))
+        elif index in names:
+            selections.append(Selection((index,), layout))
+        elif shards:
+            selections.append(Selection(shards, layout))
+        elif name == "open_clip_model.safetensors" and (lone := _find_lone(names, ".safetensors")):
+            selections.append(Selection((lone,), _guess_layout(lone, names)))
     if lone := _find_lone(names, ".pt"):
-        return Selection((lone,), _guess_layout(lone, names))
-    raise CheckpointError(
-        f"{where} has no readable checkpoint; expected one of {LOOKED_FOR}; "
-        f"found {describe_names(names)}"
-    )
+        selections.append(Selection((lone,), _guess_layout(lone, names)))
+    if not selections:
+        raise CheckpointError(
+            f"{where} has no readable checkpoint; expected one of {EXPECTED}; "
+            f"found {describe_names(names)}"
+        )
+    return selections
 
 
 def select_config(names: Collection[str], layout: Layout) -> str | None:
@@ -115,7 +131,17 @@ def _find_shards(names: Collection[str], single: str) -> tuple[str, ...]:
 
 def _find_lone(names: Collection[str], suffix: str) -> str | None:
     """The only file at the top with this suffix."""
-    matches = [name for name in names if name.endswith(suffix) and "/" not in name]
+    ordinary = {single for single, _ in _SINGLE}
+    matches = [
+        name
+        for name in names
+        if name.endswith(suffix)
+        and "/" not in name
+        and name not in ordinary
+        and not _SHARD.fullmatch(name)
+    ]
+    if len(matches) > 1:
+        matches = [name for name in matches if name != ADAPTER_WEIGHTS]
     return matches[0] if len(matches) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Protocol
 
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.types import Progress
+
+MODULE_FOLDER = re.compile(r"\d+_")
+"""Folders of sentence-transformers' modules begin so; others are not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,15 @@ class Folder:
     @property
     def names(self) -> Sequence[str]:
         try:
-            return sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+            entries = list(self.path.iterdir())
+            inner = [
+                f"{entry.name}/{each.name}"
+                for entry in entries
+                if MODULE_FOLDER.match(entry.name) and entry.is_dir()
+                for each in entry.iterdir()
+                if each.is_file()
+            ]
+            return sorted([*inner, *(entry.name for entry in entries if entry.is_file())])
         except OSError as error:
             raise CheckpointError(f"{self.label} can't be read ({error.strerror})") from None
 

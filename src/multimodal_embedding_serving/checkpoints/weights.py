@@ -135,10 +135,18 @@ class Weights(Mapping[str, StoredTensor]):
         return Weights(cut, file=self.file, prefix=self._prefix + prefix, metadata=self.metadata)
 
 
+LFS_POINTER = b"version https://git-lfs"
+
+
 def map_file(path: Path) -> mmap.mmap:
     """The whole file, mapped read-only. Raises CheckpointError naming it."""
     try:
         with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise CheckpointError(
+                    f"{path.name}: a Git LFS pointer, not the weights; run `git lfs pull` in the "
+                    "repository, or download it with huggingface_hub"
+                )
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         reason = error.strerror or "input/output error"

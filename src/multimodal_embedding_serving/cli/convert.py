@@ -24,6 +24,10 @@ def convert(
     calibrate: Annotated[
         Path | None, typer.Option(help="Folder of images and .txt files to calibrate int8 with.")
     ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option(help="Keys of the checkpoint's files to ignore: config.json:name,…"),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Convert again, even if it is already converted.")
     ] = False,
@@ -39,7 +43,9 @@ def convert(
     from multimodal_embedding_serving.conversion.serving_form import choose_form
     from multimodal_embedding_serving.conversion.store import describe, load_bundle
 
-    settings = Settings.from_env(model=model, precision=precision, calibration_dir=calibrate)
+    settings = Settings.from_env(
+        model=model, precision=precision, calibration_dir=calibrate, accept_keys=accept
+    )
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = load_bundle(settings, show, force=force)

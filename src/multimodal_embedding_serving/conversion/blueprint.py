@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.adapter import merge_adapter
+from multimodal_embedding_serving.checkpoints.description import describe_checkpoint
 from multimodal_embedding_serving.checkpoints.hub import (
     CheckpointFiles,
     find_checkpoint,
+    find_source,
     find_tokenizer,
+    read_config,
 )
+from multimodal_embedding_serving.checkpoints.keys import drop_accepted
+from multimodal_embedding_serving.checkpoints.pixel_settings import PREPROCESSOR, PROCESSOR
+from multimodal_embedding_serving.checkpoints.selection import SENTENCEPIECE, TOKENIZER_SETTINGS
 from multimodal_embedding_serving.checkpoints.shards import read_weights
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
+from multimodal_embedding_serving.checkpoints.token_settings import (
+    apply_options,
+    read_token_settings,
+)
 from multimodal_embedding_serving.checkpoints.tokenizers import (
     clip_bpe_from_vocab,
     wordpiece_from_vocab,
@@ -26,7 +37,11 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel
 from multimodal_embedding_serving.errors import CheckpointError, RemoteFailed
 from multimodal_embedding_serving.families import TowerSpec, find_family
-from multimodal_embedding_serving.families.recognition import recognize_checkpoint
+from multimodal_embedding_serving.families.recognition import (
+    UnrecognizedCheckpoint,
+    recognize_checkpoint,
+    require_known,
+)
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -65,18 +80,50 @@ def read_blueprint(
         find_family(spec.family)
         where = " or ".join(resolved.sources)
         log.info("%s is licensed under %s: see %s", resolved.model, spec.license, where)
-    files = fetch(resolved, progress, access)
+    first: UnrecognizedCheckpoint | None = None
+    candidate = 0
+    while True:
+        files = fetch(resolved, progress, access, candidate)
+        try:
+            return _read_candidate(resolved, files, progress, access)
+        except UnrecognizedCheckpoint as error:
+            # A folder may hold several checkpoints: the first that is recognized is taken.
+            first = first or error
+            candidate += 1
+            if candidate >= files.candidates:
+                raise CheckpointError(first.message) from None
+            log.info("%s; trying the next checkpoint beside it", error.message)
+
+
+def _read_candidate(
+    resolved: ResolvedModel,
+    files: CheckpointFiles,
+    progress: Progress,
+    access: HubAccess | None,
+) -> Blueprint:
+    spec = resolved.spec
     progress("reading the checkpoint", 0.0)
     weights = read_weights(files.weights)
-    name, checkpoint = recognize_checkpoint(weights, files.config, spec)
+    documents, accepted = drop_accepted(files.documents, resolved.accept_keys)
+    config = documents.get(files.config_name) if files.config_name else None
+    require_known(weights, config)
+    weights = merge_adapter(weights, files, documents)
+    documents = _complete(documents, files, resolved, progress, access)
+    tokens = read_token_settings(documents)
+    tokenizer = apply_options(read_tokenizer(files, resolved, progress, access), tokens)
+    description = describe_checkpoint(files, documents, tokens, tokenizer)
+    name, checkpoint = recognize_checkpoint(weights, config, spec, description)
     family = find_family(name)
+    plans = family.plan(checkpoint)
+    if accepted:  # part of the fingerprint
+        extra = {"accepted": list(accepted)}
+        plans = [replace(plan, transform={**plan.transform, **extra}) for plan in plans]
     return Blueprint(
         model=resolved.model,
         family=name,
-        plans=family.plan(checkpoint),
-        tokenizer=read_tokenizer(files, resolved, progress, access),
-        source={"repo": files.repo, "revision": files.revision, "layout": files.layout}
-        | {"files": {path.name: path.stat().st_size for path in files.weights}},
+        plans=plans,
+        tokenizer=tokenizer,
+        source=_describe_source(files, accepted),
         licence=spec.license if spec else "",
         extras=_scalars(weights),
         numbers=sum(tensor.data.size for tensor in weights.values()),
@@ -85,8 +132,17 @@ def read_blueprint(
     )
 
 
+def _describe_source(files: CheckpointFiles, accepted: Sequence[str]) -> Mapping[str, Any]:
+    source = {"repo": files.repo, "revision": files.revision, "layout": files.layout}
+    sizes = {path.name: path.stat().st_size for path in files.weights}
+    return {**source, "files": sizes, **({"accepted_keys": list(accepted)} if accepted else {})}
+
+
 def fetch(
-    resolved: ResolvedModel, progress: Progress, access: HubAccess | None = None
+    resolved: ResolvedModel,
+    progress: Progress,
+    access: HubAccess | None = None,
+    candidate: int = 0,
 ) -> CheckpointFiles:
     """The checkpoint's files, from the first source that has them.
 
@@ -95,7 +151,7 @@ def fetch(
     refusals: list[CheckpointError | RemoteFailed] = []
     for source in resolved.sources:
         try:
-            return find_checkpoint(source, progress=progress, access=access)
+            return find_checkpoint(source, candidate=candidate, progress=progress, access=access)
         except (CheckpointError, RemoteFailed) as error:
             log.warning("%s", error.message)
             refusals.append(error)
@@ -109,12 +165,11 @@ def read_tokenizer(
     access: HubAccess | None = None,
 ) -> str:
     """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
-    paths = files.tokenizer
-    if not paths:
-        if resolved.spec is None or resolved.spec.tokenizer_repo is None:
-            raise CheckpointError(f"{resolved.model}: there is no tokenizer next to the weights")
-        repo = resolved.spec.tokenizer_repo
+    paths, repo = files.tokenizer, _other_tokenizer(files, resolved)
+    if repo is not None:
         paths = find_tokenizer(repo, progress=progress, access=access)
+    if not paths:
+        raise CheckpointError(_explain_no_tokenizer(files, resolved))
     if "tokenizer.json" in paths:
         return paths["tokenizer.json"].read_text("utf-8")
     if "vocab.txt" in paths:
@@ -122,6 +177,51 @@ def read_tokenizer(
     else:
         built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
     return str(built.to_str())
+
+
+def _other_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str | None:
+    """The repository of a tokenizer that is not the checkpoint's own."""
+    if resolved.tokenizer is not None:
+        return resolved.tokenizer
+    return resolved.spec.tokenizer_repo if resolved.spec and not files.tokenizer else None
+
+
+def _complete(
+    documents: Mapping[str, Mapping[str, Any]],
+    files: CheckpointFiles,
+    resolved: ResolvedModel,
+    progress: Progress,
+    access: HubAccess | None,
+) -> Mapping[str, Mapping[str, Any]]:
+    """The JSON files with those that come from another repository: a tokenizer's settings with its
+    tokenizer, an image processor where the row names a repository for it."""
+    complete = dict(documents)
+    repo = _other_tokenizer(files, resolved)
+    if repo is not None:
+        paths = find_tokenizer(repo, progress=progress, access=access)
+        for name in TOKENIZER_SETTINGS:
+            complete.pop(name, None)
+            if name in paths:
+                complete[name] = read_config(paths[name])
+    row = resolved.spec
+    if row and row.processor_repo and not {PREPROCESSOR, PROCESSOR} & set(documents):
+        source = find_source(row.processor_repo, access=access)
+        names = [name for name in (PREPROCESSOR, PROCESSOR) if name in source.names]
+        paths = source.fetch(names, progress)
+        complete |= {name: read_config(paths[name]) for name in names}
+    return complete
+
+
+def _explain_no_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str:
+    message = f"{resolved.model}: there is no tokenizer next to the weights"
+    for name in files.names:
+        if name.rpartition("/")[2] in SENTENCEPIECE:
+            return (
+                f"{message}: {name} is SentencePiece's own format, and tokenizer.json is needed; "
+                "make it once with transformers: AutoTokenizer.from_pretrained(FOLDER)"
+                ".save_pretrained(FOLDER)"
+            )
+    return f"{message}; add tokenizer.json, or name a repository: hf:org/name?tokenizer=org/name"
 
 
 def _scalars(weights: Weights) -> dict[str, float]:

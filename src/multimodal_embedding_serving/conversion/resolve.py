@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 from multimodal_embedding_serving.bundles.bundle import MANIFEST
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from multimodal_embedding_serving.checkpoints.hub import HUB_PREFIX, split_repository
-from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.checkpoints.sources import Folder
+from multimodal_embedding_serving.errors import CheckpointError, UnknownModel
 from multimodal_embedding_serving.settings import Settings
 
 PACKAGE = "multimodal_embedding_serving"
@@ -31,16 +32,21 @@ class ResolvedModel:
     """The folder of its bundles, one for each stored precision."""
     bundle: Path | None = None
     """A bundle that needs no conversion: the folder named, or one that ships with the package."""
+    tokenizer: str | None = None
+    """The repository whose tokenizer is used instead of the checkpoint's own."""
+    accept_keys: Sequence[str] = ()
+    """Keys of the checkpoint's files that are ignored although they are not supported."""
 
 
 def resolve_model(settings: Settings) -> ResolvedModel:
     """What EMBEDDING_MODEL_NAME means. Raises UnknownModel, or CheckpointError for `hf:…`."""
+    return replace(_resolve_name(settings), accept_keys=settings.accept_keys)
+
+
+def _resolve_name(settings: Settings) -> ResolvedModel:
     name, models = settings.model, settings.models_dir
     if name.startswith(HUB_PREFIX):
-        repo, revision = split_repository(name)
-        model = repo if revision is None else f"{repo}@{revision}"
-        row = next((spec for spec in MODELS if repo in spec.repos), None)
-        return ResolvedModel(row, (name,), model, models / "hub" / model.replace("/", "--"))
+        return _resolve_repository(name, models)
     folder = Path(name).expanduser()
     bundle = folder if (folder / MANIFEST).is_file() else None
     is_path = folder.is_absolute() or "/" in name or name.startswith(".")
@@ -57,11 +63,31 @@ def resolve_model(settings: Settings) -> ResolvedModel:
     return ResolvedModel(spec, spec.repos, spec.id, models / spec.family / spec.name, bundle)
 
 
+def _resolve_repository(name: str, models: Path) -> ResolvedModel:
+    """`hf:org/name`, with `@revision` and `?tokenizer=other/repo` where the user adds them."""
+    source, _, query = name.partition("?")
+    repo, revision = split_repository(source)
+    model = repo if revision is None else f"{repo}@{revision}"
+    row = next((spec for spec in MODELS if repo in spec.repos), None)
+    folder = model.replace("/", "--")
+    if not query:
+        return ResolvedModel(row, (source,), model, models / "hub" / folder)
+    key, _, tokenizer = query.partition("=")
+    if key != "tokenizer":
+        raise CheckpointError(
+            f"{repo}: unknown option {key[:40]!r}; supported: ?tokenizer=org/name"
+        )
+    split_repository(tokenizer)
+    folder += f"+{tokenizer.replace('/', '--')}"
+    return ResolvedModel(row, (source,), model, models / "hub" / folder, tokenizer=tokenizer)
+
+
 def _hash_listing(folder: Path) -> str:
     """Of a folder's path and its files' sizes and times: a replaced checkpoint is another model."""
+    paths = [folder / name for name in Folder(folder, folder.name).names]
     listing = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(folder.iterdir())
+        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(paths)
         if path.suffix in CHECKPOINT_SUFFIXES
     ]
     return hashlib.sha256(repr((str(folder), listing)).encode()).hexdigest()[:8]

@@ -211,10 +211,12 @@ class ModelLoader:
         if transform.get("fixed_length"):
             return dict(transform)
         max_length = min(transform["max_length"], self._settings.max_length)
+        if self._settings.max_length == Settings.default_of("max_length"):
+            max_length = min(max_length, transform.get("default_length") or max_length)
         shape = self._shape(transform)
         if shape is not None and not self._settings.chunk_long_text:
             max_length = min(max_length, shape.length or max_length)
-        return {**transform, "max_length": max_length}
+        return {**transform, "max_length": max_length, "default_length": None}
 
     def _tower(self, modality: Modality) -> Tower:
         lower_priority(WORKER_NICENESS if modality == "text" else IMAGE_NICENESS)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
+from multimodal_embedding_serving.checkpoints.description import Description
 from multimodal_embedding_serving.checkpoints.layouts import Layout
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import FamilyNotBuilt
@@ -27,6 +28,8 @@ class Checkpoint:
     """config.json with the upstream defaults filled in, or what stands for it."""
     spec: ModelSpec | None
     """The catalog's row; None for a checkpoint that is not in it."""
+    description: Description = field(default_factory=Description)
+    """What its other files say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,12 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import MEAN, STD
 from multimodal_embedding_serving.families.transformer import transformer
+from multimodal_embedding_serving.families.transforms import (
+    image_transform,
+    pixel_scale,
+    reject_modules,
+    text_transform,
+)
 from multimodal_embedding_serving.graph.layers import (
     AttentionNames,
     Encoder,
@@ -36,22 +42,27 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     vision, qformer = config["vision_config"], config["qformer_config"]
     vit, bert = Encoder.from_config(vision), Encoder.from_config(qformer)
     side = vision["image_size"]
-    mean, std = config.get("image_mean", MEAN), config.get("image_std", STD)
+    reject_modules(checkpoint)
+    mean, std = pixel_scale(checkpoint, MEAN, STD)
+    patches = (side // vision["patch_size"]) ** 2
     return (
         TowerSpec(
             "image",
             {"pixels": side},
             lambda ops, x: embed_image(ops, w, vit, bert, ops.pixels(x["pixels"], mean, std)),
-            {"size": side, "resize": "squash", "resample": "bicubic"}
-            | {"patches": (side // vision["patch_size"]) ** 2},
+            image_transform(checkpoint, side, patches, resize="squash", resample="bicubic"),
             w["vision_projection.weight"].shape[0],
         ),
         TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, bert, x["input_ids"], x["attention_mask"]),
-            {"max_length": qformer["max_position_embeddings"], "eos_kept": True}
-            | {"pad_id": qformer["pad_token_id"]},
+            text_transform(
+                checkpoint,
+                {"max_length": qformer["max_position_embeddings"], "eos_kept": True}
+                | {"pad_id": qformer["pad_token_id"]},
+                qformer["vocab_size"],
+            ),
             w["text_projection.weight"].shape[0],
         ),
     )

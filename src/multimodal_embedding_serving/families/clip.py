@@ -11,6 +11,13 @@ from typing import Any
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.transformer import transformer
+from multimodal_embedding_serving.families.transforms import (
+    end_token,
+    image_transform,
+    pixel_scale,
+    reject_modules,
+    text_transform,
+)
 from multimodal_embedding_serving.graph.layers import Encoder, embed_patches, encode, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -20,14 +27,19 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, text = checkpoint.weights, checkpoint.config["text_config"]
-    encoder, end = Encoder.from_config(text), end_token(text)
+    reject_modules(checkpoint)
+    encoder, end = Encoder.from_config(text), end_token(checkpoint, read_end(text))
     return (
         plan_image(checkpoint, resize="short_side"),
         TowerSpec(
             "text",
             {"input_ids": None},
             lambda ops, x: embed_text(ops, w, encoder, end, x["input_ids"]),
-            {"max_length": text["max_position_embeddings"], "pad_id": end, "eos_kept": True},
+            text_transform(
+                checkpoint,
+                {"max_length": text["max_position_embeddings"], "pad_id": end, "eos_kept": True},
+                text["vocab_size"],
+            ),
             w["text_projection.weight"].shape[0],
         ),
     )
@@ -41,19 +53,20 @@ def plan_image(checkpoint: Checkpoint, *, resize: str) -> TowerSpec:
     w, config = checkpoint.weights, checkpoint.config
     vision = config["vision_config"]
     encoder, side = Encoder.from_config(vision), vision["image_size"]
-    mean, std = config.get("image_mean", MEAN), config.get("image_std", STD)
+    mean, std = pixel_scale(checkpoint, MEAN, STD)
+    patches = (side // vision["patch_size"]) ** 2
     return TowerSpec(
         "image",
         {"pixels": side},
         lambda ops, x: embed_image(ops, w, encoder, ops.pixels(x["pixels"], mean, std)),
-        {"size": side, "resize": resize, "resample": "bicubic"}
-        | {"patches": (side // vision["patch_size"]) ** 2},
+        image_transform(checkpoint, side, patches, resize=resize, resample="bicubic"),
         w["visual_projection.weight"].shape[0],
     )
 
 
-def end_token(text: Mapping[str, Any]) -> int:
-    """EOT's id. Old configs say 2, which was never true: the vocabulary's last entry is meant."""
+def read_end(text: Mapping[str, Any]) -> int:
+    """EOT's id where there is no tokenizer to ask. Old configs say 2, which was never true: the
+    vocabulary's last entry is meant."""
     end: int = text["eos_token_id"]
     return int(text["vocab_size"]) - 1 if end == 2 else end
 

@@ -8,6 +8,7 @@ from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.clip import plan_image
 from multimodal_embedding_serving.families.transformer import transformer
+from multimodal_embedding_serving.families.transforms import reject_modules, text_transform
 from multimodal_embedding_serving.graph.layers import Encoder, bert_block, norm, place
 from multimodal_embedding_serving.graph.ops import Ops, T
 
@@ -17,6 +18,7 @@ MAX_TOKENS = 52
 
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, text = checkpoint.weights, checkpoint.config["text_config"]
+    reject_modules(checkpoint)
     bert = Encoder.from_config(text)
     return (
         plan_image(checkpoint, resize="squash"),
@@ -24,7 +26,11 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             "text",
             {"input_ids": None, "attention_mask": None},
             lambda ops, x: embed_text(ops, w, bert, x["input_ids"], x["attention_mask"]),
-            {"max_length": MAX_TOKENS, "pad_id": text["pad_token_id"], "eos_kept": True},
+            text_transform(
+                checkpoint,
+                {"max_length": MAX_TOKENS, "pad_id": text["pad_token_id"], "eos_kept": True},
+                text["vocab_size"],
+            ),
             w["text_projection.weight"].shape[0],
         ),
     )

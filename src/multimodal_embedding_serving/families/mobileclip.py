@@ -15,11 +15,12 @@ import numpy as np
 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints import mobileclip_names
+from multimodal_embedding_serving.checkpoints.keys import check_open_clip
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers, rename
-from multimodal_embedding_serving.checkpoints.mobileclip_names import ARCHITECTURES, LAST, STAGES
+from multimodal_embedding_serving.checkpoints.mobileclip_names import LAST, STAGES, check_row
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec, transforms
 from multimodal_embedding_serving.graph.folding import (
     Affine,
     Convolution,
@@ -79,8 +80,10 @@ def read_mobileclip(
     """
     w = rename(weights, layout)
     if spec is not None:
-        _check_row(w, spec)
+        check_row(w, spec.architecture, spec.id)
     apple, vit = layout.name == "apple", "image.class_token" in w
+    if config is not None and not apple:
+        check_open_clip(config, layout.model_type)
     model = {} if config is None else config.get("model_cfg", {})
     pixels = {} if config is None else config.get("preprocess_cfg", {})
     text = model.get("text_cfg", {})
@@ -92,6 +95,7 @@ def read_mobileclip(
         "stem_padding": int(apple),
         "mean": pixels.get("mean", (0.0, 0.0, 0.0)),
         "std": pixels.get("std", (1.0, 1.0, 1.0)),
+        "heads": text.get("heads", w["text.positions"].shape[1] // HEAD),
         "causal": not text["no_causal_mask"] if "no_causal_mask" in text else vit,
     }
     if vit and facts["side"] != _vit_side(w):
@@ -108,23 +112,13 @@ def _vit_side(w: Weights) -> int:
     return int(places**0.5) * stride
 
 
-def _check_row(w: Weights, spec: ModelSpec) -> None:
-    vit = "image.class_token" in w
-    prefixes = ["encoder."] if vit else [f"stages.{k}." for k in range(STAGES)]
-    part = "layers." if vit else "blocks."
-    depths = tuple(count_layers(w, f"image.{prefix}{part}") for prefix in prefixes)
-    width = w["image.class_token" if vit else "image.stem.0.conv.weight"].shape[0]
-    if ARCHITECTURES.get(spec.architecture) != (depths, width):
-        raise CheckpointError(
-            f"{w.file}: an image tower of {depths} blocks, {width} wide, is not that of {spec.id}"
-        )
-
-
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, facts = checkpoint.weights, checkpoint.config
     see, read = w.sub("image."), w.sub("text.")
-    pixels = Seeing(*(facts[k] for k in ("side", "eps", "stem_padding", "mean", "std")))
-    vit, causal = "class_token" in see, facts["causal"]
+    transforms.reject_modules(checkpoint)
+    scale = transforms.pixel_scale(checkpoint, facts["mean"], facts["std"])
+    pixels = Seeing(facts["side"], facts["eps"], facts["stem_padding"], *scale)
+    vit, causal, heads = "class_token" in see, facts["causal"], facts["heads"]
     look = see_by_transformer if vit else see_by_convolution
     patches = see["positions"].shape[0] if vit else pixels.grid**2
     longest = read["positions"].shape[0]
@@ -133,15 +127,20 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
             "image",
             {"pixels": pixels.side},
             lambda ops, x: project(ops, look(ops, see, pixels, x["pixels"]), see),
-            {"size": pixels.side, "resize": "short_side", "resample": "bilinear"}
-            | {"patches": patches},
+            transforms.image_transform(
+                checkpoint, pixels.side, patches, resize="short_side", resample="bilinear"
+            ),
             see["projection.weight"].shape[0],
         ),
         TowerSpec(
             "text",
             {"input_ids": None},
-            lambda ops, x: project(ops, read_text(ops, read, causal, x["input_ids"]), read),
-            {"max_length": longest, "pad_id": 0, "eos_kept": True, "fixed_length": not causal},
+            lambda ops, x: project(ops, read_text(ops, read, heads, causal, x["input_ids"]), read),
+            transforms.text_transform(
+                checkpoint,
+                {"max_length": longest, "pad_id": 0, "eos_kept": True, "fixed_length": not causal},
+                read["token_embedding.weight"].shape[0],
+            ),
             read["projection.weight"].shape[0],
         ),
     )
@@ -159,13 +158,12 @@ def project(ops: Ops[T], x: T, w: Weights) -> T:
 # ── text ──
 
 
-def read_text(ops: Ops[T], w: Weights, causal: bool, ids: T) -> T:
+def read_text(ops: Ops[T], w: Weights, heads: int, causal: bool, ids: T) -> T:
     """ids [B, L] -> the row of EOT, which is the largest id, [B, W].
 
     Where it is not causal every place sees the padding, and L is always the longest.
     """
     x = ops.add(ops.embedding(ids, w["token_embedding.weight"]), ops.head_rows(w["positions"], ids))
-    heads = w["positions"].shape[1] // HEAD
     for layer in range(count_layers(w, "encoder.layers.")):
         block = w.sub(f"encoder.layers.{layer}.")
         if "mixer.conv.weight" in block:

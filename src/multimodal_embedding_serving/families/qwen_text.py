@@ -17,6 +17,8 @@ from multimodal_embedding_serving.checkpoints.qwen_config import check_qwen3, co
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint, Family, TowerSpec
+from multimodal_embedding_serving.families.pooling import LAST_TOKEN, Finish
+from multimodal_embedding_serving.families.transforms import text_transform
 from multimodal_embedding_serving.graph.layers import (
     Activation,
     activate,
@@ -63,14 +65,25 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     qwen = Decoder(config["hidden_act"], config["rms_norm_eps"], config["rope_theta"])
     longest = min(MAX_TOKENS, config["max_position_embeddings"])
     entries, width = w["embed_tokens.weight"].shape
+    pad = checkpoint.description.tokenizer.pad
+    finish = Finish.of(checkpoint)
     return (
         TowerSpec(
             "text",
             {"input_ids": None, "attention_mask": None},
-            lambda ops, x: embed(ops, w, qwen, x["input_ids"], x["attention_mask"]),
-            {"max_length": longest, "pad_id": min(END, entries - 1), "eos_kept": True}
-            | {"prompts": PROMPTS, "default_instruction": INSTRUCTION},
-            width,
+            lambda ops, x: embed(ops, w, qwen, x["input_ids"], x["attention_mask"], finish),
+            text_transform(
+                checkpoint,
+                {
+                    "max_length": longest,
+                    "pad_id": min(END, entries - 1) if pad is None else pad,
+                    "eos_kept": True,
+                    "prompts": PROMPTS,
+                    "default_instruction": INSTRUCTION,
+                },
+                entries,
+            ),
+            finish.width or width,
         ),
     )
 
@@ -87,13 +100,16 @@ FAMILY = Family(
 )
 
 
-def embed(ops: Ops[T], w: Weights, qwen: Decoder, ids: T, mask: T) -> T:
+def embed(
+    ops: Ops[T], w: Weights, qwen: Decoder, ids: T, mask: T, finish: Finish = LAST_TOKEN
+) -> T:
     """ids, mask [B, L], padded on the right -> unit vectors [B, W]."""
     x = ops.embedding(ids, w["embed_tokens.weight"])
     for layer in range(count_layers(w, "layers.")):
         x = block(ops, x, w.sub(f"layers.{layer}."), qwen)
-    last = ops.take_place(x, ops.last_place(mask))
-    return ops.l2_normalize(ops.rms_norm(last, w["norm.weight"], qwen.eps))
+    return ops.l2_normalize(
+        finish(ops, x, mask, lambda y: ops.rms_norm(y, w["norm.weight"], qwen.eps))
+    )
 
 
 def block(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from multimodal_embedding_serving.catalog import ModelSpec
-from multimodal_embedding_serving.checkpoints.layouts import detect, unwrap
+from multimodal_embedding_serving.checkpoints.description import Description
+from multimodal_embedding_serving.checkpoints.layouts import Layout, detect, unwrap
 from multimodal_embedding_serving.checkpoints.weights import Weights, quote
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import (
@@ -17,27 +19,26 @@ from multimodal_embedding_serving.families import (
 )
 
 
+class UnrecognizedCheckpoint(CheckpointError):
+    """Files of another kind of model: what lies beside them may still be a checkpoint."""
+
+
 def recognize_checkpoint(
-    weights: Weights, config: Config | None, spec: ModelSpec | None
+    weights: Weights,
+    config: Config | None,
+    spec: ModelSpec | None,
+    description: Description | None = None,
 ) -> tuple[str, Checkpoint]:
     """-> (family, its checkpoint with tensors and configuration in the normal form).
 
-    `config` is config.json or open_clip_config.json, where there is one; `image_mean` and
-    `image_std` of preprocessor_config.json may be merged into it. `spec` is the catalog's row, if
-    any. Raises CheckpointError: not recognized (it lists what is), a contradiction between the
-    row, the configuration and the tensors, or an unknown or missing tensor.
+    `config` is config.json or open_clip_config.json, where there is one; `description` is what the
+    other files say. `spec` is the catalog's row, if any. Raises UnrecognizedCheckpoint (it lists
+    what is supported) or CheckpointError: a contradiction between the row, the configuration and
+    the tensors, an unknown or missing tensor, or a key that is not supported.
     """
+    layout = require_known(weights, config)
     weights = unwrap(weights)
     families = {name: find_family(name) for name in FAMILIES}
-    layout = detect(weights, [layout for each in families.values() for layout in each.layouts])
-    model_type = (config or {}).get("model_type")
-    if layout is None:
-        raise CheckpointError(_describe_stranger(weights, model_type, families.values()))
-    if model_type not in (None, layout.model_type):
-        raise CheckpointError(
-            f"{weights.file}: its tensors are those of {layout.model_type!r}, "
-            f"but config.json says {str(model_type)[:40]!r}"
-        )
     name = next(each for each in families if families[each].model_type == layout.model_type)
     if spec is not None and spec.family != name:
         raise CheckpointError(
@@ -47,7 +48,23 @@ def recognize_checkpoint(
     read = families[name].read
     if read is None:
         raise TypeError(f"the family {name} has layouts, but no function that reads them")
-    return name, read(weights, layout, config, spec)
+    checkpoint = read(weights, layout, config, spec)
+    return name, replace(checkpoint, description=description or Description())
+
+
+def require_known(weights: Weights, config: Config | None) -> Layout:
+    """The layout of the tensors, before anything else is read. Raises UnrecognizedCheckpoint."""
+    families = [find_family(name) for name in FAMILIES]
+    weights, model_type = unwrap(weights), (config or {}).get("model_type")
+    layout = detect(weights, [layout for each in families for layout in each.layouts])
+    if layout is None:
+        raise UnrecognizedCheckpoint(_describe_stranger(weights, model_type, families))
+    if model_type not in (None, layout.model_type):
+        raise UnrecognizedCheckpoint(
+            f"{weights.file}: its tensors are those of {layout.model_type!r}, "
+            f"but config.json says {str(model_type)[:40]!r}"
+        )
+    return layout
 
 
 def _describe_stranger(weights: Weights, model_type: object, families: Iterable[Family]) -> str:

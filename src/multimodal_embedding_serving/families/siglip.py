@@ -6,12 +6,20 @@ nearly always padding: the model was trained so, and texts must be padded to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from multimodal_embedding_serving.checkpoints.token_settings import TOKENIZER_CONFIG
 from multimodal_embedding_serving.checkpoints.weights import Weights
+from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.transformer import transformer
+from multimodal_embedding_serving.families.transforms import (
+    image_transform,
+    pixel_scale,
+    reject_modules,
+    text_transform,
+)
 from multimodal_embedding_serving.graph.layers import (
     Encoder,
     attention,
@@ -26,8 +34,8 @@ from multimodal_embedding_serving.graph.ops import Ops, T
 
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of the pixels."""
-FIRST_VOCABULARY = 32000
-"""Entries of the first SigLIP's vocabulary, which pads with 1; SigLIP 2's is Gemma's: 0."""
+PAD = 0
+"""Of SigLIP 2's vocabulary, which is Gemma's; other files name their pad token."""
 
 
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
@@ -35,22 +43,23 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     vision, text = config["vision_config"], config["text_config"]
     see, read = Encoder.from_config(vision), Encoder.from_config(text)
     side = vision["image_size"]
-    mean, std = config.get("image_mean", HALF), config.get("image_std", HALF)
+    reject_modules(checkpoint)
+    mean, std = pixel_scale(checkpoint, HALF, HALF)
+    patches = (side // vision["patch_size"]) ** 2
     dimension = w["text_model.head.weight"].shape[0]
     return (
         TowerSpec(
             "image",
             {"pixels": side},
             lambda ops, x: embed_image(ops, w, see, ops.pixels(x["pixels"], mean, std)),
-            {"size": side, "resize": "squash", "resample": "bicubic"}
-            | {"patches": (side // vision["patch_size"]) ** 2},
+            image_transform(checkpoint, side, patches, resize="squash", resample="bicubic"),
             dimension,
         ),
         TowerSpec(
             "text",
             {"input_ids": None},
             lambda ops, x: embed_text(ops, w, read, x["input_ids"]),
-            text_transform(text) | {"padding_side": config.get("padding_side", "file")},
+            text_transform(checkpoint, padded(checkpoint), text["vocab_size"]),
             dimension,
         ),
     )
@@ -59,15 +68,22 @@ def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
 FAMILY = transformer(plan, "siglip")
 
 
-def text_transform(text: Mapping[str, Any]) -> dict[str, Any]:
+def padded(checkpoint: Checkpoint) -> dict[str, Any]:
     """Lower case, and always padded to all places: on the right, as the model was trained, unless
     the tokenizer's own files say otherwise."""
+    text, tokens = checkpoint.config["text_config"], checkpoint.description.tokens
+    pad = checkpoint.description.tokenizer.pad
+    if tokens.pad_token is not None and pad is None:
+        raise CheckpointError(
+            f"{TOKENIZER_CONFIG}: pad_token {tokens.pad_token!r} is not in tokenizer.json"
+        )
     return {
         "max_length": text["max_position_embeddings"],
-        "pad_id": 1 if text["vocab_size"] == FIRST_VOCABULARY else 0,
+        "pad_id": PAD if pad is None else pad,
         "fixed_length": True,
-        "lowercase": True,
+        "lowercase": tokens.clean != "siglip" or tokens.lowercase is not False,
         "eos_kept": True,
+        "padding_side": tokens.padding_side or "file",
     }
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.configs import (
+    DEFAULTS,
     complete,
     describe,
     translate_open_clip,
 )
+from multimodal_embedding_serving.checkpoints.keys import check_config
 from multimodal_embedding_serving.checkpoints.layouts import LAYOUTS, Layout, rename
 from multimodal_embedding_serving.checkpoints.sizes import check_sizes
 from multimodal_embedding_serving.checkpoints.weights import Weights
@@ -57,4 +59,5 @@ def _configure(
         return describe(spec.architecture, model_type) if spec else None
     if OPEN_CLIP in config:
         return translate_open_clip(config, model_type)
+    check_config(config, DEFAULTS[model_type])
     return complete(config, model_type)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Encoding, Regex, Tokenizer, normalizers
 
 from multimodal_embedding_serving.errors import BundleError, InvalidInput
 from multimodal_embedding_serving.transforms.windows import split_windows
@@ -35,6 +35,20 @@ class TextSpec:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Role -> a pattern with {text} and optionally {instruction}."""
     default_instruction: str | None = None
+    clean: Literal["", "siglip", "canonicalize"] = ""
+    """What happens to a text before all else: punctuation goes and spaces are joined, as
+    transformers' SiglipTokenizer does it; canonicalize: OpenCLIP's way, where `_` is a space."""
+    entries: int | None = None
+    """Rows of the table of tokens, where the tokenizer has more: those ids have no vector."""
+    default_length: int | None = None
+    """A limit of the checkpoint's own below max_length; EMBEDDING_MAX_LENGTH sets another."""
+    accepted: Sequence[str] = ()
+    """Keys of the checkpoint's files that the user accepts although they are not supported."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that a text is cut to."""
+        return min(self.max_length, self.default_length or self.max_length)
 
 
 class TextTransform:
@@ -61,15 +75,19 @@ class TextTransform:
         self._tokenizer.no_padding()
         self._suffix = getattr(self._tokenizer.model, "end_of_word_suffix", None)
         self._size = self._tokenizer.get_vocab_size()
-        if self.spec.lowercase:
-            lower, own = normalizers.Lowercase(), self._tokenizer.normalizer
-            self._tokenizer.normalizer = normalizers.Sequence([lower, own] if own else [lower])
+        first: list[normalizers.Normalizer] = (
+            [normalizers.Lowercase()] if self.spec.lowercase else []
+        )
+        first += cleaning(self.spec.clean)
+        if first:
+            own = self._tokenizer.normalizer
+            self._tokenizer.normalizer = normalizers.Sequence([*first, own] if own else first)
         special = len(self._tokenizer.encode("").ids)
         if self.spec.eos_kept and not special:
             raise BundleError("tokenizer.json appends no special token to keep (eos_kept)")
-        if self.spec.max_length <= special:
+        if self.spec.length <= special:
             raise BundleError(
-                f"tokenizer.json: max_length {self.spec.max_length} leaves no room for text beside "
+                f"tokenizer.json: max_length {self.spec.length} leaves no room for text beside "
                 f"{special} special tokens"
             )
 
@@ -93,6 +111,7 @@ class TextTransform:
             repair_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
         ]
         encoded = self._tokenizer.encode_batch_fast(prompts)
+        self._check_entries(encoded)
         if self._window is None or all(len(each.ids) <= self._window for each in encoded):
             return [self._truncate(each.ids) for each in encoded]
         before = repair_surrogates(prompt.partition("{text}")[0].format(instruction=instruction))
@@ -109,10 +128,19 @@ class TextTransform:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.replace(self._suffix, " ").strip() if self._suffix else text
 
+    def _check_entries(self, encoded: Sequence[Encoding]) -> None:
+        entries = self.spec.entries
+        for each in encoded if entries is not None else ():
+            if (largest := max(each.ids, default=0)) >= (entries or 0):
+                raise InvalidInput(
+                    f"the text contains the token {self._tokenizer.id_to_token(largest)!r} (id "
+                    f"{largest}), which this model has no embedding for: it has {entries}"
+                )
+
     def _in_windows(self, ids: list[int], prompt: list[int], window: int) -> Features:
         """Split a text into windows; truncate it if its prompt takes more than half of a window."""
         windows = self.spec.eos_kept and len(prompt) <= window // 2
-        max_length = self.spec.max_length
+        max_length = self.spec.length
         whole = self._truncate(ids, max_length if windows else min(max_length, window))
         if whole.cost <= window:
             return whole
@@ -123,7 +151,7 @@ class TextTransform:
         return replace(first, tokens=whole.tokens, truncated=whole.truncated, more=tuple(others))
 
     def _truncate(self, ids: list[int], max_length: int | None = None) -> Features:
-        spec, length, max_length = self.spec, len(ids), max_length or self.spec.max_length
+        spec, length, max_length = self.spec, len(ids), max_length or self.spec.length
         if length > max_length:
             end = ids[-1:] if spec.eos_kept else []
             ids = ids[: max_length - len(end)] + end
@@ -132,6 +160,20 @@ class TextTransform:
         start = places - len(ids) if self._padded_left else 0
         row[start : start + len(ids)] = ids
         return Features(row, places, len(ids), truncated=length > max_length)
+
+
+PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")
+"""Of ASCII: Python's string.punctuation."""
+
+
+def cleaning(how: str) -> list[normalizers.Normalizer]:
+    """What takes punctuation out of a text and joins its spaces; tokens that were added to the
+    vocabulary are matched all the same, as in transformers. Nothing where `how` is empty."""
+    if not how:
+        return []
+    underscore = [normalizers.Replace("_", " ")] if how == "canonicalize" else []
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    return [*underscore, normalizers.Replace(PUNCTUATION, ""), spaces, normalizers.Strip()]
 
 
 def repair_surrogates(text: str) -> str:
