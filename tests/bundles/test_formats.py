@@ -38,7 +38,7 @@ def test_a_bundle_of_format_1_is_served_and_becomes_one_of_format_2(older: Path)
     with Engine.open(str(older), models_dir=older.parent, precision="f32") as engine:
         mark = engine.info.fingerprint
         assert engine.embed(texts=["the cat"]).shape == (1, 8)
-    assert mark == f"{before['fingerprint']}-f32"
+    assert mark == f"{before['fingerprint']}-f32-exactjpeg"
     after = json.loads((older / MANIFEST).read_text())
     assert after.pop("format") == FORMAT == 2
     assert set(after.pop("probes")) == {"image", "text"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.settings import PRECISIONS, Settings
+
+if TYPE_CHECKING:
+    from multimodal_embedding_serving.bundles.bundle import Bundle
+    from multimodal_embedding_serving.types import Progress
 
 
 def convert(
@@ -34,6 +38,24 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Download and convert a model ahead of time, so that the server starts quickly."""
+    from multimodal_embedding_serving.conversion.store import describe
+
+    settings = Settings.from_env(
+        model=model, precision=precision, calibration_dir=calibrate, accept_keys=accept
+    )
+    set_up_logging(settings.log_format, settings.log_level)
+    with show_stages() as show:
+        bundle = _convert(settings, show, force)
+    facts = describe(bundle, settings)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")
+
+
+def _convert(settings: Settings, progress: Progress, force: bool) -> Bundle:
+    """Convert, check the accuracy on this machine, and tune the form that will be served."""
     from multimodal_embedding_serving.backends.tuning import (
         QUICK_SECONDS,
         can_tune,
@@ -41,20 +63,11 @@ def convert(
         tune,
     )
     from multimodal_embedding_serving.conversion.serving_form import choose_form
-    from multimodal_embedding_serving.conversion.store import describe, load_bundle
+    from multimodal_embedding_serving.conversion.store import load_bundle
 
-    settings = Settings.from_env(
-        model=model, precision=precision, calibration_dir=calibrate, accept_keys=accept
-    )
-    set_up_logging(settings.log_format, settings.log_level)
-    with show_stages() as show:
-        bundle = load_bundle(settings, show, force=force)
-        served = choose_form(bundle, settings, show).settings if can_tune(settings) else settings
-        if can_tune(settings) and not find_tuned_config(bundle, "text", served):
-            tune(bundle, served, seconds=QUICK_SECONDS, progress=show)
-    facts = describe(bundle, settings)
-    if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        typer.echo(f"{name}: {value}")
+    bundle = load_bundle(settings, progress, force=force)
+    if can_tune(settings):
+        served = choose_form(bundle, settings, progress).settings
+        if not find_tuned_config(bundle, "text", served):
+            tune(bundle, served, seconds=QUICK_SECONDS, progress=progress)
+    return bundle
