@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor
 from multimodal_embedding_serving.graph.arrays import float32, sides
+from multimodal_embedding_serving.graph.blocks import (
+    HIDDEN,
+    QUERY_BLOCKS,
+    TOKEN_BLOCKS,
+    Blocks,
+    cut_places,
+)
 from multimodal_embedding_serving.graph.ops import Array, Pair
 from multimodal_embedding_serving.graph.quantize import quantize
 from multimodal_embedding_serving.graph.runtime import opset as op
@@ -28,9 +35,6 @@ Node = Any  # openvino's stubs give every operation the type Node, without its o
 NARROW = 32
 """Rows of no more weights stay f16: a filter's 9 or 25 weights take no room as they are, and to
 round them costs much (EfficientNet-Lite2's logits were up to 1.3 off, 0.4 without)."""
-
-HIDDEN = -65504.0
-"""What a masked place adds to its score: the lowest float16, so that f16 devices don't overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,10 @@ class OpenVINOOps:
         self.kept: list[object] = []
         self._rotations: dict[tuple[float, int], tuple[Node, Node]] = {}
         self._hidden_future: Node | None = None
+        self._blocks: dict[tuple[int, int], Blocks] = {}
+        self._attentions = 0
+        self._shared: dict[tuple[int, Form], Node] | None = None
+        """Weights that were stored already, while more than one operation takes them."""
 
     # ── weights ──
     def constant(self, value: Array) -> Node:
@@ -210,18 +218,28 @@ class OpenVINOOps:
             self._rotations[theta, width] = op.cos(angles), op.sin(angles)
         return self._rotations[theta, width]
 
-    def repeat_heads(self, x: Node, times: int) -> Node:
-        if times == 1:
-            return x
-        heads = x.get_output_partial_shape(0)[1].get_length()
-        width = x.get_output_partial_shape(0)[3].get_length()
-        shape = op.shape_of(x, "i64")
-        wide = op.concat(
-            [op.gather(shape, _ints(0, 1), _ints(0)), _ints(times),
-             op.gather(shape, _ints(2, 3), _ints(0))], 0
-        )  # fmt: skip
-        spread = op.broadcast(op.unsqueeze(x, _ints(2)), wide, broadcast_spec="BIDIRECTIONAL")
-        return op.reshape(spread, _ints(0, heads * times, -1, width), True)
+    def causal_attention(self, q: Node, k: Node, v: Node) -> Node:
+        (_, heads, _, width), shared = _sizes(q), _sizes(k)[1]
+        # Queries that share a head of keys become an item of the batch: the plugin broadcasts the
+        # one head, where repeated heads would be copied in every layer.
+        q = self.reshape(q, (-1, heads // shared, 0, width))
+        k = self.reshape(self.scale(k, width**-0.5), (-1, 1, 0, width))
+        v = self.reshape(v, (-1, 1, 0, width))
+        self._attentions += 1
+        y = self._cut(q, 2, QUERY_BLOCKS).attend(q, k, v, self._attentions)
+        return self.reshape(y, (-1, heads, 0, width))
+
+    def by_tokens(self, x: Node, apply: Callable[[Node], Node]) -> Node:
+        self._shared = {}  # the blocks share their weights
+        parts = [apply(part) for part in self._cut(x, 1, TOKEN_BLOCKS).split(x, 1)]
+        self._shared = None
+        return op.concat(parts, 1)
+
+    def _cut(self, x: Node, axis: int, blocks: tuple[int, int]) -> Blocks:
+        """How x is cut along the axis of its places: once a graph, since all have as many."""
+        if blocks not in self._blocks:
+            self._blocks[blocks] = cut_places(self._places(x, axis), *blocks)
+        return self._blocks[blocks]
 
     # ── shape ──
     def reshape(self, x: Node, shape: Sequence[int]) -> Node:
@@ -292,6 +310,13 @@ class OpenVINOOps:
 
     # ── storage ──
     def _weight(self, value: Array, form: Form) -> Node:
+        if self._shared is None or not isinstance(value, StoredTensor):
+            return self._store(value, form)
+        if (id(value), form) not in self._shared:
+            self._shared[id(value), form] = self._store(value, form)
+        return self._shared[id(value), form]
+
+    def _store(self, value: Array, form: Form) -> Node:
         width = int(np.prod(value.shape[1:]))
         narrow = len(value.shape) < 2 or width <= NARROW or (form == "i4" and width % 2)
         if form in ("i8", "i4") and not narrow:
@@ -327,6 +352,11 @@ class OpenVINOOps:
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
         return op.constant(tensor, shared_memory=True)
+
+
+def _sizes(x: Node) -> list[int]:
+    """The sizes of x; -1 where one is dynamic."""
+    return [-1 if each.is_dynamic else each.get_length() for each in x.get_output_partial_shape(0)]
 
 
 def _ints(*values: int) -> Node:
