@@ -7,7 +7,7 @@ short text is one block: the others are empty, and the plugin skips what compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,37 @@ MAX_ATTENTIONS = 1024
 HIDDEN = -65504.0
 """The score of a place that a query must not see: the lowest float16, so that f16 devices don't
 overflow."""
+
+
+class LongText:
+    """What a graph does in blocks. All its texts have as many places, so they are cut once."""
+
+    def __init__(self) -> None:
+        self._cuts: dict[tuple[int, int], Blocks] = {}
+        self._attentions = 0
+
+    def attend(self, q: Node, k: Node, v: Node) -> Node:
+        """`Ops.causal_attention`.
+
+        Queries that share a head of keys become an item of the batch: the plugin broadcasts the one
+        head, where repeated heads would be copied in every layer.
+        """
+        (_, heads, _, width), (_, shared, *_) = _sizes(q), _sizes(k)
+        k = op.multiply(k, op.constant(np.array([width**-0.5], np.float32)))
+        q = _reshape(q, -1, heads // shared, 0, width)
+        k, v = (_reshape(x, -1, 1, 0, width) for x in (k, v))
+        self._attentions += 1
+        y = self._cut(q, 2, QUERY_BLOCKS).attend(q, k, v, self._attentions)
+        return _reshape(y, -1, heads, 0, width)
+
+    def by_tokens(self, x: Node, apply: Callable[[Node], Node]) -> Node:
+        """`Ops.by_tokens`."""
+        return op.concat([apply(part) for part in self._cut(x, 1, TOKEN_BLOCKS).split(x, 1)], 1)
+
+    def _cut(self, x: Node, axis: int, blocks: tuple[int, int]) -> Blocks:
+        if blocks not in self._cuts:
+            self._cuts[blocks] = cut_places(count_places(x, axis), *blocks)
+        return self._cuts[blocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +110,16 @@ class Blocks:
         return op.slice(x, self.first, end, self.step, self.place_axis)
 
 
+def count_places(x: Node, axis: int) -> Node:
+    """int32 0..L-1, where L is the size of x along an axis."""
+    size = op.gather(op.shape_of(x, "i32"), _int64s(axis), _int64s(0))
+    length = op.squeeze(size, _int64s(0))
+    return op.range(op.constant(np.int32(0)), length, op.constant(np.int32(1)), "i32")
+
+
 def cut_places(places: Node, count: int, fewest: int) -> Blocks:
     """Cut places int32 0..L-1 into `count` blocks of one size of `fewest` or more, but the last."""
-    zero, axis = op.constant(np.array([0], np.int64)), _int64(0)
+    zero, axis = _int64s(0), _int64(0)
     total = op.shape_of(places, "i64")
     size = op.divide(op.add(total, _int64(count * MULTIPLE - 1)), _int64(count * MULTIPLE))
     size = op.maximum(op.multiply(size, _int64(MULTIPLE)), _int64(fewest))
@@ -91,10 +129,10 @@ def cut_places(places: Node, count: int, fewest: int) -> Blocks:
     ends = op.multiply(stops, op.minimum(lengths, _int64(1)))
     ends = op.split(ends, axis, count).outputs()
     spread = op.multiply(places, op.constant(np.int32(MAX_ATTENTIONS)))
-    one = op.constant(np.array([1], np.int64))
+    one = _int64s(1)
     rows = op.variadic_split(spread, axis, lengths).outputs()
     columns = [op.slice(spread, zero, end, one, zero) for end in ends]
-    before, around = (op.constant(np.array(axes, np.int64)) for axes in ((0, 1, 2), (0, 1, 3)))
+    before, around = (_int64s(*axes) for axes in ((0, 1, 2), (0, 1, 3)))
     return Blocks(
         lengths=lengths,
         ends=ends,
@@ -103,8 +141,22 @@ def cut_places(places: Node, count: int, fewest: int) -> Blocks:
         hidden=op.constant(np.array([HIDDEN], np.float32)),
         first=zero,
         step=one,
-        place_axis=op.constant(np.array([2], np.int64)),
+        place_axis=_int64s(2),
     )
+
+
+def _sizes(x: Node) -> list[int]:
+    """The sizes of x; -1 where one is dynamic."""
+    return [-1 if each.is_dynamic else each.get_length() for each in x.get_output_partial_shape(0)]
+
+
+def _reshape(x: Node, *sizes: int) -> Node:
+    """-1 is inferred, 0 stays what it is."""
+    return op.reshape(x, _int64s(*sizes), True)
+
+
+def _int64s(*values: int) -> Node:
+    return op.constant(np.array(values, np.int64))
 
 
 def _int64(value: int) -> Node:

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor
 from multimodal_embedding_serving.graph.arrays import float32, sides
-from multimodal_embedding_serving.graph.blocks import (
-    HIDDEN,
-    QUERY_BLOCKS,
-    TOKEN_BLOCKS,
-    Blocks,
-    cut_places,
-)
+from multimodal_embedding_serving.graph.blocks import HIDDEN, LongText, count_places
 from multimodal_embedding_serving.graph.ops import Array, Pair
 from multimodal_embedding_serving.graph.quantize import quantize
 from multimodal_embedding_serving.graph.runtime import opset as op
@@ -90,8 +84,7 @@ class OpenVINOOps:
         self.kept: list[object] = []
         self._rotations: dict[tuple[float, int], tuple[Node, Node]] = {}
         self._hidden_future: Node | None = None
-        self._blocks: dict[tuple[int, int], Blocks] = {}
-        self._attentions = 0
+        self._text = LongText()
         self._shared: dict[tuple[int, Form], Node] | None = None
         """Weights that were stored already, while more than one operation takes them."""
 
@@ -194,7 +187,7 @@ class OpenVINOOps:
         """What hides the places that follow, made once: for `causal` the plugin would make it anew
         in every layer, a dozen nodes each (a CLIP text takes 6 % longer)."""
         if self._hidden_future is None:
-            places = self._places(q, 2)
+            places = count_places(q, 2)
             later = op.greater(op.unsqueeze(places, _ints(0)), op.unsqueeze(places, _ints(1)))
             hidden = op.select(later, _floats(HIDDEN), _floats(0.0))
             self._hidden_future = op.unsqueeze(hidden, _ints(0, 1))
@@ -212,34 +205,20 @@ class OpenVINOOps:
         if (theta, width) not in self._rotations:
             steps = np.arange(0, width, 2, dtype=np.float64) / width
             frequency = op.constant((theta**-steps).astype(np.float32)[None])
-            places = op.unsqueeze(op.convert(self._places(x, 2), "f32"), _ints(1))
+            places = op.unsqueeze(op.convert(count_places(x, 2), "f32"), _ints(1))
             angles = op.matmul(places, frequency, False, False)
             angles = op.unsqueeze(op.concat([angles, angles], 1), _ints(0, 1))
             self._rotations[theta, width] = op.cos(angles), op.sin(angles)
         return self._rotations[theta, width]
 
     def causal_attention(self, q: Node, k: Node, v: Node) -> Node:
-        (_, heads, _, width), shared = _sizes(q), _sizes(k)[1]
-        # Queries that share a head of keys become an item of the batch: the plugin broadcasts the
-        # one head, where repeated heads would be copied in every layer.
-        q = self.reshape(q, (-1, heads // shared, 0, width))
-        k = self.reshape(self.scale(k, width**-0.5), (-1, 1, 0, width))
-        v = self.reshape(v, (-1, 1, 0, width))
-        self._attentions += 1
-        y = self._cut(q, 2, QUERY_BLOCKS).attend(q, k, v, self._attentions)
-        return self.reshape(y, (-1, heads, 0, width))
+        return self._text.attend(q, k, v)
 
     def by_tokens(self, x: Node, apply: Callable[[Node], Node]) -> Node:
         self._shared = {}  # the blocks share their weights
-        parts = [apply(part) for part in self._cut(x, 1, TOKEN_BLOCKS).split(x, 1)]
+        y = self._text.by_tokens(x, apply)
         self._shared = None
-        return op.concat(parts, 1)
-
-    def _cut(self, x: Node, axis: int, blocks: tuple[int, int]) -> Blocks:
-        """How x is cut along the axis of its places: once a graph, since all have as many."""
-        if blocks not in self._blocks:
-            self._blocks[blocks] = cut_places(self._places(x, axis), *blocks)
-        return self._blocks[blocks]
+        return y
 
     # ── shape ──
     def reshape(self, x: Node, shape: Sequence[int]) -> Node:
@@ -290,11 +269,7 @@ class OpenVINOOps:
     def _first_where(self, ids: Node, hit: Node) -> Node:
         length = op.squeeze(op.gather(op.shape_of(ids, "i32"), _ints(1), _ints(0)), _ints(0))
         last = op.subtract(length, op.constant(np.int32(1)))
-        return op.reduce_min(op.select(hit, self._places(ids, 1), last), _ints(1), False)
-
-    def _places(self, x: Node, axis: int) -> Node:
-        length = op.squeeze(op.gather(op.shape_of(x, "i32"), _ints(axis), _ints(0)), _ints(0))
-        return op.range(op.constant(np.int32(0)), length, op.constant(np.int32(1)), "i32")
+        return op.reduce_min(op.select(hit, count_places(ids, 1), last), _ints(1), False)
 
     def l2_normalize(self, x: Node) -> Node:
         length = op.sqrt(op.reduce_sum(op.multiply(x, x), _ints(-1), True))
@@ -352,11 +327,6 @@ class OpenVINOOps:
         self.kept.append(data)
         tensor = ov.Tensor(data, list(data.shape if shape is None else shape), kind)
         return op.constant(tensor, shared_memory=True)
-
-
-def _sizes(x: Node) -> list[int]:
-    """The sizes of x; -1 where one is dynamic."""
-    return [-1 if each.is_dynamic else each.get_length() for each in x.get_output_partial_shape(0)]
 
 
 def _ints(*values: int) -> Node:
