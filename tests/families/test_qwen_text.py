@@ -16,6 +16,7 @@ from multimodal_embedding_serving.checkpoints import read_weights
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import recognize_checkpoint
+from multimodal_embedding_serving.graph.blocks import QUERY_BLOCKS, TOKEN_BLOCKS
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT32,
     INT8_WEIGHTS,
@@ -101,7 +102,9 @@ def test_the_plugin_fuses_norms_and_rotations(tower: TowerSpec, storage: Storage
     found = layer_types(tower, storage)
     assert found["RMS"] == 4 * LAYERS + 1
     assert found["RoPE"] == 2 * LAYERS
-    assert found["FullyConnected"] == 7 * LAYERS + 1  # and one for the angles, shared
+    attention, mlp = 4, 3 * TOKEN_BLOCKS[0]
+    assert found["FullyConnected"] == (attention + mlp) * LAYERS + 1  # one for the angles, shared
+    assert found["Subgraph"] == QUERY_BLOCKS[0] * LAYERS
     assert not found["MatMul"]
     assert not found["Softmax"]
 

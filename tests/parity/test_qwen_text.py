@@ -157,6 +157,16 @@ def test_a_text_does_not_depend_on_its_batch_mates(folder: Path, expected: Vecto
     assert alone_and_together(graph, ROWS, range(len(ROWS) - 1, -1, -1)) >= 0.999999
 
 
+def test_long_texts_give_the_vectors_of_transformers(folder: Path) -> None:
+    """Lengths around the edges of the blocks that long texts are cut into, alone and as a batch."""
+    rows = texts(1, 2, 127, 128, 129, 511, 512, 513, 639, 641, 2049, 1337)
+    graph, expected = compile_model(folder), ask_transformers(folder, rows)
+    alone = np.concatenate([graph([row]) for row in rows])
+    assert cosine(alone, expected) >= 0.99999
+    assert cosine(graph(rows), expected) >= 0.99999
+    assert alone_and_together(graph, rows, range(len(rows) - 1, -1, -1)) >= 0.999999
+
+
 def test_pooling_at_the_last_place_would_be_seen(folder: Path, expected: Vectors) -> None:
     """That the test above has teeth: with all places marked real, short texts come out wrong."""
     longest = max(len(row) for row in ROWS)

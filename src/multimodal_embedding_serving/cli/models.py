@@ -37,7 +37,7 @@ def _print_catalog() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+        typer.echo(" ".join(cells).rstrip())
 
 
 def _row(spec: ModelSpec) -> tuple[str, ...]:

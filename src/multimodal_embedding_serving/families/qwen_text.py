@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from multimodal_embedding_serving.catalog import ModelSpec
@@ -116,7 +117,8 @@ def block(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
     y = ops.rms_norm(x, w["input_layernorm.weight"], qwen.eps)
     x = ops.add(x, attention(ops, y, w.sub("self_attn."), qwen))
     y = ops.rms_norm(x, w["post_attention_layernorm.weight"], qwen.eps)
-    return ops.add(x, gated_mlp(ops, y, w.sub("mlp."), qwen.activation))
+    mlp = partial(gated_mlp, ops, w=w.sub("mlp."), activation=qwen.activation)
+    return ops.add(x, ops.by_tokens(y, mlp))
 
 
 def attention(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
@@ -128,8 +130,7 @@ def attention(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
     v = split_heads(ops, dense(ops, x, w.sub("v_proj.")), shared, width)
     q = ops.rope(ops.rms_norm(q, w["q_norm.weight"], qwen.eps), qwen.theta)
     k = ops.rope(ops.rms_norm(k, w["k_norm.weight"], qwen.eps), qwen.theta)
-    k, v = (ops.repeat_heads(each, heads // shared) for each in (k, v))
-    y = join_heads(ops, ops.attention(q, k, v, causal=True), heads, width)
+    y = join_heads(ops, ops.causal_attention(q, k, v), heads, width)
     return dense(ops, y, w.sub("o_proj."))
 
 

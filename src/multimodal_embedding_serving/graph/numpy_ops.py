@@ -7,7 +7,7 @@ plain, and shares no kernel with OpenVINO, which is the point of a reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ Value = Any
 """A NumPy array; NumPy's own types say too little about what its operators return."""
 ROWS = 8192
 """Rows of a matrix that are converted to float32 at a time."""
+QUERIES = 256
+"""Queries of a causal attention whose scores are held at a time."""
 
 
 class NumpyOps:
@@ -137,8 +139,20 @@ class NumpyOps:
         first, second = np.split(x, 2, -1)
         return x * cos + np.concatenate([-second, first], -1) * sin
 
-    def repeat_heads(self, x: Value, times: int) -> Value:
-        return x.repeat(times, 1)
+    def causal_attention(self, q: Value, k: Value, v: Value) -> Value:
+        times, length = q.shape[1] // k.shape[1], q.shape[2]
+        k, v = k.repeat(times, 1), v.repeat(times, 1)
+        blocks = []
+        for start in range(0, length, QUERIES):
+            stop = min(start + QUERIES, length)
+            visible = np.tri(stop - start, stop, start, dtype=bool)
+            scores = q[:, :, start:stop] @ k[:, :, :stop].swapaxes(-1, -2)
+            scores = np.where(visible, scores * np.float32(q.shape[-1] ** -0.5), -np.inf)
+            blocks.append(self.softmax(scores) @ v[:, :, :stop])
+        return np.concatenate(blocks, 2)
+
+    def by_tokens(self, x: Value, apply: Callable[[Value], Value]) -> Value:
+        return apply(x)  # in blocks, each weight would be read and widened once a block
 
     # ── shape ──
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:

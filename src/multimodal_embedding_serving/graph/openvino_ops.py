@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from multimodal_embedding_serving.checkpoints.weights import StoredTensor
 from multimodal_embedding_serving.graph.arrays import float32, sides
+from multimodal_embedding_serving.graph.blocks import HIDDEN, LongText, count_places
 from multimodal_embedding_serving.graph.ops import Array, Pair
 from multimodal_embedding_serving.graph.quantize import quantize
 from multimodal_embedding_serving.graph.runtime import opset as op
@@ -28,9 +29,6 @@ Node = Any  # openvino's stubs give every operation the type Node, without its o
 NARROW = 32
 """Rows with at most this many weights stay f16: a filter's 9 or 25 weights take little space, and
 rounding them is costly (EfficientNet-Lite2's logits were off by up to 1.3, and 0.4 without)."""
-
-HIDDEN = -65504.0
-"""Added to the score of a masked position: the lowest float16, so that f16 can't overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,9 @@ class OpenVINOOps:
         self.kept: list[object] = []
         self._rotations: dict[tuple[float, int], tuple[Node, Node]] = {}
         self._hidden_future: Node | None = None
+        self._text = LongText()
+        self._shared: dict[tuple[int, Form], Node] | None = None
+        """Weights that were stored already, while more than one operation takes them."""
 
     # ── weights ──
     def constant(self, value: Array) -> Node:
@@ -186,7 +187,7 @@ class OpenVINOOps:
         """The mask that hides later positions, built once: for `causal` the plugin would rebuild it
         in every layer, a dozen nodes each (6 % more time for a CLIP text)."""
         if self._hidden_future is None:
-            places = self._places(q, 2)
+            places = count_places(q, 2)
             later = op.greater(op.unsqueeze(places, _ints(0)), op.unsqueeze(places, _ints(1)))
             hidden = op.select(later, _floats(HIDDEN), _floats(0.0))
             self._hidden_future = op.unsqueeze(hidden, _ints(0, 1))
@@ -204,24 +205,20 @@ class OpenVINOOps:
         if (theta, width) not in self._rotations:
             steps = np.arange(0, width, 2, dtype=np.float64) / width
             frequency = op.constant((theta**-steps).astype(np.float32)[None])
-            places = op.unsqueeze(op.convert(self._places(x, 2), "f32"), _ints(1))
+            places = op.unsqueeze(op.convert(count_places(x, 2), "f32"), _ints(1))
             angles = op.matmul(places, frequency, False, False)
             angles = op.unsqueeze(op.concat([angles, angles], 1), _ints(0, 1))
             self._rotations[theta, width] = op.cos(angles), op.sin(angles)
         return self._rotations[theta, width]
 
-    def repeat_heads(self, x: Node, times: int) -> Node:
-        if times == 1:
-            return x
-        heads = x.get_output_partial_shape(0)[1].get_length()
-        width = x.get_output_partial_shape(0)[3].get_length()
-        shape = op.shape_of(x, "i64")
-        wide = op.concat(
-            [op.gather(shape, _ints(0, 1), _ints(0)), _ints(times),
-             op.gather(shape, _ints(2, 3), _ints(0))], 0
-        )  # fmt: skip
-        spread = op.broadcast(op.unsqueeze(x, _ints(2)), wide, broadcast_spec="BIDIRECTIONAL")
-        return op.reshape(spread, _ints(0, heads * times, -1, width), True)
+    def causal_attention(self, q: Node, k: Node, v: Node) -> Node:
+        return self._text.attend(q, k, v)
+
+    def by_tokens(self, x: Node, apply: Callable[[Node], Node]) -> Node:
+        self._shared = {}  # the blocks share their weights
+        y = self._text.by_tokens(x, apply)
+        self._shared = None
+        return y
 
     # ── shape ──
     def reshape(self, x: Node, shape: Sequence[int]) -> Node:
@@ -272,11 +269,7 @@ class OpenVINOOps:
     def _first_where(self, ids: Node, hit: Node) -> Node:
         length = op.squeeze(op.gather(op.shape_of(ids, "i32"), _ints(1), _ints(0)), _ints(0))
         last = op.subtract(length, op.constant(np.int32(1)))
-        return op.reduce_min(op.select(hit, self._places(ids, 1), last), _ints(1), False)
-
-    def _places(self, x: Node, axis: int) -> Node:
-        length = op.squeeze(op.gather(op.shape_of(x, "i32"), _ints(axis), _ints(0)), _ints(0))
-        return op.range(op.constant(np.int32(0)), length, op.constant(np.int32(1)), "i32")
+        return op.reduce_min(op.select(hit, count_places(ids, 1), last), _ints(1), False)
 
     def l2_normalize(self, x: Node) -> Node:
         length = op.sqrt(op.reduce_sum(op.multiply(x, x), _ints(-1), True))
@@ -292,6 +285,13 @@ class OpenVINOOps:
 
     # ── storage ──
     def _weight(self, value: Array, form: Form) -> Node:
+        if self._shared is None or not isinstance(value, StoredTensor):
+            return self._store(value, form)
+        if (id(value), form) not in self._shared:
+            self._shared[id(value), form] = self._store(value, form)
+        return self._shared[id(value), form]
+
+    def _store(self, value: Array, form: Form) -> Node:
         width = int(np.prod(value.shape[1:]))
         narrow = len(value.shape) < 2 or width <= NARROW or (form == "i4" and width % 2)
         if form in ("i8", "i4") and not narrow:

@@ -10,7 +10,7 @@ is up to the emitter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from numpy.typing import NDArray
@@ -91,8 +91,19 @@ class Ops(Protocol[T]):
         """Rotary positions 0..L-1 on x [B, H, L, D], halves rotated (arXiv 2104.09864)."""
         ...
 
-    def repeat_heads(self, x: T, times: int) -> T:
-        """[B, H, L, D] -> [B, H * times, L, D], each head `times` in a row (grouped queries)."""
+    def causal_attention(self, q: T, k: T, v: T) -> T:
+        """Causal attention over a text of any length, without the scores of all pairs at once.
+
+        q [B, H, L, D], k and v [B, G, L, D], where H is a multiple of G: each head of k and v
+        serves H / G heads of q in a row (grouped queries, arXiv 2305.13245). Scale D^-0.5.
+        """
+        ...
+
+    def by_tokens(self, x: T, apply: Callable[[T], T]) -> T:
+        """apply(x), where apply maps x [B, L, W] to [B, L, *] and each token by itself.
+
+        An emitter may call it on one block of tokens after another, to hold less at a time.
+        """
         ...
 
     # ── shape ──

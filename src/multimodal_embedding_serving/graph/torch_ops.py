@@ -200,8 +200,11 @@ class TorchOps:
 
         return self._note(run, x, self._rotations[theta])
 
-    def repeat_heads(self, x: Value, times: int) -> Value:
-        return self._note(lambda y: y.repeat_interleave(times, 1), x)
+    def causal_attention(self, q: Value, k: Value, v: Value) -> Value:
+        return self._note(_attend_causally, q, k, v)
+
+    def by_tokens(self, x: Value, apply: Callable[[Value], Value]) -> Value:
+        return apply(x)
 
     # ── shape ──
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
@@ -285,6 +288,13 @@ class TorchOps:
         else:
             stored = torch.from_numpy(np.array(float32(value), order="C"))
         return stored.to(self._device, self._dtype)
+
+
+def _attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's own causal kernel takes memory by the length, not its square."""
+    times = q.shape[1] // k.shape[1]
+    k, v = (each.repeat_interleave(times, 1) for each in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def _rotation(theta: float, x: Tensor) -> Tensor:
