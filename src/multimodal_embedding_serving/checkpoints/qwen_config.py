@@ -60,14 +60,15 @@ def complete_qwen3(config: Config) -> dict[str, Any]:
     Raises CheckpointError where the config asks for what this decoder does not compute: scaled
     positions or sliding windows.
     """
-    check_decoder(config, QWEN3)
-    whole = {**QWEN3, **{key: value for key, value in config.items() if value is not None}}
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    tables = [config.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
+    rope = {key: value for table in tables for key, value in dict(table).items()}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
+    if kind != "default":  # before the keys that only such a type has
         raise CheckpointError(
             f"config.json: rope_type {str(kind)[:40]!r} is not supported (supported: 'default')"
         )
+    check_decoder(config, QWEN3)
+    whole = {**QWEN3, **{key: value for key, value in config.items() if value is not None}}
     if config.get("use_sliding_window"):
         raise CheckpointError("config.json: use_sliding_window = true is not supported")
     whole["rope_theta"] = float(rope.get("rope_theta", whole["rope_theta"]))
