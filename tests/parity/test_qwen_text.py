@@ -229,6 +229,7 @@ def test_the_language_model_s_names_are_accepted_and_its_head_ignored(
     ("change", "message"),
     [
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"num_hidden_layers": 2}, "3 layers, but config.json says 2"),
         ({"head_dim": 64}, "q_proj.weight' has shape 128x64, expected 256x64"),

@@ -60,8 +60,12 @@ def complete_qwen3(config: Config) -> dict[str, Any]:
     Raises CheckpointError where the config asks for what this decoder does not compute: scaled
     positions or sliding windows.
     """
-    tables = [config.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
-    rope = {key: value for table in tables for key, value in dict(table).items()}
+    rope: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        table = config.get(name) or {}
+        if not isinstance(table, Mapping):
+            raise CheckpointError(f"config.json: {name} must be an object")
+        rope |= table
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":  # before the keys that only such a type has
         raise CheckpointError(
