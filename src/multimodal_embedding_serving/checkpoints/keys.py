@@ -122,7 +122,9 @@ OUTPUT = split(
 )
 TOKENS = split("bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id")
 """The tokenizer's files decide these."""
-HARMLESS = GENERATION | TRAINING | PROVENANCE | OUTPUT | TOKENS
+SHAPES = split("projection_dim")
+"""The tensors have them."""
+HARMLESS = GENERATION | TRAINING | PROVENANCE | OUTPUT | TOKENS | SHAPES
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, None),
     "is_decoder": (False,),
@@ -136,13 +138,10 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 """Harmless at the class default, which older versions write out."""
 
 SECTIONS: Mapping[str, KeyRules] = {
-    "vision_config": KeyRules(
-        harmless=split("projection_dim"),  # the tensors tell
-        fixed={"vision_use_head": (True,), "qkv_bias": (True,)},
-    ),
+    "vision_config": KeyRules(fixed={"vision_use_head": (True,), "qkv_bias": (True,)}),
     "text_config": KeyRules(
         harmless=split(
-            "projection_dim projection_size type_vocab_size directionality pooler_fc_size",
+            "projection_size type_vocab_size directionality pooler_fc_size",
             "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type",
         )
     ),
@@ -150,9 +149,7 @@ SECTIONS: Mapping[str, KeyRules] = {
     "qformer_config": KeyRules(harmless=split("encoder_hidden_size use_qformer_text_input")),
 }
 TOP: Mapping[str, KeyRules] = {
-    "clip": KeyRules(harmless=split("projection_dim")),
-    "chinese_clip": KeyRules(harmless=split("projection_dim vision_model_type text_model_type")),
-    "siglip": KeyRules(harmless=split("projection_dim")),
+    "chinese_clip": KeyRules(harmless=split("vision_model_type text_model_type")),
     "blip-2": KeyRules(
         harmless=split(
             "num_query_tokens image_text_hidden_size image_token_index image_token_id",
