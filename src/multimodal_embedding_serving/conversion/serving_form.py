@@ -104,7 +104,8 @@ def choose_form(
     form = _form(model, settings, steps)
     for notice in form.notices:
         if notice != model.manifest.notice:
-            log.warning("%s", notice)
+            # A server's log shows it; the output of `mmes embed` is for its vectors.
+            log.info("%s", notice)
     return form
 
 
