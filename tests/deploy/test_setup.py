@@ -27,7 +27,8 @@ def source(
 ) -> tuple[int, dict[str, str], str]:
     """(status, the environment afterwards, the output) of sourcing the file."""
     environ = {"HOME": "/nowhere", "PATH": path or "/usr/bin:/bin", **exports}
-    command = f". {SCRIPT}; status=$?; echo ----; env; set | grep -c ^_mmes; exit $status"
+    # Not `status`: zsh has a read-only variable of that name.
+    command = f". {SCRIPT}; code=$?; echo ----; env; set | grep -c ^_mmes; exit $code"
     done = subprocess.run([shell, "-uc", command], env=environ, capture_output=True, text=True)
     output, _, after = done.stdout.partition("----\n")
     variables = dict(line.split("=", 1) for line in after.splitlines() if "=" in line)
