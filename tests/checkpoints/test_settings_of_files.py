@@ -9,6 +9,7 @@ import pytest
 
 from multimodal_embedding_serving.checkpoints.configs import DEFAULTS
 from multimodal_embedding_serving.checkpoints.keys import (
+    check_apple,
     check_config,
     check_decoder,
     check_open_clip,
@@ -112,6 +113,25 @@ def test_a_part_of_open_clip_that_is_not_built_is_rejected(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"open_clip_config\.json: model_cfg") as caught:
         check_open_clip({"model_cfg": model, "preprocess_cfg": {}}, "clip")
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"audio_cfg": {}}, "audio_cfg"),
+        ({"image_cfg": {"in_channels": 4}}, "image_cfg.in_channels"),
+        ({"text_cfg": {"norm_layer": "rms_norm"}}, "text_cfg.norm_layer"),
+        ({"text_cfg": []}, "text_cfg"),
+    ],
+)
+def test_a_part_of_apples_configuration_that_is_not_built_is_rejected(
+    change: dict[str, Any], name: str
+) -> None:
+    text = {"context_length": 77, "norm_layer": "layer_norm_fp32", "model_name": "mct"}
+    check_apple({"embed_dim": 512, "image_cfg": {"image_size": 256}, "text_cfg": text})
+    with pytest.raises(CheckpointError, match=r"^config\.json: ") as caught:
+        check_apple(change)
     assert name in caught.value.message
 
 

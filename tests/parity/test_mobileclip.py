@@ -140,6 +140,15 @@ def test_apple_s_files_give_the_reference_s_vectors(
         assert least >= bound, precision
 
 
+def test_apple_s_configuration_is_obeyed(apple: Mapping[str, Model]) -> None:
+    tensors = read_weights([apple["mobileclip_s0"].folder / FILES["apple"]])
+    text = {"n_heads_per_layer": 4, "causal_masking": True}
+    config = {"image_cfg": {"image_size": 64}, "text_cfg": text}
+    _, checkpoint = recognize_checkpoint(tensors, config, None)
+    told = {name: checkpoint.config[name] for name in ("side", "heads", "causal")}
+    assert told == {"side": 64, "heads": 4, "causal": True}
+
+
 def test_the_same_weights_under_apple_s_names_give_openclip_s_vectors(
     apple: Mapping[str, Model], tmp_path: Path
 ) -> None:

@@ -239,6 +239,32 @@ OPEN_CLIP_RULES = {
 }
 
 
+APPLE: Mapping[str, KeyRules] = {
+    # The tensors tell the rest: the dimension, which towers, how many layers, how wide.
+    "": KeyRules(obeyed=split("image_cfg text_cfg"), harmless=HARMLESS | {"embed_dim"}),
+    "image_cfg": KeyRules(obeyed=split("image_size"), harmless=split("model_name")),
+    "text_cfg": KeyRules(
+        obeyed=split("n_heads_per_layer causal_masking"),
+        harmless=split(
+            "context_length vocab_size dim ffn_multiplier_per_layer n_transformer_layers model_name"
+        ),
+        fixed={"norm_layer": ("layer_norm", "layer_norm_fp32")},
+    ),
+}
+"""The configurations in the package ml-mobileclip (mobileclip/configs), beside Apple's weights."""
+
+
+def check_apple(config: Table) -> None:
+    """Check config.json beside Apple's MobileCLIP weights. Raises CheckpointError."""
+    file = "config.json"
+    check_keys(config, APPLE[""], file)
+    for section in ("image_cfg", "text_cfg"):
+        table = config.get(section, {})
+        if not isinstance(table, Mapping):
+            raise unsupported(file, section, table, "is not an object")
+        check_keys(table, APPLE[section], file, section)
+
+
 def check_open_clip(config: Table, model_type: str) -> None:
     """Check open_clip_config.json, or its model_cfg alone; preprocess_cfg is checked where it is
     read. Raises CheckpointError."""
