@@ -17,7 +17,7 @@ from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, fetch, read_blueprint
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.errors import CheckpointError
-from multimodal_embedding_serving.families import TowerSpec
+from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row, Vectors, ignore_progress
@@ -198,6 +198,7 @@ def test_qwens_vectors_do_not_depend_on_the_side_of_the_padding(
 
 
 def test_qwens_prompt_has_a_newline_and_no_space_behind_query(tmp_path: Path) -> None:
+    """As the repository's files have it, and as the rows of the catalog do."""
     blueprint = open_folder(write_repository(tmp_path / "model", QWEN))
     assert blueprint.tokenizer is not None
     transform = TextTransform(blueprint.tokenizer, text_tower(blueprint).transform)
@@ -205,5 +206,8 @@ def test_qwens_prompt_has_a_newline_and_no_space_behind_query(tmp_path: Path) ->
     (expected,) = read(blueprint, f"Instruct: {task}\nQuery:rain")
     assert np.array_equal(transform.prepare("rain", role="query").row, expected)
     assert transform.decode(expected.tolist()).endswith("\nQuery:rain")
+    family = find_family("QwenText")
+    filled = family.prompts["query"].format(instruction=family.instruction, text="rain")
+    assert np.array_equal(read(blueprint, filled)[0], expected)
     for wrong in (f"Instruct: {task}\\nQuery:rain", f"Instruct: {task}\nQuery: rain"):
         assert not np.array_equal(read(blueprint, wrong)[0], expected)

@@ -39,13 +39,13 @@ FAMILY_TRAPS = {
     ),
     "what SigLIP's files say of the side is overlooked": Trap(
         "families/siglip.py",
-        'config.get("padding_side", "file")',
+        'tokens.padding_side or "file"',
         '"right"',
         f"{SIDE}[left-None-True]",
     ),
     "SigLIP2 is padded with the first SigLIP's id": Trap(
         "families/siglip.py",
-        '1 if text["vocab_size"] == FIRST_VOCABULARY else 0',
+        "PAD if pad is None else pad",
         "1",
         f"{KNOWN}::test_siglips_texts_are_always_of_64_places",
     ),
@@ -93,14 +93,14 @@ FAMILY_TRAPS = {
     ),
     "MobileCLIP's pixels have CLIP's mean": Trap(
         "families/mobileclip.py",
-        'pixels.get("mean", (0.0, 0.0, 0.0))',
-        'pixels.get("mean", (0.48145466, 0.4578275, 0.40821073))',
+        'told.get("mean", (0.0, 0.0, 0.0))',
+        'told.get("mean", (0.48145466, 0.4578275, 0.40821073))',
         f"{APPLE}[mobileclip_s0]",
     ),
     "MobileCLIP's causal towers are swapped": Trap(
         "families/mobileclip.py",
-        'if "no_causal_mask" in text else vit',
-        'if "no_causal_mask" in text else not vit',
+        'told.get("causal", vit)',
+        'told.get("causal", not vit)',
         f"{APPLE}[mobileclip_b]",
     ),
     "timm's MobileCLIP-B has Apple's eps": Trap(

@@ -15,8 +15,8 @@ import numpy as np
 
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints import mobileclip_names
-from multimodal_embedding_serving.checkpoints.keys import check_apple, check_open_clip
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers, rename
+from multimodal_embedding_serving.checkpoints.mobileclip_config import read_mobileclip_config
 from multimodal_embedding_serving.checkpoints.mobileclip_names import LAST, STAGES, check_row
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
@@ -82,9 +82,7 @@ def read_mobileclip(
     if spec is not None:
         check_row(w, spec.architecture, spec.id)
     apple, vit = layout.name == "apple", "image.class_token" in w
-    config = config or {}
-    own = apple and "model_cfg" not in config
-    told = _read_apple(config) if own else _read_open_clip(config, layout.model_type)
+    told = read_mobileclip_config(config or {}, layout)
     side = spec.image_size if spec else told.get("side")
     facts = {
         "model_type": layout.model_type,
@@ -102,33 +100,6 @@ def read_mobileclip(
             f"not of {facts['side']}"
         )
     return Checkpoint(w, facts, spec)
-
-
-def _read_apple(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What config.json in Apple's form tells of the facts."""
-    check_apple(config)
-    image, text = config.get("image_cfg", {}), config.get("text_cfg", {})
-    told = {
-        "side": image.get("image_size"),
-        "heads": text.get("n_heads_per_layer"),
-        "causal": text.get("causal_masking"),
-    }
-    return {name: value for name, value in told.items() if value is not None}
-
-
-def _read_open_clip(config: Mapping[str, Any], model_type: str) -> Mapping[str, Any]:
-    """What open_clip_config.json tells of the facts."""
-    check_open_clip(config, model_type)
-    model, pixels = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
-    text = model.get("text_cfg", {})
-    told = {
-        "side": model.get("vision_cfg", {}).get("image_size"),
-        "mean": pixels.get("mean"),
-        "std": pixels.get("std"),
-        "heads": text.get("heads"),
-        "causal": not text["no_causal_mask"] if "no_causal_mask" in text else None,
-    }
-    return {name: value for name, value in told.items() if value is not None}
 
 
 def _vit_side(w: Weights) -> int:
