@@ -241,6 +241,13 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the file at the URL is larger than the limit of {max_bytes:,} bytes")
 
 
+def check_rules(allowed_hosts: Sequence[str], proxy: str) -> None:
+    """Check the settings of a Fetcher without making one. Raises SettingsError."""
+    AddressRules("off", allowed_hosts)
+    if proxy:
+        _parse_proxy(proxy)
+
+
 def _parse_proxy(url: str) -> httpx2.Proxy:
     with contextlib.suppress(httpx2.InvalidURL, ValueError):
         proxy = httpx2.Proxy(url)
