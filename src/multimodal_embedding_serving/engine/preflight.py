@@ -11,7 +11,7 @@ from multimodal_embedding_serving.backends.openvino import lists_group
 from multimodal_embedding_serving.conversion.calibration import require_nncf
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle
-from multimodal_embedding_serving.errors import BundleError, MissingExtra, SettingsError
+from multimodal_embedding_serving.errors import BundleError, MissingExtra
 from multimodal_embedding_serving.media.fetch import check_rules
 from multimodal_embedding_serving.settings import Settings
 
@@ -22,7 +22,7 @@ def check_startup(settings: Settings) -> None:
     Raises UnknownModel, CheckpointError, SettingsError, MissingExtra, BundleError.
     """
     check_rules(settings.allowed_hosts, settings.media_proxy)
-    if settings.token_ids == "cl100k" and find_spec("tiktoken") is None:
+    if settings.token_ids == "cl100k" and find_spec("tiktoken") is None:  # noqa: S105
         raise MissingExtra("EMBEDDING_TOKEN_IDS=cl100k", "tiktoken")
     resolved = resolve_model(settings)
     if not settings.use_openvino:
