@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from multimodal_embedding_serving.checkpoints.adapter import RULES
+from multimodal_embedding_serving.checkpoints.keys import check_keys
 from tests.families.forms import Tested
 from tests.families.test_published_forms import (
     WORDS,
@@ -24,6 +27,8 @@ from tests.parity.towers import cosine
 
 peft = lazy("peft")
 torch = lazy("torch")
+
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 MODULES = ["q_proj", "o_proj", "down_proj"]
 
@@ -56,6 +61,12 @@ def test_a_lora_adapter_is_merged_as_peft_applies_it(
     found = text_vectors(open_folder(folder), tmp_path / "t-f32.xml")
     tested(form, least_cosine(found, expected))
     assert cosine(found, plain) < 0.99
+
+
+def test_all_defaults_of_peft_written_out_are_harmless() -> None:
+    """As save_pretrained writes them: each key of LoraConfig, used or not."""
+    defaults = json.loads(json.dumps(peft.LoraConfig(r=4).to_dict(), default=list))
+    check_keys({**defaults, "peft_type": "LORA"}, RULES, "adapter_config.json")
 
 
 def test_a_dora_adapter_is_rejected(tmp_path: Path, tested: Tested) -> None:

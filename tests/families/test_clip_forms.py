@@ -75,8 +75,7 @@ def least_of_texts(blueprint: Blueprint, oracle: Any, path: Path) -> float:
     assert blueprint.tokenizer is not None
     tower = text_tower(blueprint)
     rows = [
-        each.row
-        for each in TextTransform(blueprint.tokenizer, tower.transform).prepare_many(TEXTS)
+        each.row for each in TextTransform(blueprint.tokenizer, tower.transform).prepare_many(TEXTS)
     ]
     graph, expected = compile_plan(tower, path), oracle.texts(rows, 77, 0)
     alone = np.concatenate([graph([row]) for row in rows])
