@@ -13,6 +13,7 @@ from textwrap import shorten
 
 import pytest
 
+from multimodal_embedding_serving.backends.quantization import list_instructions
 from multimodal_embedding_serving.catalog import resolve
 from scripts.generate_docs import END
 from scripts.tables import table
@@ -24,15 +25,6 @@ HEAD = ["family", "form", "compared with", "lowest cosine, or the error"]
 FAMILIES = ("CLIP", "CN-CLIP", "MobileCLIP", "SigLIP", "Blip2", "QwenText", "none")
 MAX_MESSAGE = 240
 """Characters of a message that the table shows."""
-
-FLAGS = {
-    "AVX2": "avx2",
-    "AVX-512": "avx512f",
-    "VNNI": "avx512_vnni",
-    "bf16": "avx512_bf16",
-    "AMX": "amx_tile",
-}
-"""Instruction sets that OpenVINO chooses its arithmetic by -> their flags in /proc/cpuinfo."""
 
 Row = tuple[str, str, str, Outcome]
 
@@ -81,13 +73,6 @@ def cells(row: Row) -> list[str]:
     return [*names, f"`{shown}`"]
 
 
-def instruction_sets() -> str:
-    flags = Path("/proc/cpuinfo").read_text().split()
-    known = ", ".join(name for name, flag in FLAGS.items() if flag in flags)
-    absent = ", ".join(name for name, flag in FLAGS.items() if flag not in flags)
-    return f"{known}{' (without ' if absent else ''}{absent}{')' if absent else ''}"
-
-
 def main() -> None:
     listener = Listener()
     places = [str(TESTS / "parity"), str(TESTS / "families")]
@@ -98,8 +83,8 @@ def main() -> None:
         raise SystemExit(f"no test tried: {', '.join(sorted(missing))}")
     rows = sorted([*layouts(listener.measured), *forms(listener.outcomes)], key=order)
     libraries = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
-    machine = f"\nMeasured with {libraries} on an x86-64 CPU with {instruction_sets()}.\n"
-    part = BEGIN + table(HEAD, map(cells, rows)) + machine + END
+    machine = f"{libraries} on an x86-64 CPU with {', '.join(list_instructions())}"
+    part = BEGIN + table(HEAD, map(cells, rows)) + f"\nMeasured with {machine}.\n" + END
     generated = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     PAGE.write_text(generated.sub(lambda _: part, PAGE.read_text("utf-8")), "utf-8")
 

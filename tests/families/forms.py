@@ -1,4 +1,4 @@
-"""The forms of checkpoints that the tests try: "Tested checkpoints" in docs/models.md has a row each.
+"""The forms of checkpoints that are tried: a row each in docs/models.md, "Tested checkpoints".
 
 The layouts of the catalog's rows are added from the tests of parity.
 """

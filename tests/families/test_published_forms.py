@@ -22,6 +22,7 @@ from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.types import Row
 from tests.families.forms import Tested
 from tests.families.test_other_checkpoints import save
 from tests.hub_standin import HubStandIn
@@ -288,7 +289,10 @@ def test_tokens_beyond_the_table_are_rejected_by_name(tmp_path: Path, tested: Te
 def least_to_golden(plans: Sequence[TowerSpec], model: str, folder: Path) -> float:
     """Both towers against the vectors that the library made once, elsewhere."""
     expected = golden(model)
-    rows = {"image": pictures(model, 4), "text": texts(model, *expected["lengths"])}
+    rows: dict[str, list[Row]] = {
+        "image": pictures(model, 4),
+        "text": texts(model, *expected["lengths"]),
+    }
     return min(
         least_cosine(
             compile_plan(plan, folder / f"{plan.modality}-f32.xml")(rows[plan.modality]),
@@ -329,7 +333,6 @@ def test_chinese_clips_fused_matrices_have_the_vectors_of_cn_clip(
         elif ".attention.self." not in name:
             target = name.replace("attention.output.dense", "attention.self.out_proj")
             fused[target.replace("in_proj_", "Wqkv.")] = array
-    config = small_config(row.name)
     tensors = {name: StoredTensor(name, "F32", each.shape, each) for name, each in fused.items()}
     weights = Weights(tensors, file="clip_cn.pt")
     _, checkpoint = recognize_checkpoint(weights, small_config(row.name), None)

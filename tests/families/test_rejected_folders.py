@@ -94,8 +94,8 @@ def test_an_adapter_alone_is_named(tmp_path: Path, tested: Tested) -> None:
 
 
 def test_chinese_clips_resnet_is_named(tmp_path: Path, tested: Tested) -> None:
-    names = ("visual.conv1.weight", "visual.layer1.0.conv1.weight")
-    names += ("visual.attnpool.positional_embedding", "bert.embeddings.word_embeddings.weight")
+    names = ["visual.conv1.weight", "visual.layer1.0.conv1.weight"]
+    names += ["visual.attnpool.positional_embedding", "bert.embeddings.word_embeddings.weight"]
     folder = empty(tmp_path / "m")
     arrays = {name: np.zeros((4, 4), np.float32) for name in names}
     write_pickle(folder / "clip_cn_rn50.pt", arrays, lambda state: {"state_dict": state})
