@@ -44,7 +44,8 @@ CATCH_ALL = {
 
 SLOW_IMPORTS = {
     *("cohere", "haystack", "kubernetes_validate", "langchain_openai", "litellm", "llama_index"),
-    *("nncf", "openai", "playwright", "ray", "schemathesis", "tiktoken", "torch", "transformers"),
+    *("nncf", "openai", "peft", "playwright", "ray", "schemathesis", "tiktoken", "torch"),
+    "transformers",
     *("benchmarks.random_checkpoints", "multimodal_embedding_serving.backends.torch"),
     *("multimodal_embedding_serving.graph.torch_ops", "safetensors.torch"),
 }

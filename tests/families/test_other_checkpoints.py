@@ -26,6 +26,7 @@ from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Row
+from tests.families.forms import Tested
 from tests.hub_standin import HubStandIn
 from tests.lazy import lazy
 from tests.parity.oracles import Oracle
@@ -178,7 +179,7 @@ def rows_for(blueprint: Blueprint, plan: Any) -> list[Row]:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_checkpoint_beside_the_catalog_has_its_librarys_vectors(
-    name: str, hub: HubStandIn, access: HubAccess, tmp_path: Path
+    name: str, hub: HubStandIn, access: HubAccess, tmp_path: Path, tested: Tested
 ) -> None:
     other, folder = OTHERS[name], tmp_path / "checkpoint"
     folder.mkdir()
@@ -199,13 +200,15 @@ def test_a_checkpoint_beside_the_catalog_has_its_librarys_vectors(
         assert plan.dimension == other.dimension
         rows = rows_for(blueprint, plan)
         found = compile_plan(plan, tmp_path / f"{plan.modality}-f32.xml")(rows)
-        assert cosine(found, expected(oracle, plan, rows)) >= MIN_COSINE, plan.modality
+        least = cosine(found, expected(oracle, plan, rows))
+        assert least >= MIN_COSINE, plan.modality
+        tested(name, least)
     assert sides.get("pixels") == other.side
 
 
 @pytest.mark.parametrize("where", ["folder", "hub"])
 def test_what_is_not_recognized_is_told_what_is(
-    where: str, hub: HubStandIn, access: HubAccess, tmp_path: Path
+    where: str, hub: HubStandIn, access: HubAccess, tmp_path: Path, tested: Tested
 ) -> None:
     folder = tmp_path / "resnet"
     folder.mkdir()
@@ -220,6 +223,7 @@ def test_what_is_not_recognized_is_told_what_is(
     known = "clip chinese_clip siglip blip-2 mobileclip qwen3 transformers open_clip cn_clip apple"
     for word in ("model.safetensors", "'resnet'", "not recognized", *known.split()):
         assert word in told
+    tested("a ResNet of transformers", told)
 
 
 @pytest.mark.parametrize("kind", ["clip_vision_model", "qwen2", "blip-2"])

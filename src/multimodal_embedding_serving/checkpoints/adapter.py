@@ -24,7 +24,7 @@ RULES = KeyRules(
         "target_modules task_type base_model_name_or_path inference_mode lora_dropout revision",
         "auto_mapping peft_version init_lora_weights runtime_config ephemeral_gpu_offload",
         "megatron_core layers_pattern layers_to_transform exclude_modules qalora_group_size",
-        "loftq_config corda_config eva_config lora_ga_config ensure_weight_tying",
+        "loftq_config corda_config eva_config lora_ga_config ensure_weight_tying velora_config",
     ),
     fixed={
         "peft_type": ("LORA",),
@@ -37,7 +37,8 @@ RULES = KeyRules(
         **dict.fromkeys(
             split(
                 "modules_to_save layer_replication trainable_token_indices target_parameters",
-                "alora_invocation_tokens megatron_config arrow_config",
+                "alora_invocation_tokens megatron_config arrow_config kasa_config",
+                "monteclora_config",
             ),
             (None, []),
         ),
