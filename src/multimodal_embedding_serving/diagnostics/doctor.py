@@ -31,7 +31,7 @@ from multimodal_embedding_serving.settings import Settings
 
 State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
-EXTRAS = "torch nncf pillow-heif tiktoken pyarrow lancedb qdrant-client ray".split()
+EXTRAS = "torch nncf tiktoken pyarrow lancedb qdrant-client ray".split()
 """Packages that the optional extras install."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's response."""
