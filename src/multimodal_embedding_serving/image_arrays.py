@@ -25,16 +25,12 @@ def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
 
     Raises InvalidInput with the shape, or with the type, minimum and maximum, of any other array.
     """
-    if isinstance(array, np.ma.MaskedArray):
-        raise InvalidInput("masked image arrays are not supported; use array.filled(value)")
-    pixels = np.asarray(_drop_alpha(array))  # of a subclass, such as a matrix, the plain array
-    if not pixels.size:
-        raise InvalidInput("the image has no pixels")
+    pixels = drop_alpha(array)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * 255
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.type is np.uint16:  # of either byte order
         return (pixels >> 8).astype(np.uint8)
     # `all` of one comparison, because NaN is in no range
     if pixels.dtype.type in FLOATS and ((pixels >= 0) & (pixels <= 1)).all():
@@ -44,20 +40,32 @@ def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _drop_alpha(array: NDArray[Any]) -> NDArray[Any]:
-    shape = array.shape
+def drop_alpha(array: NDArray[Any]) -> NDArray[Any]:
+    """A view [height, width] or [height, width, 3] of an image array.
+
+    Raises InvalidInput for arrays of another shape, without pixels, or masked.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise InvalidInput("masked image arrays are not supported; use array.filled(value)")
+    pixels = np.asarray(array)  # of a subclass, such as a matrix, the plain array
+    shape = pixels.shape
+    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 3, 4)):
+        raise InvalidInput(
+            f"an image array must have shape {SHAPES}, not {list(shape)}{_shape_hint(shape)}"
+        )
+    if not pixels.size:
+        raise InvalidInput("the image has no pixels")
     if len(shape) == 2:
-        return array
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
-        return array[..., 0] if shape[2] == 1 else array[..., :3]
-    hint = ""
+        return pixels
+    return pixels[..., 0] if shape[2] == 1 else pixels[..., :3]
+
+
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[2] == 2:
+        return "; for gray with alpha, use array[..., 0]"
     if len(shape) == 3 and shape[0] in (1, 3, 4):
-        hint = "; are its channels first? Use array.transpose(1, 2, 0)"
-    elif len(shape) == 3 and shape[2] == 2:
-        hint = "; for gray with alpha, use array[..., 0]"
-    elif len(shape) == 4:
-        hint = "; for a batch of images, use list(array)"
-    raise InvalidInput(f"an image array must have shape {SHAPES}, not {list(shape)}{hint}")
+        return "; are its channels first? Use array.transpose(1, 2, 0)"
+    return "; for a batch of images, use list(array)" if len(shape) == 4 else ""
 
 
 def _scale(pixels: NDArray[Any]) -> NDArray[np.uint8]:

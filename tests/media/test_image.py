@@ -122,26 +122,23 @@ def test_sixteen_bit_grey_loses_its_low_byte_in_files_images_and_arrays() -> Non
     "values",
     [
         np.linspace(-3.5, 9.25, 64, dtype=np.float32).reshape(8, 8),
-        np.linspace(0, 1e-3, 64).reshape(8, 8),
+        np.linspace(0, 1e-3, 64, dtype=np.float32).reshape(8, 8),
         np.linspace(-(2**31), 2**31 - 1, 64).astype(np.int32).reshape(8, 8),
-        np.linspace(30_000, 30_063, 64).astype(np.int64).reshape(8, 8),
-        np.linspace(-1.0, 1.0, 64).reshape(8, 8) * 1.7e308,
+        np.linspace(-1.0, 1.0, 64, dtype=np.float32).reshape(8, 8) * np.float32(3e38),
     ],
 )
-def test_floats_and_deep_integers_are_stretched_by_their_own_range(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+def test_pillow_images_of_floats_and_deep_integers_are_stretched_by_their_own_range(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
 ) -> None:
     expected = np.rint(np.linspace(0, 255, 64)).reshape(8, 8)
-    assert np.abs(levels(values)[..., 0] - expected).max() <= 1
-    if values.dtype in (np.float32, np.int32):
-        assert np.abs(levels(Image.fromarray(values))[..., 0] - expected).max() <= 1
+    assert np.abs(levels(Image.fromarray(values))[..., 0] - expected).max() <= 1
 
 
 def test_a_float_image_may_hold_nan_and_infinity() -> None:
     values = np.array([[0.0, 1.0, 2.0, np.nan, np.inf, -np.inf]], dtype=np.float32)
-    assert levels(values)[0, :, 0].tolist() == [0, 128, 255, 0, 255, 0]
-    assert not levels(np.full((4, 4), np.nan)).any()
-    assert not levels(np.full((4, 4), 7.5)).any()
+    assert levels(Image.fromarray(values))[0, :, 0].tolist() == [0, 128, 255, 0, 255, 0]
+    for value in (np.nan, 7.5):
+        assert not levels(Image.fromarray(np.full((4, 4), value, np.float32))).any()
 
 
 def test_arrays_pillow_images_and_files_agree() -> None:
@@ -163,16 +160,10 @@ def test_a_callers_image_is_left_as_it_was() -> None:
     assert "transparency" in palette.info
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (2, 4, 4, 3), (0, 4), (4, 0, 3)])
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (4, 4, 2), (2, 4, 4, 3), (0, 4), (4, 0, 3)])
 def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInput):
         decode_rgb(np.zeros(shape, dtype=np.uint8), LIMITS)
-
-
-def test_an_array_that_holds_no_numbers_is_refused() -> None:
-    for array in (np.zeros((2, 2), dtype=complex), np.array([["a", "b"]])):
-        with pytest.raises(InvalidInput):
-            decode_rgb(array, LIMITS)
 
 
 @pytest.mark.parametrize(

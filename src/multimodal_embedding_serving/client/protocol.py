@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving import errors
-from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, RemoteFailed
+from multimodal_embedding_serving.errors import EmbeddingError, RemoteFailed
 from multimodal_embedding_serving.image_arrays import to_uint8
 from multimodal_embedding_serving.types import Vectors
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge, UnsupportedMedia
-from multimodal_embedding_serving.image_arrays import to_uint8
+from multimodal_embedding_serving.image_arrays import drop_alpha, to_uint8
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.media.grayscale import normalize_range
@@ -270,10 +270,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_array(
     array: NDArray[Any], limits: ImageLimits, copied: bool, reserve: Reserve
 ) -> Image.Image:
-    if array.ndim >= 2:
-        _check_size((array.shape[1], array.shape[0]), limits)
-        reserve(array.shape[0] * array.shape[1] * (8 if copied or array.ndim == 2 else 4))
-    image = Image.fromarray(np.ascontiguousarray(to_uint8(array)))
+    pixels = drop_alpha(array)
+    height, width = pixels.shape[:2]
+    _check_size((width, height), limits)
+    reserve(height * width * (8 if copied or pixels.ndim == 2 else 4))
+    image = Image.fromarray(np.ascontiguousarray(to_uint8(pixels)))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -175,9 +175,14 @@ class Tags:
 
     @classmethod
     def of(cls, data: bytes) -> Tags:
-        """Raises struct.error if the directory is cut off."""
+        """Raises UnsupportedMedia for a BigTIFF that Pillow can't read, struct.error if the
+        directory is cut off."""
         order = "<" if data[:2] == b"II" else ">"
         big = data[2:4] in (b"+\0", b"\0+")
+        if big and order == ">":
+            raise UnsupportedMedia(
+                "big-endian BigTIFF is not supported; save it as TIFF, or as a little-endian BigTIFF"
+            )
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
         first, size = (start + 8, 20) if big else (start + 2, 12)

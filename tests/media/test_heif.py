@@ -1,0 +1,111 @@
+"""HEIC by pi-heif. The files are libheif's and x265's (`scripts/make_image_golden.py`)."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from multimodal_embedding_serving.errors import (
+    EmbeddingError,
+    InvalidInput,
+    TooLarge,
+    UnsupportedMedia,
+)
+from multimodal_embedding_serving.media.formats import recognize
+from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
+from tests.media_files import photo
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "heic"
+LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, formats=("HEIF",))
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.heic"))
+
+
+def heic(name: str) -> bytes:
+    return (GOLDEN / f"{name}.heic").read_bytes()
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """The file with another size in the properties of its image."""
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_heic_shows_the_image(name: str) -> None:
+    """Turned by its header, of 10 and 12 bits, with alpha, and the primary one of several."""
+    image = photo(97, 63) if name == "odd" else photo(96, 64)
+    result = decode_rgb(heic(name), LIMITS)
+    if name.startswith("turned"):
+        image.getexif()[0x0112] = int(name[-1])
+        image = ImageOps.exif_transpose(image)
+    if name == "gray":
+        image = image.convert("L").convert("RGB")
+    off = np.asarray(result).astype(np.int16) - np.asarray(image).astype(np.int16)
+    assert np.abs(off).mean() < 3
+
+
+def test_all_kinds_are_recognized() -> None:
+    assert len(NAMES) == 14
+    assert {recognize(heic(name)) for name in NAMES} == {"HEIF"}
+
+
+def test_the_limit_is_checked_before_decoding() -> None:
+    for size in ((1000, 1001), (100_000, 100_000), (2**31, 2**31 - 1)):
+        with pytest.raises((TooLarge, InvalidInput)) as raised:
+            decode_rgb(with_size(heic("plain"), *size), LIMITS)
+        assert size[0] > 1000 or isinstance(raised.value, TooLarge)
+
+
+def test_a_header_that_lies_about_the_size_is_a_422() -> None:
+    """libheif bounds what libde265 may decode by the header's size."""
+    for size in ((8, 8), (96, 32), (960, 640)):
+        with pytest.raises(InvalidInput):
+            decode_rgb(with_size(heic("plain"), *size), LIMITS)
+
+
+def test_a_truncated_heic_is_a_422() -> None:
+    data = heic("plain")
+    for length in (40, 200, len(data) // 2, len(data) - 40):
+        with pytest.raises(InvalidInput):
+            decode_rgb(data[:length], LIMITS)
+
+
+def test_without_its_decoder_heic_is_a_415_that_names_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(UnsupportedMedia, match="pip install pi-heif") as raised:
+        decode_rgb(heic("plain"), LIMITS)
+    assert raised.value.status == 415
+
+
+def test_heic_can_be_excluded() -> None:
+    limits = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, formats=("JPEG",))
+    with pytest.raises(UnsupportedMedia, match="EMBEDDING_IMAGE_FORMATS"):
+        decode_rgb(heic("plain"), limits)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
+    cut=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_mutated_heics_raise_nothing_but_embedding_errors(
+    name: str, edits: list[tuple[float, int]], cut: float
+) -> None:
+    data = bytearray(heic(name))
+    for place, value in edits:
+        data[int(place * (len(data) - 1))] = value
+    try:
+        assert decode_rgb(bytes(data[: int(cut * len(data))]), LIMITS).mode == "RGB"
+    except EmbeddingError as error:
+        assert error.status in (413, 415, 422)
+        assert "0x" not in error.message
