@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimodal_embedding_serving.errors import (
-    InvalidInput,
-)
+from multimodal_embedding_serving.errors import InvalidInput, UnsupportedMedia
 from multimodal_embedding_serving.media.encoded import decode_base64
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
@@ -19,7 +17,7 @@ from multimodal_embedding_serving.media.image import (
     decode_rgb,
 )
 from multimodal_embedding_serving.settings import IMAGE_FORMATS
-from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
+from tests.media_files import IMAGE_KINDS, photo, tiff, write_image, write_oriented
 
 LIMITS = ImageLimits(max_bytes=32 << 20, max_pixels=64_000_000, formats=tuple(IMAGE_FORMATS))
 GRAY = {"jpeg_grey", "png_grey", "pgm", "png_16", "tiff_16", "tiff_16_big", "pgm_16", "png_la"}
@@ -172,6 +170,55 @@ def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 )  # fmt: skip
 def test_every_pillow_mode_becomes_rgb(mode: str) -> None:
     assert levels(Image.new(mode, (6, 4))).shape == (4, 6, 3)
+
+
+def test_color_jpeg_2000_of_more_than_8_bits_is_a_415() -> None:
+    """Pillow decodes it, but with white wrapped around to black."""
+    data = write_image("jpeg2000")
+    size = data.index(b"\xff\x4f\xff\x51")
+    deep = bytearray(data)
+    deep[size + 42 : size + 51 : 3] = bytes([11] * 3)
+    with pytest.raises(UnsupportedMedia, match="3 components and 12 bits"):
+        decode_rgb(bytes(deep), LIMITS)
+
+
+def test_gray_jpeg_2000_keeps_its_16_bits() -> None:
+    deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    out = io.BytesIO()
+    Image.fromarray(deep).save(out, "JPEG2000")
+    assert (levels(out.getvalue())[..., 0] == deep >> 8).all()
+
+
+def test_a_jpeg_of_12_bits_is_not_called_damaged() -> None:
+    data = bytearray(write_image("jpeg"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(UnsupportedMedia, match="this kind of JPEG"):
+        decode_rgb(bytes(data), LIMITS)
+
+
+@pytest.mark.parametrize("highest", [1, 15, 100, 255, 1023, 4095, 65535])
+def test_a_pnm_is_scaled_by_its_own_maximum(highest: int) -> None:
+    values = np.arange(0, highest + 1, max(1, highest // 63), dtype=">u2")
+    expected = np.rint(values / highest * 255)
+    body = values.astype(">u2" if highest > 255 else "u1").tobytes()
+    result = levels(b"P5 %d 1 %d\n" % (len(values), highest) + body)
+    # Gray of 16 bits loses its low byte instead of being rounded.
+    assert np.abs(result[0, :, 0] - expected).max() <= (1 if highest > 255 else 0)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_color_tiffs_of_16_bits_lose_their_low_bytes(planes: int, order: str) -> None:
+    """Uncompressed planes of 16 bits are read by libtiff: Pillow takes each byte for a sample."""
+    pixels = np.asarray(photo(20, 12))
+    deep = (pixels.astype(order + "u2") << 8) | 0x5A
+    deep = deep.transpose(2, 0, 1) if planes == 2 else deep
+    data = deep.astype(order + "u2").tobytes()
+    size = len(data) // planes if planes == 1 else len(data) // 3
+    offsets = tuple(8 + each * size for each in range(3)) if planes == 2 else 8
+    counts = (size,) * 3 if planes == 2 else size
+    tags = {258: (16, 16, 16), 262: 2, 277: 3, 284: planes, 273: offsets, 279: counts}
+    assert (levels(tiff(data, 20, 12, tags, order)) == pixels).all()
 
 
 def test_no_pixels_is_a_422() -> None:

@@ -6,7 +6,6 @@ The files are tifffile's (`scripts/make_image_golden.py`); what they show follow
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 import zipfile
 from functools import cache
@@ -20,7 +19,7 @@ from PIL import Image
 
 from multimodal_embedding_serving.errors import TooLarge, UnsupportedMedia
 from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
-from tests.media_files import photo
+from tests.media_files import photo, tiff
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, formats=("TIFF",))
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiff.zip"
@@ -44,31 +43,6 @@ def levels(data: bytes) -> NDArray[np.int16]:
     pixels = np.asarray(decode_rgb(data, LIMITS)).astype(np.int16)
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0]
-
-
-def tiff(
-    pixels: bytes, width: int, height: int, tags: dict[int, int | tuple[int, ...]], order: str = "<"
-) -> bytes:
-    """An uncompressed TIFF of one strip, by the specification."""
-    all_tags = {256: width, 257: height, 259: 1, 273: 8, 278: height, 279: len(pixels)} | tags
-    extra = b"".join(
-        struct.pack(f"{order}{len(value)}H", *value)
-        for _, value in sorted(all_tags.items())
-        if isinstance(value, tuple) and len(value) > 2
-    )
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    out = head + struct.pack(order + "I", 8 + len(pixels) + len(extra)) + pixels
-    place = len(out)
-    out += extra + struct.pack(order + "H", len(all_tags))
-    for tag, value in sorted(all_tags.items()):
-        if not isinstance(value, tuple):
-            out += struct.pack(order + "HHII", tag, 4, 1, value)
-        elif len(value) > 2:
-            out += struct.pack(order + "HHII", tag, 3, len(value), place)
-            place += 2 * len(value)
-        else:
-            out += struct.pack(f"{order}HHI{len(value)}H", tag, 3, len(value), *value).ljust(12, b"\0")
-    return out + bytes(4)
 
 
 @cache

@@ -11,6 +11,7 @@ memory addresses and never leave this file.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -64,6 +65,12 @@ PILLOW_ERRORS = (
     Warning,
 )  # fmt: skip
 """What Pillow's decoders raise on bad bytes (from fuzzing); none of it is a server error."""
+
+NOT_SUPPORTED = re.compile(r"unsupported|not supported|cannot handle|unimplemented", re.IGNORECASE)
+"""What Pillow says of headers that are sound, such as that of a 12-bit JPEG."""
+
+JPEG2000_SIZE = b"\xff\x4f\xff\x51"
+"""Start of a codestream and of its size: precision and number of components follow."""
 
 MAX_INTERPRETED_PIXELS = 4 << 20
 """For decoders that Pillow implements in Python, at up to 3 us per pixel (QOI, uncompressed DDS,
@@ -175,6 +182,8 @@ def _read_header(data: bytes, limits: ImageLimits, min_side: int) -> Image.Image
 def _open(name: str, data: bytes) -> ImageFile.ImageFile:
     if name == "TIFF":
         return open_tiff(data)
+    if name == "JPEG2000":
+        _check_precision(data)
     module, kind = DECODERS[name]
     try:
         decoder = getattr(import_module(module), kind)
@@ -183,7 +192,14 @@ def _open(name: str, data: bytes) -> ImageFile.ImageFile:
             f"{name} images need the package {module}, which is not installed: "
             f"pip install {module.replace('_', '-')}"
         ) from None
-    image: ImageFile.ImageFile = decoder(io.BytesIO(data))
+    try:
+        image: ImageFile.ImageFile = decoder(io.BytesIO(data))
+    except PILLOW_ERRORS as error:
+        if not NOT_SUPPORTED.search(str(error)):
+            raise
+        raise UnsupportedMedia(
+            f"this kind of {name} image is not supported; save it as a PNG, or as a JPEG of 8 bits"
+        ) from None
     return image
 
 
@@ -194,6 +210,23 @@ def _draft(image: ImageFile.ImageFile, data: bytes, min_side: int) -> ImageFile.
         return image
     image.draft(None, (min_decoded, min_decoded))
     return image if min(image.size) >= min_decoded else _open("JPEG", data)
+
+
+def _check_precision(data: bytes) -> None:
+    """Reject color JPEG 2000 of more than 8 bits, whose brightest samples Pillow makes black.
+
+    It rounds 1023 of 10 bits to 256 of 8, which is 0 (Pillow 13.0); gray keeps its 16 bits.
+    """
+    start = data.find(JPEG2000_SIZE)
+    if start < 0 or start + 42 > len(data):
+        return
+    (components,) = struct.unpack_from(">H", data, start + 40)
+    bits = [(each & 0x7F) + 1 for each in data[start + 42 : start + 42 + 3 * components : 3]]
+    if components > 1 and max(bits, default=0) > 8:
+        raise UnsupportedMedia(
+            f"JPEG2000 images of {components} components and {max(bits)} bits are not supported; "
+            "save it with 8 bits, or as a PNG"
+        )
 
 
 def _icon_sizes(data: bytes) -> list[tuple[int, int]]:

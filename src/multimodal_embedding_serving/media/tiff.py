@@ -4,7 +4,8 @@ A gray TIFF says how many bits its numbers have, whether they are signed or floa
 whether zero is white (photometric interpretation 0, common in scans and X-rays). Pillow inverts
 WhiteIsZero only up to 8 bits, reads signed 8 and unsigned 32 bits with the wrong sign, leaves 12
 bits at the low end of 16, swaps the bytes of compressed big-endian 32-bit numbers, and has no
-64-bit numbers. `Tiff` reads the numbers through Pillow and interprets them itself.
+64-bit numbers. `Tiff` reads the numbers through Pillow and interprets them itself. Of color, only
+uncompressed planes of 16 bits need help.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from multimodal_embedding_serving.errors import UnsupportedMedia
 from multimodal_embedding_serving.media.grayscale import normalize_range
 
 WIDTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 258, 259, 262, 266
-ORIENTATION, SAMPLES, PREDICTOR, TILE_WIDTH, SAMPLE_FORMAT = 274, 277, 317, 322, 339
+ORIENTATION, SAMPLES, PLANES, PREDICTOR, TILE_WIDTH, SAMPLE_FORMAT = 274, 277, 284, 317, 322, 339
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,6 +84,11 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         asked = _unsupported(tags)
         if tags.get(PHOTOMETRIC, 0) in (0, 1):
             self._adapt(tags)
+        elif tags.get(PLANES, 1) == 2 and max(tags.get(BITS, (1,))) > 8:
+            # Pillow would take each byte for a sample, but it leaves compressed files to libtiff,
+            # which reads the true compression from the file.
+            if tags.get(COMPRESSION, 1) == 1:
+                tags[COMPRESSION] = min(PREDICTED)
         try:
             super()._setup()
         except SyntaxError as error:
