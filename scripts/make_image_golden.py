@@ -12,16 +12,18 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pillow_heif
-import tifffile
-from numpy.typing import NDArray
 from PIL import Image
 
 from tests.media_files import photo
+
+# Not installed by `make`, so their types are not known here.
+pillow_heif: Any = import_module("pillow_heif")
+tifffile: Any = import_module("tifffile")
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 DTYPES = "u1 i1 u2 i2 f2 u4 i4 f4 u8 i8 f8".split()
@@ -35,7 +37,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 """`predictor` True: 3 for floats, 2 for integers."""
 
 
-def numbers(dtype: str) -> NDArray[Any]:
+def numbers(dtype: str) -> Any:
     """[18, 37] of the type, over most of its range: no two quarters are alike."""
     y, x = np.mgrid[0:18, 0:37]
     wave = (np.sin(x / 9) + np.cos(y / 7)) / 4 + 0.5

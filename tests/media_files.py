@@ -113,7 +113,15 @@ def tiff(
     order: str = "<",
 ) -> bytes:
     """An uncompressed TIFF of one strip, by the specification."""
-    all_tags = {256: width, 257: height, 259: 1, 273: 8, 278: height, 279: len(pixels)} | tags
+    all_tags: dict[int, int | tuple[int, ...]] = {
+        256: width,
+        257: height,
+        259: 1,
+        273: 8,
+        278: height,
+        279: len(pixels),
+    }
+    all_tags |= tags
     extra = b"".join(
         struct.pack(f"{order}{len(value)}H", *value)
         for _, value in sorted(all_tags.items())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from multimodal_embedding_serving.errors import (
     EmbeddingError,
@@ -92,6 +92,14 @@ def test_heic_can_be_excluded() -> None:
         decode_rgb(heic("plain"), limits)
 
 
+def verdict(data: bytes) -> str | int:
+    """The mode of the opened image, or the status of the error; anything else gets through."""
+    try:
+        return decode_rgb(data, LIMITS).mode
+    except EmbeddingError as error:
+        return "leak" if "0x" in error.message else error.status
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
@@ -104,8 +112,5 @@ def test_mutated_heics_raise_nothing_but_embedding_errors(
     data = bytearray(heic(name))
     for place, value in edits:
         data[int(place * (len(data) - 1))] = value
-    try:
-        assert decode_rgb(bytes(data[: int(cut * len(data))]), LIMITS).mode == "RGB"
-    except EmbeddingError as error:
-        assert error.status in (413, 415, 422)
-        assert "0x" not in error.message
+    mutated = bytes(data[: int(cut * len(data))])
+    assert verdict(mutated) in ("RGB", 413, 415, 422)

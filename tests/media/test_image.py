@@ -215,8 +215,9 @@ def test_color_tiffs_of_16_bits_lose_their_low_bytes(planes: int, order: str) ->
     deep = deep.transpose(2, 0, 1) if planes == 2 else deep
     data = deep.astype(order + "u2").tobytes()
     size = len(data) // planes if planes == 1 else len(data) // 3
-    offsets = tuple(8 + each * size for each in range(3)) if planes == 2 else 8
-    counts = (size,) * 3 if planes == 2 else size
+    offsets: int | tuple[int, ...] = (8, 8 + size, 8 + 2 * size) if planes == 2 else 8
+    counts: int | tuple[int, ...] = (size,) * 3 if planes == 2 else size
+    tags: dict[int, int | tuple[int, ...]]
     tags = {258: (16, 16, 16), 262: 2, 277: 3, 284: planes, 273: offsets, 279: counts}
     assert (levels(tiff(data, 20, 12, tags, order)) == pixels).all()
 

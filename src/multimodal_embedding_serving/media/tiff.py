@@ -84,11 +84,10 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         asked = _unsupported(tags)
         if tags.get(PHOTOMETRIC, 0) in (0, 1):
             self._adapt(tags)
-        elif tags.get(PLANES, 1) == 2 and max(tags.get(BITS, (1,))) > 8:
+        elif _has_deep_planes(tags):
             # Pillow would take each byte for a sample, but it leaves compressed files to libtiff,
             # which reads the true compression from the file.
-            if tags.get(COMPRESSION, 1) == 1:
-                tags[COMPRESSION] = min(PREDICTED)
+            tags[COMPRESSION] = min(PREDICTED)
         try:
             super()._setup()
         except SyntaxError as error:
@@ -97,9 +96,9 @@ class Tiff(TiffImagePlugin.TiffImageFile):
             raise
         if self.use_load_libtiff:
             ((codec, extents, offset, args),) = self.tile
-            raw_mode, *rest = args  # type: ignore[misc]
-            args = (NATIVE.get(raw_mode, raw_mode), *rest)
-            self.tile = [ImageFile._Tile(codec, extents, offset, args)]
+            if isinstance(args, tuple):
+                args = (NATIVE.get(args[0], args[0]), *args[1:])
+                self.tile = [ImageFile._Tile(codec, extents, offset, args)]
 
     def _adapt(self, tags: Any) -> None:
         """Change the tags of a gray image to those under which Pillow reads the same numbers."""
@@ -187,7 +186,7 @@ class Tags:
         big = data[2:4] in (b"+\0", b"\0+")
         if big and order == ">":
             raise UnsupportedMedia(
-                "big-endian BigTIFF is not supported; save it as TIFF, or as a little-endian BigTIFF"
+                "big-endian BigTIFF is not supported; save it as a TIFF, or little-endian"
             )
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
@@ -244,6 +243,11 @@ def _invert(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     gray = image.getchannel("L") if image.mode == "LA" else image
     return gray.point([255 - level for level in range(256)])
+
+
+def _has_deep_planes(tags: Any) -> bool:
+    uncompressed = tags.get(COMPRESSION, 1) == 1
+    return bool(uncompressed and tags.get(PLANES, 1) == 2 and max(tags.get(BITS, (1,))) > 8)
 
 
 def _unsupported(tags: Any) -> str:
