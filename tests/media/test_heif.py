@@ -19,6 +19,7 @@ from multimodal_embedding_serving.errors import (
     UnsupportedMedia,
 )
 from multimodal_embedding_serving.media.formats import recognize
+from multimodal_embedding_serving.media.heif import pixels_to_decode
 from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from tests.media_files import photo
 
@@ -35,6 +36,78 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
     """The file with another size in the properties of its image."""
     place = data.index(b"ispe") + 8
     return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def full_box(kind: bytes, body: bytes, version: int = 0) -> bytes:
+    return box(kind, bytes([version, 0, 0, 0]) + body)
+
+
+def grid(tile: bytes, rows: int, columns: int, size: tuple[int, int]) -> bytes:
+    """A HEIC as phones write it: item 1 is a grid of the same tile, which `tile` has."""
+
+    def part(kind: bytes) -> bytes:
+        start = tile.index(kind) - 4
+        return tile[start : start + int.from_bytes(tile[start : start + 4], "big")]
+
+    tiles = range(2, 2 + rows * columns)
+    pixels = part(b"mdat")[8:]
+    layout = bytes([0, 1, rows - 1, columns - 1]) + struct.pack(">II", *size)
+    infos = [full_box(b"infe", struct.pack(">HH4sx", 1, 0, b"grid"), 2)]
+    infos += [full_box(b"infe", struct.pack(">HH4sx", each, 0, b"hvc1"), 2) for each in tiles]
+    references = struct.pack(f">HH{len(tiles)}H", 1, len(tiles), *tiles)
+    properties = part(b"hvcC") + part(b"ispe") + full_box(b"ispe", struct.pack(">II", *size))
+    used = struct.pack(">IHBB", 1 + len(tiles), 1, 1, 3)
+    used += b"".join(struct.pack(">HBBB", each, 2, 0x81, 2) for each in tiles)
+
+    def head(offset: int) -> bytes:
+        places = struct.pack(">HHHHII", 1, 1, 0, 1, 0, len(layout))
+        for each in tiles:
+            places += struct.pack(">HHHHII", each, 0, 0, 1, offset, len(pixels))
+        body = (
+            full_box(b"hdlr", bytes(4) + b"pict" + bytes(13))
+            + full_box(b"pitm", struct.pack(">H", 1))
+            + full_box(b"iloc", struct.pack(">BBH", 0x44, 0, len(infos)) + places, 1)
+            + full_box(b"iinf", struct.pack(">H", len(infos)) + b"".join(infos))
+            + full_box(b"iref", box(b"dimg", references))
+            + box(b"iprp", box(b"ipco", properties) + full_box(b"ipma", used))
+            + box(b"idat", layout)
+        )
+        return box(b"ftyp", b"heic" + bytes(4) + b"mif1heic") + full_box(b"meta", body)
+
+    return head(len(head(0)) + 8) + box(b"mdat", pixels)
+
+
+def test_a_grid_of_tiles_is_one_image() -> None:
+    tile = np.asarray(decode_rgb(heic("plain"), LIMITS))
+    data = grid(heic("plain"), 2, 3, (250, 120))
+    assert pixels_to_decode(data) == (250 * 120, 250 * 120 + 6 * 96 * 64)
+    assert np.array_equal(
+        np.asarray(decode_rgb(data, LIMITS)), np.tile(tile, (2, 3, 1))[:120, :250]
+    )
+
+
+def test_tiles_count_even_if_the_grid_is_small() -> None:
+    """libheif would decode them all: 64 tiles of 12 megapixels for 64 x 64 pixels."""
+    many = grid(heic("plain"), 10, 10, (64, 64))
+    tight = ImageLimits(max_bytes=1 << 20, max_pixels=100_000, formats=("HEIF",))
+    assert decode_rgb(many, LIMITS).size == (64, 64)
+    with pytest.raises(TooLarge, match=r"parts of 0\.6185 megapixels"):
+        decode_rgb(many, tight)
+    one = ImageLimits(max_bytes=1 << 20, max_pixels=6000, formats=("HEIF",))
+    with pytest.raises(TooLarge, match=r"the largest of 0\.006144"):
+        decode_rgb(grid(heic("plain"), 1, 1, (64, 64)), one)
+
+
+def test_an_image_that_is_composed_of_itself_is_a_422() -> None:
+    data = grid(heic("plain"), 1, 1, (64, 64)).replace(
+        b"dimg" + struct.pack(">HHH", 1, 1, 2), b"dimg" + struct.pack(">HHH", 1, 1, 1)
+    )
+    with pytest.raises(InvalidInput, match="levels"):
+        decode_rgb(data, LIMITS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,6 +27,7 @@ from multimodal_embedding_serving.image_arrays import drop_alpha, to_uint8
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.media.grayscale import normalize_range
+from multimodal_embedding_serving.media.heif import pixels_to_decode
 from multimodal_embedding_serving.media.jpeg import load_unterminated
 from multimodal_embedding_serving.media.tiff import ORIENTATION, TRANSPOSITIONS, Tiff, open_tiff
 from multimodal_embedding_serving.settings import Settings
@@ -69,6 +70,9 @@ PILLOW_ERRORS = (
 NOT_SUPPORTED = re.compile(r"unsupported|not supported|cannot handle|unimplemented", re.IGNORECASE)
 """What Pillow says of headers that are sound, such as that of a 12-bit JPEG."""
 
+MAX_PARTS = 4
+"""A HEIC's parts together may have this many times the pixels of the largest image: the tiles of a
+photo have as many as the photo, and its alpha as many again."""
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"
 """Start of a codestream and of its size: precision and number of components follow."""
 
@@ -122,8 +126,7 @@ def decode_rgb(
         image = _load(image, source, min_side)
         transposition = _transposition(image)
         image = _to_8_bits(image)  # rebinding the name frees the decoded image
-        image = image if transposition is None else image.transpose(transposition)
-        return _to_rgb(image)
+        return _to_rgb(image if transposition is None else image.transpose(transposition))
     except MemoryError:
         raise TooLarge("not enough memory to decode the image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -169,6 +172,8 @@ def _read_header(data: bytes, limits: ImageLimits, min_side: int) -> Image.Image
         raise UnsupportedMedia(
             f"{name} images are not allowed (EMBEDDING_IMAGE_FORMATS: {formats})"
         )
+    if name == "HEIF":
+        _check_parts(data, limits)
     if name == "ICO":
         for size in _icon_sizes(data):
             _check_size(size, limits)
@@ -210,6 +215,17 @@ def _draft(image: ImageFile.ImageFile, data: bytes, min_side: int) -> ImageFile.
         return image
     image.draft(None, (min_decoded, min_decoded))
     return image if min(image.size) >= min_decoded else _open("JPEG", data)
+
+
+def _check_parts(data: bytes, limits: ImageLimits) -> None:
+    """What a HEIC is composed of, too: its tiles and its alpha are decoded in full."""
+    largest, total = pixels_to_decode(data)
+    if largest > limits.max_pixels or total > MAX_PARTS * limits.max_pixels:
+        raise TooLarge(
+            f"the image is composed of parts of {total / 1e6:.4g} megapixels, the largest of "
+            f"{largest / 1e6:.4g}; the limits are {MAX_PARTS * limits.max_pixels / 1e6:.4g} and "
+            f"{limits.max_pixels / 1e6:.4g} megapixels (EMBEDDING_MAX_IMAGE_MPIX)"
+        )
 
 
 def _check_precision(data: bytes) -> None:
