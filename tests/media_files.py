@@ -7,7 +7,8 @@ lossy codecs, so that a test can read back which frame it was given.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -102,6 +103,45 @@ def write_oriented(
     out = io.BytesIO()
     image.save(out, form, exif=exif, **options)
     return out.getvalue()
+
+
+def tiff(
+    pixels: bytes,
+    width: int,
+    height: int,
+    tags: Mapping[int, int | tuple[int, ...]],
+    order: str = "<",
+) -> bytes:
+    """An uncompressed TIFF of one strip, by the specification."""
+    all_tags: dict[int, int | tuple[int, ...]] = {
+        256: width,
+        257: height,
+        259: 1,
+        273: 8,
+        278: height,
+        279: len(pixels),
+    }
+    all_tags |= tags
+    extra = b"".join(
+        struct.pack(f"{order}{len(value)}H", *value)
+        for _, value in sorted(all_tags.items())
+        if isinstance(value, tuple) and len(value) > 2
+    )
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    out = head + struct.pack(order + "I", 8 + len(pixels) + len(extra)) + pixels
+    place = len(out)
+    out += extra + struct.pack(order + "H", len(all_tags))
+    for tag, value in sorted(all_tags.items()):
+        if not isinstance(value, tuple):
+            out += struct.pack(order + "HHII", tag, 4, 1, value)
+        elif len(value) > 2:
+            out += struct.pack(order + "HHII", tag, 3, len(value), place)
+            place += 2 * len(value)
+        else:
+            out += struct.pack(f"{order}HHI{len(value)}H", tag, 3, len(value), *value).ljust(
+                12, b"\0"
+            )
+    return out + bytes(4)
 
 
 def barcode(number: int, width: int = WIDTH, height: int = HEIGHT) -> Rgb:

@@ -88,7 +88,7 @@ class TooLarge(EmbeddingError):
 
 
 class UnsupportedMedia(EmbeddingError):
-    """The data does not start with the signature of a supported image or video format."""
+    """The data is in no supported image or video format, or of a kind that is not supported."""
 
     status, code = 415, "unrecognised_media"
 

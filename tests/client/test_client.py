@@ -158,7 +158,7 @@ def test_an_images_orientation_is_sent_with_it(server: SmallServer, client: Clie
 
 
 def test_an_array_that_is_not_an_image_is_rejected(client: Client) -> None:
-    with pytest.raises(errors.InvalidInput, match=r"shape \(2, 3, 4, 5\) .* is not an image"):
+    with pytest.raises(errors.InvalidInput, match=r"not \[2, 3, 4, 5\]"):
         client.embed_images(np.zeros((2, 3, 4, 5)))
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from multimodal_embedding_serving.errors import (
     EmbeddingError,
-    MissingExtra,
     TooLarge,
     UnsupportedMedia,
 )
@@ -78,12 +77,6 @@ def test_heic_is_told_from_avif_by_its_brands() -> None:
     assert recognize(heic_header(b"mif1", b"heic")) == "HEIF"
     assert recognize(heic_header(b"mif1", b"avif")) == "AVIF"
     assert recognize(heic_header(b"isom", b"mp42")) is None
-
-
-def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(MissingExtra, match=r"\[heif\]"):
-        decode_rgb(heic_header(b"heic", b"mif1"), LIMITS)
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving import errors
-from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, RemoteFailed
+from multimodal_embedding_serving.errors import EmbeddingError, RemoteFailed
+from multimodal_embedding_serving.image_arrays import to_uint8
 from multimodal_embedding_serving.types import Vectors
 
 ImageLike = str | Path | bytes | Image.Image | NDArray[Any]
-"""A path, an http(s) or data URL, file contents, a PIL image, or an array [H, W, 3] or [H, W]."""
+"""A path, an http(s) or data URL, file contents, a PIL image, or an array (see
+`image_arrays.to_uint8`)."""
 VideoLike = str | Path | bytes
 Reply = httpx2.Response | httpx2.TransportError
 
@@ -215,22 +217,17 @@ def video_vectors(body: Mapping[str, Any]) -> VideoVectors:
 
 
 def image_item(image: ImageLike) -> tuple[str, str]:
-    """(input kind, value): URLs stay URLs, everything else becomes base64."""
+    """(input kind, value): URLs stay URLs, everything else becomes base64.
+
+    Raises InvalidInput for arrays that `Engine` rejects too, OSError for files.
+    """
     if isinstance(image, str) and image.startswith((*WEB, "data:")):
         kind = "image_base64" if image.startswith("data:") else "image_url"
         return kind, image
     if isinstance(image, np.ndarray):
-        image = image_from_array(image)
+        image = Image.fromarray(to_uint8(image))
     data = encode_lossless(image) if isinstance(image, Image.Image) else image
     return "image_base64", encode_base64(data)
-
-
-def image_from_array(array: NDArray[Any]) -> Image.Image:
-    try:
-        return Image.fromarray(array)
-    except TypeError:
-        message = f"an array of shape {array.shape} and type {array.dtype} is not an image"
-        raise InvalidInput(f"{message}; use uint8 [H, W, 3] or [H, W]") from None
 
 
 def encode_lossless(image: Image.Image) -> bytes:

@@ -31,8 +31,8 @@ from multimodal_embedding_serving.settings import Settings
 
 State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
-EXTRAS = "torch nncf pillow-heif tiktoken pyarrow lancedb qdrant-client ray".split()
-"""Packages that the optional extras install."""
+EXTRAS = "pi-heif torch nncf tiktoken pyarrow lancedb qdrant-client ray".split()
+"""Packages that only some features need: HEIC images, and those of the extras."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's response."""
 MAX_ENTRIES = 100_000

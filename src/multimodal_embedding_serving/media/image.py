@@ -11,6 +11,7 @@ memory addresses and never leave this file.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -21,20 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from multimodal_embedding_serving.errors import (
-    InvalidInput,
-    MissingExtra,
-    TooLarge,
-    UnsupportedMedia,
-)
+from multimodal_embedding_serving.errors import InvalidInput, TooLarge, UnsupportedMedia
+from multimodal_embedding_serving.image_arrays import drop_alpha, to_uint8
 from multimodal_embedding_serving.media.budget import Reserve
 from multimodal_embedding_serving.media.formats import recognize
 from multimodal_embedding_serving.media.grayscale import normalize_range
+from multimodal_embedding_serving.media.heif import pixels_to_decode
+from multimodal_embedding_serving.media.jpeg import load_unterminated
+from multimodal_embedding_serving.media.tiff import ORIENTATION, TRANSPOSITIONS, Tiff, open_tiff
 from multimodal_embedding_serving.settings import Settings
 
 ImageSource = bytes | Image.Image | NDArray[Any]
-"""An encoded file, a Pillow image, or an array [H, W] or [H, W, 1..4] (gray, gray + alpha, RGB,
-RGBA) of any real type."""
+"""An encoded file, a Pillow image, or an array (see `image_arrays.to_uint8`)."""
 
 JpegDecode = Literal["exact", "fast"]
 """exact: at full size. fast: scaled down while decoding (see `decode_rgb`)."""
@@ -56,7 +55,7 @@ DECODERS = {
     "DDS": ("PIL.DdsImagePlugin", "DdsImageFile"),
     "QOI": ("PIL.QoiImagePlugin", "QoiImageFile"),
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "HEIF": ("pillow_heif", "HeifImageFile"),
+    "HEIF": ("pi_heif", "HeifImageFile"),
 }
 """Format -> module and class. They are called directly, not through `Image.open`, so that no other
 format can be reached and neither Pillow's registry nor its global pixel limit matters here."""
@@ -68,16 +67,14 @@ PILLOW_ERRORS = (
 )  # fmt: skip
 """What Pillow's decoders raise on bad bytes (from fuzzing); none of it is a server error."""
 
-ORIENTATION = 0x0112
-TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+NOT_SUPPORTED = re.compile(r"unsupported|not supported|cannot handle|unimplemented", re.IGNORECASE)
+"""What Pillow says of headers that are sound, such as that of a 12-bit JPEG."""
+
+MAX_PARTS = 4
+"""A HEIC's parts together may have this many times the pixels of the largest image: the tiles of a
+photo have as many as the photo, and its alpha as many again."""
+JPEG2000_SIZE = b"\xff\x4f\xff\x51"
+"""Start of a codestream and of its size: precision and number of components follow."""
 
 MAX_INTERPRETED_PIXELS = 4 << 20
 """For decoders that Pillow implements in Python, at up to 3 us per pixel (QOI, uncompressed DDS,
@@ -113,8 +110,9 @@ def decode_rgb(
     `reserve` is called with the memory that the image needs before it is allocated; `copied` adds
     the copy that the caller will make.
 
-    Raises UnsupportedMedia (unknown signature, or a format that is not allowed), TooLarge (bytes or
-    pixels, before decoding), InvalidInput (damaged), MissingExtra (HEIC without the extra `heif`).
+    Raises UnsupportedMedia (unknown signature, a format that is not allowed, a kind of TIFF that is
+    not supported, or HEIC where its decoder is not installed), TooLarge (bytes or
+    pixels, before decoding), InvalidInput (damaged).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, limits, copied, reserve)
@@ -125,9 +123,10 @@ def decode_rgb(
         else:
             image = _read_header(source, limits, min_side)
         reserve(*_decoded_bytes(image, copied))
-        image.load()
-        image = _upright(image)  # rebinding the name frees the decoded image
-        return _to_rgb(image)
+        image = _load(image, source, min_side)
+        transposition = _transposition(image)
+        image = _to_8_bits(image)  # rebinding the name frees the decoded image
+        return _to_rgb(image if transposition is None else image.transpose(transposition))
     except MemoryError:
         raise TooLarge("not enough memory to decode the image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -173,35 +172,77 @@ def _read_header(data: bytes, limits: ImageLimits, min_side: int) -> Image.Image
         raise UnsupportedMedia(
             f"{name} images are not allowed (EMBEDDING_IMAGE_FORMATS: {formats})"
         )
+    if name == "HEIF":
+        _check_parts(data, limits)
     if name == "ICO":
         for size in _icon_sizes(data):
             _check_size(size, limits)
     image = _open(name, data)
-    _check_size(image.size, limits)
+    _check_size(image.true_size if isinstance(image, Tiff) else image.size, limits)
     if any(tile.codec_name in Image.DECODERS for tile in image.tile):
         _check_pixels(image.size, min(limits.max_pixels, MAX_INTERPRETED_PIXELS), f"{name} image")
-    if name == "JPEG" and min_side > 0:
-        image = _draft(image, data, min_side)
-    return image
+    return _draft(image, data, min_side) if name == "JPEG" else image
 
 
 def _open(name: str, data: bytes) -> ImageFile.ImageFile:
+    if name == "TIFF":
+        return open_tiff(data)
+    if name == "JPEG2000":
+        _check_precision(data)
     module, kind = DECODERS[name]
     try:
         decoder = getattr(import_module(module), kind)
     except ImportError:
-        raise MissingExtra("HEIC images", "heif") from None
-    image: ImageFile.ImageFile = decoder(io.BytesIO(data))
+        raise UnsupportedMedia(
+            f"{name} images need the package {module}, which is not installed: "
+            f"pip install {module.replace('_', '-')}"
+        ) from None
+    try:
+        image: ImageFile.ImageFile = decoder(io.BytesIO(data))
+    except PILLOW_ERRORS as error:
+        if not NOT_SUPPORTED.search(str(error)):
+            raise
+        raise UnsupportedMedia(
+            f"this kind of {name} image is not supported; save it as a PNG, or as a JPEG of 8 bits"
+        ) from None
     return image
 
 
 def _draft(image: ImageFile.ImageFile, data: bytes, min_side: int) -> ImageFile.ImageFile:
     """Let libjpeg scale down while decoding, to at least twice the side that is needed."""
     min_decoded = 2 * min_side
-    if min(image.size) < 2 * min_decoded:
+    if min_side <= 0 or min(image.size) < 2 * min_decoded:
         return image
     image.draft(None, (min_decoded, min_decoded))
     return image if min(image.size) >= min_decoded else _open("JPEG", data)
+
+
+def _check_parts(data: bytes, limits: ImageLimits) -> None:
+    """What a HEIC is composed of, too: its tiles and its alpha are decoded in full."""
+    largest, total = pixels_to_decode(data)
+    if largest > limits.max_pixels or total > MAX_PARTS * limits.max_pixels:
+        raise TooLarge(
+            f"the image is composed of parts of {total / 1e6:.4g} megapixels, the largest of "
+            f"{largest / 1e6:.4g}; the limits are {MAX_PARTS * limits.max_pixels / 1e6:.4g} and "
+            f"{limits.max_pixels / 1e6:.4g} megapixels (EMBEDDING_MAX_IMAGE_MPIX)"
+        )
+
+
+def _check_precision(data: bytes) -> None:
+    """Reject color JPEG 2000 of more than 8 bits, whose brightest samples Pillow makes black.
+
+    It rounds 1023 of 10 bits to 256 of 8, which is 0 (Pillow 13.0); gray keeps its 16 bits.
+    """
+    start = data.find(JPEG2000_SIZE)
+    if start < 0 or start + 42 > len(data):
+        return
+    (components,) = struct.unpack_from(">H", data, start + 40)
+    bits = [(each & 0x7F) + 1 for each in data[start + 42 : start + 42 + 3 * components : 3]]
+    if components > 1 and max(bits, default=0) > 8:
+        raise UnsupportedMedia(
+            f"JPEG2000 images of {components} components and {max(bits)} bits are not supported; "
+            "save it with 8 bits, or as a PNG"
+        )
 
 
 def _icon_sizes(data: bytes) -> list[tuple[int, int]]:
@@ -242,55 +283,47 @@ def _transposition(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    transposition = _transposition(image)
-    return image if transposition is None else image.transpose(transposition)
+def _load(image: Image.Image, source: ImageSource, min_side: int) -> Image.Image:
+    """Decode the image completely. Raises OSError if the file is truncated."""
+    try:
+        image.load()
+        return image
+    except OSError:
+        if not (isinstance(source, bytes) and image.format == "JPEG"):
+            raise
+    del image  # outside the handler: the exception's traceback refers to its pixels, too
+    return load_unterminated(source, lambda data: _draft(_open("JPEG", data), data, min_side))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Gray of more bits as `L`; any other image as it is."""
+    if isinstance(image, Tiff):
+        return image.to_8_bits()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # The full scale of a PGM is 65535, too.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return Image.fromarray(normalize_range(np.asarray(image)))
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
-        # The full scale of a PGM is 65535, too.
-        return _gray((np.asarray(image) >> 8).astype(np.uint8))
-    if mode in ("I", "F"):
-        return _gray(normalize_range(np.asarray(image)))
-    if mode in ("RGBa", "La"):
-        image = image.convert("RGBA" if mode == "RGBa" else "LA")
+    if image.mode in ("RGBa", "La"):
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if "transparency" in image.info:  # Pillow would warn, or fail if it is malformed
         image = image.copy()
         del image.info["transparency"]
-    return image if mode == "RGB" else image.convert("RGB")
-
-
-def _gray(levels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(levels).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_array(
     array: NDArray[Any], limits: ImageLimits, copied: bool, reserve: Reserve
 ) -> Image.Image:
-    if array.ndim == 3 and 1 <= array.shape[2] <= 4:
-        array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
-    elif array.ndim != 2:
-        raise InvalidInput(
-            "an image array must have shape [height, width] or [height, width, 1 to 4 channels], "
-            f"not {list(array.shape)}"
-        )
-    _check_size((array.shape[1], array.shape[0]), limits)
-    reserve(array.shape[0] * array.shape[1] * (8 if copied or array.ndim == 2 else 4))
-    if array.dtype == np.bool_:
-        levels = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint8:
-        levels = array
-    elif array.dtype == np.uint16:
-        levels = (array >> 8).astype(np.uint8)
-    elif array.dtype.kind in "iuf":
-        levels = normalize_range(array)
-    else:
-        raise InvalidInput(
-            f"an image array must be of integers, floats or booleans, not {array.dtype}"
-        )
-    image = Image.fromarray(np.ascontiguousarray(levels))
+    pixels = drop_alpha(array)
+    height, width = pixels.shape[:2]
+    _check_size((width, height), limits)
+    reserve(height * width * (8 if copied or pixels.ndim == 2 else 4))
+    image = Image.fromarray(np.ascontiguousarray(to_uint8(pixels)))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
