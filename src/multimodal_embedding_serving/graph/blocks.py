@@ -20,9 +20,9 @@ Node = Any  # openvino's stubs give every operation the type Node, without its o
 QUERY_BLOCKS = (4, 128)
 """Blocks of queries that attention is cut into, and the fewest queries of a block.
 
-Where attention is causal, each block is multiplied with the keys up to its own end only. Of 8 blocks an 8,192-token text takes
-4 % less time and 20 % more memory, a 16-token text 3 % more time; and each block costs 5 ms a layer
-when a compiled graph is opened."""
+Where attention is causal, each block is multiplied with the keys up to its own end only. Of 8
+blocks an 8,192-token text takes 4 % less time and 20 % more memory, a 16-token text 3 % more time;
+and each block costs 5 ms a layer when a compiled graph is opened."""
 TOKEN_BLOCKS = (4, 512)
 """The same for layers that treat each token by itself. A block of fewer tokens would read the
 weights too often for its work."""

@@ -142,9 +142,7 @@ class NumpyOps:
         first, second = np.split(x, 2, -1)
         return x * cos + np.concatenate([-second, first], -1) * sin
 
-    def grouped_attention(
-        self, q: Value, k: Value, v: Value, mask: Value | None = None
-    ) -> Value:
+    def grouped_attention(self, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
         times, length = q.shape[1] // k.shape[1], q.shape[2]
         k, v = k.repeat(times, 1), v.repeat(times, 1)
         blocks = []

@@ -203,9 +203,7 @@ class TorchOps:
 
         return self._note(run, x, self._rotations[theta])
 
-    def grouped_attention(
-        self, q: Value, k: Value, v: Value, mask: Value | None = None
-    ) -> Value:
+    def grouped_attention(self, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
         values = [q, k, v] if mask is None else [q, k, v, mask]
         return self._note(_attend_in_groups, *values)
 
