@@ -53,6 +53,11 @@ from multimodal_embedding_serving.types import Modality, Progress, Vectors, igno
 
 log = logging.getLogger(__name__)
 
+_LATE = (
+    "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send less, "
+    "or ask for a higher value"
+)
+
 MAX_INTERACTIVE_ITEMS = 32
 """Requests with more items than this have bulk priority, as do videos."""
 
@@ -130,14 +135,9 @@ class Engine:
         """
         self._check(inputs)
         size = self._size(dimensions)
-        late = "the request missed its deadline"
+        allowed = self._settings.request_timeout
         if deadline is None:
-            seconds = self._settings.request_timeout
-            deadline = time.monotonic() + seconds
-            late = (
-                f"the request was not completed within {seconds:g} s "
-                "(EMBEDDING_REQUEST_TIMEOUT_SEC); send less, or ask for a higher value"
-            )
+            deadline = time.monotonic() + allowed
         remaining = None if deadline == math.inf else deadline - time.monotonic()
         try:
             async with asyncio.timeout(remaining) as scope:
@@ -151,7 +151,7 @@ class Engine:
                     )
         except TimeoutError:
             if scope.expired():
-                raise DeadlineExceeded(late) from None
+                raise DeadlineExceeded(_LATE.format(seconds=allowed)) from None
             raise
         several = len(batches) > 1
         return [
