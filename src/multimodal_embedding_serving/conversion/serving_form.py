@@ -124,7 +124,8 @@ def _notices_of(bundle: Bundle) -> list[str]:
     if manifest.changes:
         changes = ", and ".join(manifest.changes)
         notices.append(
-            f"an earlier version converted this model. Since then, {changes}. To convert it again: `mmes convert {manifest.model} --force`; its vectors and "
+            f"an earlier version converted this model. Since then, {changes}. "
+            f"To convert it again: `mmes convert {manifest.model} --force`; its vectors and "
             "fingerprint may change"
         )
     return notices

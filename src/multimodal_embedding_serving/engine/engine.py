@@ -54,8 +54,8 @@ from multimodal_embedding_serving.types import Modality, Progress, Vectors, igno
 log = logging.getLogger(__name__)
 
 _LATE = (
-    "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send less, "
-    "or ask for a higher value"
+    "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send "
+    "less, or ask for a higher value"
 )
 
 MAX_INTERACTIVE_ITEMS = 32
