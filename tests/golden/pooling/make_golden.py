@@ -7,6 +7,7 @@ same random numbers.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def main() -> None:
     mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype(np.int32)
     weight = rng.standard_normal((OUT, WIDTH)).astype(np.float32)
     bias = rng.standard_normal(OUT).astype(np.float32)
-    golden = {"states": states, "mask": mask, "weight": weight, "bias": bias}
+    golden: dict[str, Any] = {"states": states, "mask": mask, "weight": weight, "bias": bias}
     for mode in Pooling.POOLING_MODES:
         features = {"token_embeddings": torch.tensor(states), "attention_mask": torch.tensor(mask)}
         pooled = Pooling(WIDTH, mode)(features)["sentence_embedding"]
