@@ -23,6 +23,7 @@ Parse = Callable[[str], Any]
 PRECISIONS = "auto f32 bf16 f16 int8-weights int4-weights int8".split()
 PERFORMANCE_MODES = "auto LATENCY THROUGHPUT CUMULATIVE_THROUGHPUT".split()
 IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS QOI AVIF HEIF".split()
+DEFAULT_MAX_LENGTH = 8192
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
@@ -145,7 +146,7 @@ class Settings:
     static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: token length of the static graph, rounded up to 128, 256, 512, 1024, 2048, 4096 or 8192")
     chunk_long_text: bool = env("EMBEDDING_CHUNK_LONG_TEXT", True, parse_boolean, "QwenText on NPU: embed a text longer than the static graph in windows; false = truncate it")
     accept_keys: tuple[str, ...] = env("EMBEDDING_ACCEPT_KEYS", (), parse_list, "keys of a checkpoint's files to ignore although they are not supported, as errors name them: `config.json:name`, …")
-    max_length: int = env("EMBEDDING_MAX_LENGTH", 8192, number(8, 32768), "QwenText: maximum tokens of a text; a longer one is truncated")
+    max_length: int | None = env("EMBEDDING_MAX_LENGTH", None, number(8, 32768), f"maximum tokens of a text, up to what the model allows; a longer one is truncated. If unset: {DEFAULT_MAX_LENGTH}, or the smaller limit that the checkpoint's own files state")
     media_fetch: str = env("EMBEDDING_MEDIA_FETCH", "public", one_of("off", "public", "allowlist"), "which URLs the server may fetch")
     allowed_hosts: tuple[str, ...] = env("EMBEDDING_MEDIA_ALLOWED_HOSTS", (), parse_list, "host[:port], *.domain or CIDR range that may be fetched even if private")
     media_roots: tuple[Path, ...] = env("EMBEDDING_MEDIA_ROOTS", (Path("/tmp/videoQnA"), Path("/tmp/dataprep")), parse_folders, "folders that video_file and frames_batch inputs may read")  # noqa: S108
@@ -234,10 +235,11 @@ class Settings:
                     merged.pop(name, None)
         return {**merged, **override}
 
-    @classmethod
-    def default_of(cls, name: str) -> Any:
-        """The value of a setting that nobody set."""
-        return next(each.default for each in fields(cls) if each.name == name)
+    def text_limit(self, own: int | None) -> int:
+        """The maximum tokens of a text; `own` is the limit that the model's files state."""
+        if self.max_length is not None:
+            return self.max_length
+        return min(DEFAULT_MAX_LENGTH, own or DEFAULT_MAX_LENGTH)
 
     @property
     def worker_count(self) -> int:

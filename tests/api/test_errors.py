@@ -217,9 +217,16 @@ def test_a_request_past_its_deadline_is_a_504_that_is_not_to_be_retried(start: S
     serving.graphs["text"].hold()
     payload = {"input": {"type": "text", "text": "a"}}
     refused(httpx2.post(f"{serving.url}/embeddings", json=payload), 504)
+    cohere = {"model": "clip-vit-b-32", "texts": ["c"], "input_type": "search_document"}
+    late = httpx2.post(f"{serving.url}/v2/embed", json={**cohere, "embedding_types": ["float"]})
+    assert late.status_code == 504
     answer = httpx2.post(f"{serving.url}/v1/embeddings", json={"input": "b"})
     assert refused(answer, 504)["error"]["code"] == "deadline_exceeded"
     assert answer.headers["x-should-retry"] == "false"
+    for each in (late, answer):
+        assert "not completed within 2 s (EMBEDDING_REQUEST_TIMEOUT_SEC)" in each.text
+    serving.graphs["text"].release()
+    assert httpx2.post(f"{serving.url}/embeddings", json=payload).status_code == 200
 
 
 def test_a_graph_that_fails_is_a_500_that_names_the_item_only(start: Start) -> None:

@@ -79,6 +79,14 @@ def test_a_length_is_rounded_up_or_all_that_a_short_tower_has(
     assert choose_shape(transform, chosen) == StaticShape(expected)
 
 
+@pytest.mark.parametrize(("max_length", "expected"), [(None, 1024), (8192, 2048), (512, 512)])
+def test_a_limit_of_the_checkpoint_decides_unless_one_is_set(
+    max_length: int | None, expected: int
+) -> None:
+    transform = {"max_length": 32768, "default_length": 1024}
+    assert choose_shape(transform, Settings(max_length=max_length)) == StaticShape(expected)
+
+
 class Converted:
     """A small checkpoint of a row as a bundle of float32 weights, and its plans."""
 

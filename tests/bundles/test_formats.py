@@ -6,6 +6,7 @@ in format 1, written by the version before format 2, with INT8 weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -15,14 +16,18 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.bundles.archive import pack, unpack
-from multimodal_embedding_serving.bundles.bundle import FORMAT, MANIFEST, Bundle
+from multimodal_embedding_serving.bundles.bundle import FORMAT, MANIFEST, Bundle, rewrite_manifest
+from multimodal_embedding_serving.conversion.build import draft_manifest
 from multimodal_embedding_serving.conversion.probes import (
     STORED_WEIGHTS,
     add_probes,
     read_probes,
 )
+from multimodal_embedding_serving.conversion.store import describe
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError
+from multimodal_embedding_serving.families import CHANGES
+from tests.small_model import small_conversion
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "bundles"
 
@@ -46,6 +51,40 @@ def test_a_bundle_of_format_1_is_served_and_becomes_one_of_format_2(older: Path)
         key: value for key, value in before.items() if key != "format"
     }
     Bundle.load(older).verify()
+
+
+def test_a_bundle_of_older_rules_says_what_changed(
+    older: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the notices of the engine and of `mmes models --long`, and once in the log."""
+    bundle = add_probes(Bundle.load(older))
+    monkeypatch.setitem(CHANGES, "Tests", ("texts are shorter", "images are larger"))
+    for rules, expected in ((0, 2), (1, 1), (2, 0)):
+        rewrite_manifest(older, dataclasses.replace(bundle.manifest, rules=rules))
+        caplog.clear()
+        with (
+            caplog.at_level(logging.INFO),
+            Engine.open(str(older), models_dir=older.parent, precision="f32") as engine,
+        ):
+            notices = [each for each in engine.info.notices if "--force" in each]
+        assert [each for each in describe(Bundle.load(older))["notices"] if "--force" in each] == (
+            notices
+        )
+        assert len(notices) == min(expected, 1)
+        assert caplog.text.count("--force") == len(notices)
+        for notice in notices:
+            assert f"`mmes convert {bundle.manifest.model} --force`" in notice
+            assert ("texts are shorter" in notice) == (expected == 2)
+            assert "images are larger" in notice
+
+
+def test_a_conversion_knows_the_rules_of_its_version(tmp_path: Path) -> None:
+    assert draft_manifest(small_conversion(), {}).rules == 0  # a family without changes
+    conversion = small_conversion()
+    blueprint = dataclasses.replace(conversion.blueprint, family="QwenText")
+    manifest = draft_manifest(dataclasses.replace(conversion, blueprint=blueprint), {})
+    assert manifest.rules == len(CHANGES["QwenText"])
+    assert manifest.changes == ()
 
 
 def test_probes_are_added_once(older: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,26 @@ def test_the_model_is_described_by_its_bundle(engine: Engine, bundle: Bundle) ->
 def test_a_shorter_length_may_be_set(settings: Settings, bundle: Bundle) -> None:
     with Engine.open(model=str(bundle.path), max_length=8, model_cache=False) as engine:
         assert engine.info.text_length == 8
+
+
+@pytest.mark.parametrize(
+    ("environ", "length"),
+    [({}, 16), ({"EMBEDDING_MAX_LENGTH": "8192"}, 8192), ({"EMBEDDING_MAX_LENGTH": "12"}, 12)],
+    ids=str,
+)
+def test_a_limit_that_is_set_wins_over_the_checkpoints_own(
+    environ: dict[str, str], length: int, bundle: Bundle
+) -> None:
+    """Also where it is what would hold if nothing were set."""
+    text = replace(
+        bundle.manifest.towers["text"],
+        transform={"max_length": 32768, "pad_id": 0, "default_length": 16},
+    )
+    model = Bundle(bundle.path, replace(bundle.manifest, towers={"text": text}))
+    settings = Settings.from_env(environ)
+    media, metrics = MediaAccess.from_settings(settings, print), Metrics()
+    assert ModelLoader(model, settings, media, metrics).describe({}).text_length == length
+    media.close()
 
 
 def test_progress_is_reported(settings: Settings) -> None:

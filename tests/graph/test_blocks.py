@@ -46,7 +46,7 @@ def test_attention_in_blocks_is_attention(emitter: str, shared: int) -> None:
     """One graph for all lengths, up and down: an infer request keeps its buffers."""
     trials = [draw(length, shared=shared) for length in [*EDGES, *reversed(EDGES)]]
     answers = EMITTERS[emitter](
-        lambda o, v: o.causal_attention(v["q"], v["k"], v["v"]), trials, HEADS
+        lambda o, v: o.grouped_attention(v["q"], v["k"], v["v"]), trials, HEADS
     )
     for trial, answer in zip(trials, answers, strict=True):
         np.testing.assert_allclose(answer, attend_whole(trial), atol=2e-6)
@@ -57,10 +57,28 @@ def test_items_of_a_batch_do_not_see_each_other(emitter: str) -> None:
     trial = draw(COUNT * FEWEST + 5, batch=3)
     alone = [{name: value[item : item + 1] for name, value in trial.items()} for item in range(3)]
     together, *single = EMITTERS[emitter](
-        lambda o, v: o.causal_attention(v["q"], v["k"], v["v"]), [trial, *alone], HEADS
+        lambda o, v: o.grouped_attention(v["q"], v["k"], v["v"]), [trial, *alone], HEADS
     )
     np.testing.assert_allclose(together, attend_whole(trial), atol=2e-6)
     np.testing.assert_allclose(together, np.concatenate(single), atol=1e-6)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("shared", [1, 2, 4])
+def test_blocks_of_queries_see_all_places_of_a_mask(emitter: str, shared: int) -> None:
+    """Without causal attention: one graph for all lengths, texts of different lengths together."""
+    trials = []
+    for length in [*EDGES, *reversed(EDGES)]:
+        trial = dict(draw(length, batch=2, shared=shared))
+        kept = np.array([[length], [max(1, length // 3)]])
+        trials.append({**trial, "m": (np.arange(length) < kept).astype(np.int32)})
+    answers = EMITTERS[emitter](
+        lambda o, v: o.grouped_attention(v["q"], v["k"], v["v"], v["m"]), trials, HEADS
+    )
+    for trial, answer in zip(trials, answers, strict=True):
+        k, v = (trial[name].repeat(4 // shared, 1) for name in "kv")
+        whole = attend(trial["q"], k, v, trial["m"][:, None, None] == 0)
+        np.testing.assert_allclose(answer, whole, atol=2e-6)
 
 
 def test_what_follows_a_query_does_not_reach_it() -> None:
@@ -70,7 +88,7 @@ def test_what_follows_a_query_does_not_reach_it() -> None:
     for value in changed.values():
         value[:, :, length:] = 50
     before, after = EMITTERS["openvino"](
-        lambda o, v: o.causal_attention(v["q"], v["k"], v["v"]), [trial, changed], HEADS
+        lambda o, v: o.grouped_attention(v["q"], v["k"], v["v"]), [trial, changed], HEADS
     )
     assert np.array_equal(before[:, :, :length], after[:, :, :length])
 
@@ -95,7 +113,7 @@ def build(ops: OpenVINOOps, inputs: Any) -> Any:
     x = ops.embedding(inputs["input_ids"], table)
     for _ in range(2):
         y = ops.transpose(ops.reshape(x, (0, 0, 4, 8)), (0, 2, 1, 3))
-        y = ops.causal_attention(y, ops.crop(y, 1, 0, 2), ops.crop(y, 1, 2, 4))
+        y = ops.grouped_attention(y, ops.crop(y, 1, 0, 2), ops.crop(y, 1, 2, 4))
         x = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (0, 0, 32))
     x = ops.by_tokens(x, lambda part: ops.linear(part, matrix))
     return ops.mean(x, (1,))
@@ -127,13 +145,34 @@ def test_the_plugin_fuses_each_block_and_each_mask_takes_a_byte_a_score() -> Non
     assert masks == ["u8"] * 2 * COUNT  # each attention has its own: none outlives its block
 
 
+def test_the_plugin_fuses_each_block_of_masked_attention() -> None:
+    """A mask of all pairs would take memory by the square of the length: there is none."""
+
+    def build_masked(ops: OpenVINOOps, inputs: Any) -> Any:
+        x = ops.embedding(inputs["input_ids"], StoredTensor("w", "F32", (9, 32), weight(9, 32)))
+        for _ in range(2):
+            y = ops.transpose(ops.reshape(x, (0, 0, 4, 8)), (0, 2, 1, 3))
+            k, v = ops.crop(y, 1, 0, 2), ops.crop(y, 1, 2, 4)
+            y = ops.grouped_attention(y, k, v, inputs["attention_mask"])
+            x = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (0, 0, 32))
+        return ops.mean(x, (1,))
+
+    model = emit_model({"input_ids": None, "attention_mask": None}, build_masked, FLOAT32)
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = Counter(each["layerType"].astype(str) for each in nodes)
+    assert kinds["Subgraph"] == 2 * COUNT
+    assert not kinds["Softmax"]
+    assert not kinds["MatMul"]
+
+
 @pytest.mark.parametrize("length", [1, FEWEST, COUNT * FEWEST + 1])
 def test_a_static_graph_holds_no_empty_blocks(length: int) -> None:
     """What an NPU is given: one shape, known when it is compiled."""
     parameter = op.parameter([-1, 4, -1, 8], ov.Type.f32, name="x")
     parameter.output(0).set_names({"x"})
     ops = OpenVINOOps(FLOAT32)
-    y = ops.causal_attention(parameter, parameter, parameter)
+    y = ops.grouped_attention(parameter, parameter, parameter)
     model = ov.Model([op.result(y)], [parameter], "static")
     model.reshape([1, 4, length, 8])
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

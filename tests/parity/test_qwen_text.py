@@ -167,6 +167,76 @@ def test_long_texts_give_the_vectors_of_transformers(folder: Path) -> None:
     assert alone_and_together(graph, rows, range(len(rows) - 1, -1, -1)) >= 0.999999
 
 
+@pytest.fixture(scope="module")
+def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random(tmp_path_factory.mktemp("bidirectional"), is_causal=False)
+
+
+def test_a_bidirectional_model_gives_the_vectors_of_transformers(
+    bidirectional: Path, folder: Path, note: Note
+) -> None:
+    """transformers reads `is_causal`; the edges are those of the blocks."""
+    rows = texts(1, 2, 17, 127, 128, 129, 512, 513, 1337)
+    expected = ask_transformers(bidirectional, rows)
+    assert cosine(ask_transformers(folder, rows), expected) < 0.9  # the same weights, causal
+    for precision, bound in BOUNDS.items():
+        graph = compile_plan(plan_text(bidirectional), bidirectional / f"text-{precision}.xml")
+        least = cosine(graph(rows), expected)
+        note("Qwen3, bidirectional", "transformers", oracle_name("bf16"), precision, least)
+        assert least >= bound, precision
+    graph = compile_model(bidirectional)
+    assert alone_and_together(graph, rows, range(len(rows) - 1, -1, -1)) >= 0.999999
+
+
+def test_the_side_on_which_a_bidirectional_model_pads_makes_no_difference(
+    bidirectional: Path,
+) -> None:
+    """As transformers computes a batch that is padded on the left, with its mask."""
+    rows = texts(17, 5, 9)
+    ids = np.stack([np.pad(row, (17 - len(row), 0), constant_values=7) for row in rows])
+    seen = np.stack([np.arange(17) >= 17 - len(row) for row in rows]).astype(np.int64)
+    model = transformers.Qwen3Model.from_pretrained(bidirectional, dtype=torch.float32)
+    with torch.inference_mode():
+        states = model(torch.tensor(ids).long(), attention_mask=torch.tensor(seen))
+    assert cosine(compile_model(bidirectional)(rows), states.last_hidden_state[:, -1].numpy()) >= (
+        0.99999
+    )
+
+
+def test_a_bidirectional_static_graph_gives_the_same_vectors(
+    bidirectional: Path, tmp_path: Path
+) -> None:
+    """What an NPU is given is padded to its length, so that the mask matters for each text."""
+    tower, path = plan_text(bidirectional), tmp_path / "text.xml"
+    ov.save_model(emit_model(tower.inputs, tower.build, FLOAT32), path, compress_to_fp16=False)
+    graph = compile_graph(path, EXACT, shape=StaticShape(128))
+    assert cosine(graph(ROWS), ask_transformers(bidirectional, ROWS)) >= 0.99999
+
+
+def test_a_projection_after_the_norm_is_that_of_voyage_4_nano(
+    folder: Path, bidirectional: Path, tmp_path: Path
+) -> None:
+    """Its repository has code of its own: all tensors below `model.`, `linear` beside them, and
+    `use_bidirectional_attention` where transformers reads `is_causal`."""
+    whole: dict[str, Any] = {}
+    for shard in folder.glob("*.safetensors"):
+        whole |= {f"model.{name}": tensor for name, tensor in safetensors.load_file(shard).items()}
+    torch.manual_seed(4)
+    whole["linear.weight"] = torch.randn(96, SIZES["hidden_size"]).bfloat16()
+    safetensors.save_file(whole, tmp_path / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(whole, "model.safetensors")}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    code = {"AutoModel": "modeling_qwen3_bidirectional.Qwen3BidirectionalModel"}
+    own = {"use_bidirectional_attention": True, "num_labels": 96, "auto_map": code}
+    config = {**read_config(folder), **own}
+    states = torch.tensor(ask_transformers(bidirectional, ROWS))
+    projected = (states @ whole["linear.weight"].float().T).numpy()
+    assert plan_text(tmp_path, config).dimension == 96
+    assert cosine(compile_model(tmp_path, config)(ROWS), projected) >= 0.99999
+    with pytest.raises(CheckpointError, match=r"'linear\.weight' belongs to a bidirectional"):
+        plan_text(tmp_path, read_config(folder))
+
+
 def test_pooling_at_the_last_place_would_be_seen(folder: Path, expected: Vectors) -> None:
     """That the test above has teeth: with all places marked real, short texts come out wrong."""
     longest = max(len(row) for row in ROWS)
@@ -231,6 +301,10 @@ def test_the_language_model_s_names_are_accepted_and_its_head_ignored(
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"is_causal": "no"}, "is_causal = 'no' is not supported"),
+        ({"is_causal": True, "use_bidirectional_attention": True}, "contradict each other"),
+        ({"architectures": ["Qwen3BidirectionalModel"]}, "architectures .* set is_causal to false"),
+        ({"auto_map": {"AutoModel": "own.Pruned"}}, "auto_map = .* code of the repository"),
         ({"num_hidden_layers": 2}, "3 layers, but config.json says 2"),
         ({"head_dim": 64}, "q_proj.weight' has shape 128x64, expected 256x64"),
         ({"num_key_value_heads": 3}, "4 heads can't share 3"),

@@ -70,5 +70,6 @@ def choose_shape(transform: Mapping[str, Any], settings: Settings) -> StaticShap
         return StaticShape(None)
     if longest <= MAX_FULL_LENGTH:
         return StaticShape(longest)
-    length = min(longest, settings.max_length, settings.static_length)
+    limit = settings.text_limit(transform.get("default_length"))
+    length = min(longest, limit, settings.static_length)
     return StaticShape(next(each for each in LENGTHS if each >= length))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from multimodal_embedding_serving.batching.priority import Priority
@@ -18,8 +18,6 @@ from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vector, Vectors
 
-MAX_ITEM_SECONDS = 24 * 3600.0
-"""For one item in this process, which no client waits for."""
 ITEMS_PER_CORE, MIN_PARALLEL, MAX_PARALLEL = 32, 64, 512
 """Images in flight: enough to fill batches while others are decoded."""
 MAX_REQUESTS = 32
@@ -109,8 +107,8 @@ class LocalModel:
         return VideoResult(result.vectors, result.frames or ())
 
     async def _embed(self, source: Embeddable) -> EmbeddingResult:
-        deadline = time.monotonic() + MAX_ITEM_SECONDS
-        return (await self._engine.aembed([source], priority=Priority.BULK, deadline=deadline))[0]
+        # No client waits: a long text may take as long as it takes.
+        return (await self._engine.aembed([source], priority=Priority.BULK, deadline=inf))[0]
 
     async def aclose(self) -> None:
         await self._engine.aclose()

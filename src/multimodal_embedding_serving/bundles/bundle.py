@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import FAMILIES, find_family
+from multimodal_embedding_serving.families import CHANGES, FAMILIES, find_family
 from multimodal_embedding_serving.types import Modality
 
 FORMAT = 2
@@ -81,9 +81,16 @@ class Manifest:
     """Learned scalars of the similarity: logit_scale (what a cosine is multiplied by: the
     exponential of the checkpoint's parameter) and logit_bias."""
     notice: str | None = None
+    rules: int = 0
+    """How many of its family's CHANGES the conversion knew."""
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
+
+    @property
+    def changes(self) -> Sequence[str]:
+        """What a conversion by this version does that the one of this bundle did not."""
+        return CHANGES.get(self.family, ())[self.rules :]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"

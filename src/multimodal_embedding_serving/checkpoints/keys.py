@@ -308,7 +308,8 @@ def check_config(config: Table, sections: Mapping[str, Table]) -> None:
 def check_decoder(config: Table, defaults: Table) -> None:
     """Check config.json of a decoder, which has no sections (Qwen3). Raises CheckpointError."""
     top = TOP["qwen3"]
-    obeyed = [*defaults, *top.obeyed, "layer_types", "is_causal"]
+    own = split("layer_types is_causal use_bidirectional_attention auto_map")
+    obeyed = [*defaults, *top.obeyed, *own]
     check_keys(
         config,
         KeyRules(frozenset(obeyed), HARMLESS | top.harmless, {**FIXED, **top.fixed}),
@@ -320,5 +321,3 @@ def check_decoder(config: Table, defaults: Table) -> None:
     layers = config.get("layer_types") or []
     if not isinstance(layers, list) or {*map(str, layers)} - {"full_attention"}:
         raise unsupported("config.json", "layer_types", layers)
-    if config.get("is_causal", True) is not True:
-        raise unsupported("config.json", "is_causal", config["is_causal"])

@@ -31,7 +31,6 @@ POOLING_MODES = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-BUILT_POOLING = ("lasttoken", "mean", "cls")
 ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Tanh": "tanh",
@@ -40,7 +39,6 @@ ACTIVATIONS = {
     "torch.nn.modules.activation.SiLU": "silu",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
-BUILT_ACTIVATIONS = ("identity", "relu", "gelu", "silu", "sigmoid")
 FIRST = ("Transformer", "CLIPModel")
 POOLING_RULES = KeyRules(
     obeyed=frozenset([*POOLING_MODES, "pooling_mode", "include_prompt"]),
@@ -94,7 +92,7 @@ class ModuleSettings:
     """What a sentence-transformers repository adds to its first module."""
 
     pooling: str | None = None
-    """lasttoken, mean or cls; None: the family's own."""
+    """A value of POOLING_MODES; None: the family's own."""
     dense: Sequence[Dense] = ()
     prompts: Mapping[str, str] | None = None
     """Role -> what is put before the text; "" is the role of texts that come without one."""
@@ -160,7 +158,7 @@ def _read_pooling(table: Mapping[str, Any], file: str) -> str | None:
     if modes in ([], None):
         modes = ["mean"]  # the class's default
     mode = modes[0] if isinstance(modes, list) and len(modes) == 1 else None
-    if mode not in BUILT_POOLING:
+    if mode not in POOLING_MODES.values():
         names = [key for key in table if key.startswith("pooling_mode") and table[key]]
         raise unsupported(file, names[0] if names else "pooling_mode", modes)
     if table.get("include_prompt", True) is False:
@@ -172,10 +170,9 @@ def _read_dense(table: Mapping[str, Any], path: str) -> Dense:
     file = f"{path}/config.json"
     check_keys(table, DENSE_RULES, file)
     name = table.get("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = ACTIVATIONS.get(str(name), str(name))
-    if activation not in BUILT_ACTIVATIONS:
+    if name not in ACTIVATIONS:
         raise unsupported(file, "activation_function", name)
-    return Dense(path, activation)
+    return Dense(path, ACTIVATIONS[name])
 
 
 def _read_prompts(table: Mapping[str, Any]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from multimodal_embedding_serving.checkpoints.keys import check_decoder
+from multimodal_embedding_serving.checkpoints.keys import check_decoder, unsupported
 from multimodal_embedding_serving.checkpoints.layouts import Layout, count_layers
 from multimodal_embedding_serving.checkpoints.weights import Weights
 from multimodal_embedding_serving.errors import CheckpointError
@@ -34,6 +34,11 @@ QWEN3: Config = MappingProxyType(
 )
 """The class defaults of transformers 5.23's Qwen3Config, which real files leave out."""
 
+CAUSAL_KEYS = {"is_causal": True, "use_bidirectional_attention": False}
+"""Keys that say which places a token attends to, and their values for causal attention."""
+KNOWN_CLASSES = {"Qwen3Config", "Qwen3Model", "Qwen3BidirectionalModel"}
+"""Classes of `auto_map`: transformers' own, and that of voyage-4-nano and Giga-Embeddings."""
+
 ROWS = """
 PREFIXembed_tokens.weight                                       embed_tokens.weight
 PREFIXlayers.#.self_attn.(q|k|v|o)_proj.weight    layers.#.self_attn.(q|k|v|o)_proj.weight
@@ -42,6 +47,7 @@ PREFIXlayers.#.self_attn.(q|k)_norm.weight        layers.#.self_attn.(q|k)_norm.
 PREFIXlayers.#.mlp.(gate|up|down)_proj.weight     layers.#.mlp.(gate|up|down)_proj.weight
 PREFIXlayers.#.(input|post_attention)_layernorm.weight  layers.#.(input|post_attention)_layernorm.weight
 PREFIXnorm.weight                                 norm.weight
+linear.weight                                     linear.weight                            optional
 lm_head.weight                                    -
 """  # noqa: E501
 
@@ -72,11 +78,47 @@ def complete_qwen3(config: Config) -> dict[str, Any]:
             f"config.json: rope_type {str(kind)[:40]!r} is not supported (supported: 'default')"
         )
     check_decoder(config, QWEN3)
+    _check_code(config)
+    causal = _is_causal(config)
     whole = {**QWEN3, **{key: value for key, value in config.items() if value is not None}}
     if config.get("use_sliding_window"):
         raise CheckpointError("config.json: use_sliding_window = true is not supported")
     whole["rope_theta"] = float(rope.get("rope_theta", whole["rope_theta"]))
+    whole["is_causal"] = causal
     return whole
+
+
+def _is_causal(config: Config) -> bool:
+    """Whether a place attends only to those before it.
+
+    transformers' own code reads `is_causal` (Giga-Embeddings), the code of voyage-4-nano's
+    repository `use_bidirectional_attention`.
+    """
+    directions = set()
+    for key, causal in CAUSAL_KEYS.items():
+        value = config.get(key)
+        if value is not None and type(value) is not bool:
+            raise unsupported("config.json", key, value)
+        if value is not None:
+            directions.add(value is causal)
+    if len(directions) > 1:
+        raise CheckpointError(f"config.json: {' and '.join(CAUSAL_KEYS)} contradict each other")
+    causal = directions != {False}
+    for key in ("architectures", "auto_map"):
+        classes = str(config.get(key) or "")
+        if causal and "Bidirectional" in classes:
+            reason = f"contradicts causal attention; set {next(iter(CAUSAL_KEYS))} to false"
+            raise unsupported("config.json", key, config[key], reason)
+    return causal
+
+
+def _check_code(config: Config) -> None:
+    """A repository's own code is never run: it must be one whose meaning is known."""
+    table = config.get("auto_map") or {}
+    classes = table.values() if isinstance(table, Mapping) else [table]
+    if {str(each).rpartition(".")[2] for each in classes} - KNOWN_CLASSES:
+        reason = "is code of the repository, which is not run"
+        raise unsupported("config.json", "auto_map", table, reason)
 
 
 def check_qwen3(weights: Weights, config: Config) -> None:
@@ -93,6 +135,13 @@ def check_qwen3(weights: Weights, config: Config) -> None:
     if heads % shared:
         raise CheckpointError(f"config.json: {heads} heads can't share {shared} keys and values")
     weights.tensor("embed_tokens.weight", (None, width))
+    if "linear.weight" in weights:
+        if config["is_causal"]:
+            raise CheckpointError(
+                f"{weights.file}: the tensor 'linear.weight' belongs to a bidirectional model, but "
+                "config.json says that attention is causal"
+            )
+        weights.tensor("linear.weight", (None, width))
     for layer in range(layers):
         block = weights.sub(f"layers.{layer}.")
         block.tensor("self_attn.q_proj.weight", (heads * head, width))

@@ -27,7 +27,7 @@ from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.parity import Check
 from multimodal_embedding_serving.conversion.probes import with_probes
 from multimodal_embedding_serving.errors import BundleError
-from multimodal_embedding_serving.families import TowerSpec
+from multimodal_embedding_serving.families import CHANGES, TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import (
     FLOAT16,
@@ -176,6 +176,7 @@ def draft_manifest(conversion: Conversion, towers: Mapping[Modality, TowerManife
         tokenizer=None if blueprint.tokenizer is None else TOKENIZER,
         extras=blueprint.extras,
         notice=conversion.notice,
+        rules=len(CHANGES.get(blueprint.family, ())),
         fallback_from=conversion.fallback_from,
         versions={
             "multimodal-embedding-serving": version("multimodal-embedding-serving"),

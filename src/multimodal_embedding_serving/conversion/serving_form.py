@@ -113,8 +113,22 @@ def find_notices(bundle: Bundle, settings: Settings) -> tuple[str, ...]:
     """A bundle's notices on this machine, without measuring anything."""
     steps = read_steps(bundle, settings)
     if steps is None:
-        return () if bundle.manifest.notice is None else (bundle.manifest.notice,)
+        return tuple(_notices_of(bundle))
     return _form(bundle, settings, steps).notices
+
+
+def _notices_of(bundle: Bundle) -> list[str]:
+    """Those that hold on every machine."""
+    manifest = bundle.manifest
+    notices = [manifest.notice] if manifest.notice else []
+    if manifest.changes:
+        changes = ", and ".join(manifest.changes)
+        notices.append(
+            f"an earlier version converted this model. Since then, {changes}. "
+            f"To convert it again: `mmes convert {manifest.model} --force`; its vectors and "
+            "fingerprint may change"
+        )
+    return notices
 
 
 def measure_forms(
@@ -182,7 +196,7 @@ def list_forms(stored: str, settings: Settings) -> list[Step]:
 
 def _form(bundle: Bundle, settings: Settings, steps: Sequence[Step]) -> ServingForm:
     manifest, chosen = bundle.manifest, steps[-1]
-    notices = [manifest.notice] if manifest.notice else []
+    notices = _notices_of(bundle)
     if failures := [step.failure for step in steps if step.failure]:
         notices.append(f"{failures[-1]}; serving with {chosen} instead")
     compressed = manifest.precision in COMPRESSED

@@ -53,6 +53,11 @@ from multimodal_embedding_serving.types import Modality, Progress, Vectors, igno
 
 log = logging.getLogger(__name__)
 
+_LATE = (
+    "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send "
+    "less, or ask for a higher value"
+)
+
 MAX_INTERACTIVE_ITEMS = 32
 """Requests with more items than this have bulk priority, as do videos."""
 
@@ -121,17 +126,21 @@ class Engine:
         deadline: float | None = None,
         priority: Priority | None = None,
     ) -> list[EmbeddingResult]:
-        """Embed inputs -> one result each, in order. `deadline` is a time.monotonic().
+        """Embed inputs -> one result each, in order.
+
+        `deadline` is a time.monotonic(), or inf; None: EMBEDDING_REQUEST_TIMEOUT_SEC from now.
 
         Raises the first error. Its index is that of the input if there are several, and that of
         the item within the only input otherwise.
         """
         self._check(inputs)
         size = self._size(dimensions)
+        allowed = self._settings.request_timeout
         if deadline is None:
-            deadline = time.monotonic() + self._settings.request_timeout
+            deadline = time.monotonic() + allowed
+        remaining = None if deadline == math.inf else deadline - time.monotonic()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()) as scope:
+            async with asyncio.timeout(remaining) as scope:
                 batches = [
                     await _expand(inputs, place, self._media, self._limits)
                     for place in range(len(inputs))
@@ -142,8 +151,7 @@ class Engine:
                     )
         except TimeoutError:
             if scope.expired():
-                message = "the request missed its deadline (see EMBEDDING_REQUEST_TIMEOUT_SEC)"
-                raise DeadlineExceeded(message) from None
+                raise DeadlineExceeded(_LATE.format(seconds=allowed)) from None
             raise
         several = len(batches) > 1
         return [

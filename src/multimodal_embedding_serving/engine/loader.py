@@ -210,9 +210,8 @@ class ModelLoader:
         """The transform, with its maximum length limited by the settings and the graph."""
         if transform.get("fixed_length"):
             return dict(transform)
-        max_length = min(transform["max_length"], self._settings.max_length)
-        if self._settings.max_length == Settings.default_of("max_length"):
-            max_length = min(max_length, transform.get("default_length") or max_length)
+        limit = self._settings.text_limit(transform.get("default_length"))
+        max_length = min(transform["max_length"], limit)
         shape = self._shape(transform)
         if shape is not None and not self._settings.chunk_long_text:
             max_length = min(max_length, shape.length or max_length)

@@ -92,6 +92,19 @@ FAMILIES: Mapping[str, str] = {
 first family with a layout that fits a file is taken."""
 
 
+ALL_FILES = "the settings in all files of a checkpoint are obeyed"
+CHANGES: Mapping[str, Sequence[str]] = {
+    "CLIP": (ALL_FILES,),
+    "CN-CLIP": (ALL_FILES,),
+    "SigLIP": (ALL_FILES, "images are resized with the filter that the checkpoint names"),
+    "Blip2": (ALL_FILES,),
+    "MobileCLIP": (ALL_FILES,),
+    "QwenText": (ALL_FILES, "long texts take half the memory and time"),
+}
+"""What a conversion does now that one by an earlier version did not, oldest first. A manifest's
+`rules` is how many of its family's changes the conversion knew; a new rule is added at the end."""
+
+
 def find_family(name: str) -> Family:
     """Raises FamilyNotBuilt where this version has no family of that name."""
     if name not in FAMILIES:

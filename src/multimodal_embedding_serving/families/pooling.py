@@ -18,7 +18,7 @@ class Finish:
     """From the hidden states of all places to the vector before its length is made 1."""
 
     pooling: str = "lasttoken"
-    """lasttoken, mean or cls."""
+    """A value of `checkpoints.modules.POOLING_MODES`."""
     layers: Sequence[tuple[Dense, Weights]] = ()
 
     @classmethod
@@ -40,20 +40,27 @@ class Finish:
     def __call__(self, ops: Ops[T], x: T, mask: T, norm: Callable[[T], T]) -> T:
         """x [B, L, W], mask [B, L] padded on the right -> [B, D]."""
         match self.pooling:
-            case "mean":
-                x = ops.masked_mean(norm(x), mask)
+            case "mean" | "mean_sqrt_len_tokens":
+                x = ops.masked_mean(norm(x), mask, root=self.pooling != "mean")
+            case "weightedmean":
+                x = ops.position_mean(norm(x), mask)
+            case "max":
+                x = ops.masked_max(norm(x), mask)
             case "cls":
                 x = norm(place(ops, x, 0))
             case _:
                 x = norm(ops.take_place(x, ops.last_place(mask)))
         for layer, w in self.layers:
             x = dense(ops, x, w)
-            if layer.activation != "identity":
-                x = (
-                    ops.sigmoid(x)
-                    if layer.activation == "sigmoid"
-                    else activate(ops, x, layer.activation)
-                )
+            match layer.activation:
+                case "identity":
+                    pass
+                case "sigmoid":
+                    x = ops.sigmoid(x)
+                case "tanh":
+                    x = ops.tanh(x)
+                case name:
+                    x = activate(ops, x, name)
         return x
 
 

@@ -1,7 +1,9 @@
 """Qwen3-Embedding (Zhang et al. 2025, arXiv 2506.05176): a causal decoder as a text encoder.
 
 No cache: one pass over the whole text, pooled at its last token. As attention is causal, what
-stands right of that token can't reach it, so that padding on the right changes nothing.
+stands right of that token can't reach it, so that padding on the right changes nothing. Decoders
+that were tuned to attend in both directions are given the mask of the padding instead. On which
+side a checkpoint's own code pads makes no difference: rotary positions are relative.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ MAX_TOKENS, MIN_DIMENSION = 32768, 32
 """Of a text, and of a vector cut short; what the models were trained for (their cards)."""
 END = 151643
 """<|endoftext|>: the tokenizer appends it, and it pads."""
+HEAD = "linear.weight"
+"""A projection after the final norm, [vector, width] (voyage-4-nano)."""
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "document": "{text}"}
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -45,6 +49,7 @@ class Decoder:
     eps: float
     theta: float
     """Base of the rotary frequencies."""
+    causal: bool = True
 
 
 def read_qwen(
@@ -63,9 +68,13 @@ def read_qwen(
 
 def plan(checkpoint: Checkpoint) -> Sequence[TowerSpec]:
     w, config = checkpoint.weights, checkpoint.config
-    qwen = Decoder(config["hidden_act"], config["rms_norm_eps"], config["rope_theta"])
+    qwen = Decoder(
+        config["hidden_act"], config["rms_norm_eps"], config["rope_theta"], config["is_causal"]
+    )
     longest = min(MAX_TOKENS, config["max_position_embeddings"])
     entries, width = w["embed_tokens.weight"].shape
+    if HEAD in w:
+        width = w[HEAD].shape[0]
     pad = checkpoint.description.tokenizer.pad
     finish = Finish.of(checkpoint)
     return (
@@ -106,23 +115,30 @@ def embed(
 ) -> T:
     """ids, mask [B, L], padded on the right -> unit vectors [B, W]."""
     x = ops.embedding(ids, w["embed_tokens.weight"])
+    seen = None if qwen.causal else mask
     for layer in range(count_layers(w, "layers.")):
-        x = block(ops, x, w.sub(f"layers.{layer}."), qwen)
-    return ops.l2_normalize(
-        finish(ops, x, mask, lambda y: ops.rms_norm(y, w["norm.weight"], qwen.eps))
-    )
+        x = block(ops, x, w.sub(f"layers.{layer}."), qwen, seen)
+
+    def finish_token(y: T) -> T:
+        y = ops.rms_norm(y, w["norm.weight"], qwen.eps)
+        return ops.linear(y, w[HEAD]) if HEAD in w else y
+
+    return ops.l2_normalize(finish(ops, x, mask, finish_token))
 
 
-def block(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
+def block(ops: Ops[T], x: T, w: Weights, qwen: Decoder, mask: T | None) -> T:
     y = ops.rms_norm(x, w["input_layernorm.weight"], qwen.eps)
-    x = ops.add(x, attention(ops, y, w.sub("self_attn."), qwen))
+    x = ops.add(x, attention(ops, y, w.sub("self_attn."), qwen, mask))
     y = ops.rms_norm(x, w["post_attention_layernorm.weight"], qwen.eps)
     mlp = partial(gated_mlp, ops, w=w.sub("mlp."), activation=qwen.activation)
     return ops.add(x, ops.by_tokens(y, mlp))
 
 
-def attention(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
-    """Causal, grouped-query (arXiv 2305.13245); queries and keys are normed, then rotated."""
+def attention(ops: Ops[T], x: T, w: Weights, qwen: Decoder, mask: T | None) -> T:
+    """Grouped-query (arXiv 2305.13245); queries and keys are normed, then rotated.
+
+    Causal, unless there is a mask.
+    """
     width = w["q_norm.weight"].shape[0]
     heads, shared = (w[f"{name}_proj.weight"].shape[0] // width for name in "qk")
     q = split_heads(ops, dense(ops, x, w.sub("q_proj.")), heads, width)
@@ -130,7 +146,7 @@ def attention(ops: Ops[T], x: T, w: Weights, qwen: Decoder) -> T:
     v = split_heads(ops, dense(ops, x, w.sub("v_proj.")), shared, width)
     q = ops.rope(ops.rms_norm(q, w["q_norm.weight"], qwen.eps), qwen.theta)
     k = ops.rope(ops.rms_norm(k, w["k_norm.weight"], qwen.eps), qwen.theta)
-    y = join_heads(ops, ops.causal_attention(q, k, v), heads, width)
+    y = join_heads(ops, ops.grouped_attention(q, k, v, mask), heads, width)
     return dense(ops, y, w.sub("o_proj."))
 
 

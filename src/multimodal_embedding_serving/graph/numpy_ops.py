@@ -114,6 +114,9 @@ class NumpyOps:
     def sigmoid(self, x: Value) -> Value:
         return np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))
 
+    def tanh(self, x: Value) -> Value:
+        return np.tanh(x)
+
     def softmax(self, x: Value, axis: int = -1) -> Value:
         raised = np.exp(x - x.max(axis, keepdims=True))
         return raised / raised.sum(axis, keepdims=True)
@@ -139,16 +142,20 @@ class NumpyOps:
         first, second = np.split(x, 2, -1)
         return x * cos + np.concatenate([-second, first], -1) * sin
 
-    def causal_attention(self, q: Value, k: Value, v: Value) -> Value:
+    def grouped_attention(self, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
         times, length = q.shape[1] // k.shape[1], q.shape[2]
         k, v = k.repeat(times, 1), v.repeat(times, 1)
         blocks = []
         for start in range(0, length, QUERIES):
             stop = min(start + QUERIES, length)
-            visible = np.tri(stop - start, stop, start, dtype=bool)
-            scores = q[:, :, start:stop] @ k[:, :, :stop].swapaxes(-1, -2)
+            end = stop if mask is None else length
+            if mask is None:
+                visible = np.tri(stop - start, stop, start, dtype=bool)
+            else:
+                visible = mask[:, None, None, :] == 1
+            scores = q[:, :, start:stop] @ k[:, :, :end].swapaxes(-1, -2)
             scores = np.where(visible, scores * np.float32(q.shape[-1] ** -0.5), -np.inf)
-            blocks.append(self.softmax(scores) @ v[:, :, :stop])
+            blocks.append(self.softmax(scores) @ v[:, :, :end])
         return np.concatenate(blocks, 2)
 
     def by_tokens(self, x: Value, apply: Callable[[Value], Value]) -> Value:
@@ -180,9 +187,16 @@ class NumpyOps:
     def mean(self, x: Value, axes: Sequence[int], *, keep: bool = False) -> Value:
         return np.asarray(x.mean(tuple(axes), keepdims=keep))
 
-    def masked_mean(self, x: Value, mask: Value) -> Value:
+    def masked_mean(self, x: Value, mask: Value, *, root: bool = False) -> Value:
         weight = mask[:, :, None].astype(np.float32)
-        return np.asarray((x * weight).sum(1) / weight.sum(1))
+        count = weight.sum(1)
+        return np.asarray((x * weight).sum(1) / (np.sqrt(count) if root else count))
+
+    def masked_max(self, x: Value, mask: Value) -> Value:
+        return np.asarray(np.where(mask[:, :, None] == 1, x, -np.inf).max(1).astype(x.dtype))
+
+    def position_mean(self, x: Value, mask: Value) -> Value:
+        return self.masked_mean(x, mask * np.arange(1, mask.shape[1] + 1))
 
     def first_place(self, ids: Value, token: int) -> Value:
         return _first_where(ids == token)

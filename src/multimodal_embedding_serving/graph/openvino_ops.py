@@ -166,6 +166,9 @@ class OpenVINOOps:
     def sigmoid(self, x: Node) -> Node:
         return op.sigmoid(x)
 
+    def tanh(self, x: Node) -> Node:
+        return op.tanh(x)
+
     def softmax(self, x: Node, axis: int = -1) -> Node:
         return op.softmax(x, axis)
 
@@ -211,8 +214,8 @@ class OpenVINOOps:
             self._rotations[theta, width] = op.cos(angles), op.sin(angles)
         return self._rotations[theta, width]
 
-    def causal_attention(self, q: Node, k: Node, v: Node) -> Node:
-        return self._text.attend(q, k, v)
+    def grouped_attention(self, q: Node, k: Node, v: Node, mask: Node | None = None) -> Node:
+        return self._text.attend(q, k, v, mask)
 
     def by_tokens(self, x: Node, apply: Callable[[Node], Node]) -> Node:
         self._shared = {}  # the blocks share their weights
@@ -252,10 +255,23 @@ class OpenVINOOps:
     def mean(self, x: Node, axes: Sequence[int], *, keep: bool = False) -> Node:
         return op.reduce_mean(x, _ints(*axes), keep)
 
-    def masked_mean(self, x: Node, mask: Node) -> Node:
+    def masked_mean(self, x: Node, mask: Node, *, root: bool = False) -> Node:
         weight = op.convert(op.unsqueeze(mask, _ints(2)), "f32")
         total = op.reduce_sum(op.multiply(x, weight), _ints(1), False)
-        return op.divide(total, op.reduce_sum(weight, _ints(1), False))
+        count = op.reduce_sum(weight, _ints(1), False)
+        return op.divide(total, op.sqrt(count) if root else count)
+
+    def masked_max(self, x: Node, mask: Node) -> Node:
+        hidden = op.equal(op.unsqueeze(mask, _ints(2)), op.constant(np.int32(0)))
+        return op.reduce_max(op.select(hidden, _floats(HIDDEN), x), _ints(1), False)
+
+    def position_mean(self, x: Node, mask: Node) -> Node:
+        numbers = op.multiply(mask, op.add(count_places(mask, 1), op.constant(np.int32(1))))
+        numbers = op.convert(op.unsqueeze(numbers, _ints(2)), "f32")
+        count = op.convert(op.unsqueeze(op.reduce_sum(mask, _ints(1), True), _ints(2)), "f32")
+        # The sum of the numbers, count * (count + 1) / 2, would be too large for float16.
+        share = op.divide(op.divide(numbers, count), op.add(count, _floats(1.0)))
+        return op.reduce_sum(op.multiply(x, op.multiply(share, _floats(2.0))), _ints(1), False)
 
     def first_place(self, ids: Node, token: int) -> Node:
         return self._first_where(ids, op.equal(ids, op.constant(np.int32(token))))

@@ -77,6 +77,7 @@ class Ops(Protocol[T]):
     def relu(self, x: T) -> T: ...
     def relu6(self, x: T) -> T: ...
     def sigmoid(self, x: T) -> T: ...
+    def tanh(self, x: T) -> T: ...
     def softmax(self, x: T, axis: int = -1) -> T: ...
 
     # ── attention ──
@@ -91,11 +92,12 @@ class Ops(Protocol[T]):
         """Rotary positions 0..L-1 on x [B, H, L, D], halves rotated (arXiv 2104.09864)."""
         ...
 
-    def causal_attention(self, q: T, k: T, v: T) -> T:
-        """Causal attention over a text of any length, without the scores of all pairs at once.
+    def grouped_attention(self, q: T, k: T, v: T, mask: T | None = None) -> T:
+        """Attention over a text of any length, without the scores of all pairs at once.
 
         q [B, H, L, D], k and v [B, G, L, D], where H is a multiple of G: each head of k and v
         serves H / G heads of q in a row (grouped queries, arXiv 2305.13245). Scale D^-0.5.
+        mask [B, L] int32: 0 hides a position from every query; None: attention is causal.
         """
         ...
 
@@ -131,8 +133,22 @@ class Ops(Protocol[T]):
 
     # ── reduction ──
     def mean(self, x: T, axes: Sequence[int], *, keep: bool = False) -> T: ...
-    def masked_mean(self, x: T, mask: T) -> T:
-        """Mean of x [B, L, W] over the positions where mask int32 [B, L] is 1 -> [B, W]."""
+    def masked_mean(self, x: T, mask: T, *, root: bool = False) -> T:
+        """Mean of x [B, L, W] over the positions where mask int32 [B, L] is 1 -> [B, W].
+
+        root: divide the sum by the square root of their number.
+        """
+        ...
+
+    def masked_max(self, x: T, mask: T) -> T:
+        """Maximum of x [B, L, W] over the positions where mask int32 [B, L] is 1 -> [B, W]."""
+        ...
+
+    def position_mean(self, x: T, mask: T) -> T:
+        """Mean of x [B, L, W] by position: 1, 2, 3, … where mask [B, L] (ones, then zeros) is 1.
+
+        -> [B, W] (Muennighoff 2022, arXiv 2202.08904).
+        """
         ...
 
     def first_place(self, ids: T, token: int) -> T:

@@ -173,6 +173,9 @@ class TorchOps:
     def sigmoid(self, x: Value) -> Value:
         return self._note(torch.sigmoid, x)
 
+    def tanh(self, x: Value) -> Value:
+        return self._note(torch.tanh, x)
+
     def softmax(self, x: Value, axis: int = -1) -> Value:
         return self._note(lambda y: y.softmax(axis), x)
 
@@ -200,8 +203,9 @@ class TorchOps:
 
         return self._note(run, x, self._rotations[theta])
 
-    def causal_attention(self, q: Value, k: Value, v: Value) -> Value:
-        return self._note(_attend_causally, q, k, v)
+    def grouped_attention(self, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
+        values = [q, k, v] if mask is None else [q, k, v, mask]
+        return self._note(_attend_in_groups, *values)
 
     def by_tokens(self, x: Value, apply: Callable[[Value], Value]) -> Value:
         return apply(x)
@@ -241,10 +245,19 @@ class TorchOps:
     def mean(self, x: Value, axes: Sequence[int], *, keep: bool = False) -> Value:
         return self._note(lambda y: y.float().mean(tuple(axes), keepdim=keep).to(y.dtype), x)
 
-    def masked_mean(self, x: Value, mask: Value) -> Value:
+    def masked_mean(self, x: Value, mask: Value, *, root: bool = False) -> Value:
+        return self._note(partial(_weighted_mean, root=root), x, mask)
+
+    def masked_max(self, x: Value, mask: Value) -> Value:
         def run(y: Tensor, seen: Tensor) -> Tensor:
-            weight = seen[:, :, None].float()
-            return ((y.float() * weight).sum(1) / weight.sum(1)).to(y.dtype)
+            return y.masked_fill((seen == 0)[:, :, None], -torch.inf).amax(1)
+
+        return self._note(run, x, mask)
+
+    def position_mean(self, x: Value, mask: Value) -> Value:
+        def run(y: Tensor, seen: Tensor) -> Tensor:
+            numbers = seen * torch.arange(1, seen.shape[1] + 1, device=seen.device)
+            return _weighted_mean(y, numbers)
 
         return self._note(run, x, mask)
 
@@ -290,11 +303,19 @@ class TorchOps:
         return stored.to(self._device, self._dtype)
 
 
-def _attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own causal kernel takes memory by the length, not its square."""
+def _attend_in_groups(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch's own kernels take memory by the length, not its square; causal without a mask."""
     times = q.shape[1] // k.shape[1]
     k, v = (each.repeat_interleave(times, 1) for each in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    seen = None if mask is None else (mask == 1)[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=mask is None)
+
+
+def _weighted_mean(x: Tensor, weight: Tensor, *, root: bool = False) -> Tensor:
+    """Of x [B, L, W] by weight [B, L]; root: the sum by the square root of the weights' sum."""
+    weight = weight[:, :, None].float()
+    total = weight.sum(1)
+    return ((x.float() * weight).sum(1) / (total.sqrt() if root else total)).to(x.dtype)
 
 
 def _rotation(theta: float, x: Tensor) -> Tensor:
