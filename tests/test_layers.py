@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / "src" / PACKAGE
 # import each other.
 LAYERS = [
     "errors types",
-    "settings catalog monitoring",
+    "settings catalog monitoring sdk",
     "checkpoints transforms client",
     "graph media batching",
     "families inputs",

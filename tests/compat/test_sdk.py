@@ -15,7 +15,7 @@ from PIL import Image
 
 import multimodal_embedding_serving as mmes
 from multimodal_embedding_serving import errors
-from multimodal_embedding_serving.client.protocol import ImageLike
+from multimodal_embedding_serving.sdk.arguments import ImageLike
 from multimodal_embedding_serving.types import Vectors
 from tests.conftest import Figure
 from tests.serving import Running

@@ -110,7 +110,9 @@ class LocalModel:
 
     async def _embed(self, source: Embeddable) -> EmbeddingResult:
         deadline = time.monotonic() + MAX_ITEM_SECONDS
-        return (await self._engine.aembed([source], priority=Priority.BULK, deadline=deadline))[0]
+        return (
+            await self._engine.embed_inputs([source], priority=Priority.BULK, deadline=deadline)
+        )[0]
 
     async def aclose(self) -> None:
         await self._engine.aclose()
