@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -56,6 +56,8 @@ from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, E
 from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality, Progress, ignore_progress
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,10 @@ class Engine(Embedder, AsyncEmbedder):
         closed = ", closed" if self._closed else ""
         return f"Engine({info.id!r}, device={info.device!r}, dimension={info.dimension}{closed})"
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
     async def embed_inputs(
         self,
         inputs: Sequence[Embeddable],
@@ -179,12 +185,16 @@ class Engine(Embedder, AsyncEmbedder):
 
     # ── the verbs of Embedder and AsyncEmbedder ──
 
-    def _embed_call(self, call: EmbedCall) -> Embedded:
-        future = asyncio.run_coroutine_threadsafe(self._answer(call), self._private_loop())
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on an event loop of the engine's own, and wait for its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._private_loop())
         try:
             return future.result()
         finally:
             future.cancel()
+
+    def _embed_call(self, call: EmbedCall) -> Embedded:
+        return self.run(self._answer(call))
 
     async def _answer(self, call: EmbedCall) -> Embedded:
         size = self._size(call.dimensions)

@@ -191,7 +191,7 @@ def read_media(argument: str, value: Any) -> Any:
         return value
     if isinstance(value, Image.Image | np.ndarray):
         raise InvalidInput(
-            f"video must be {MEDIA['video']}, not {kind_of(value)}; pass frames as images=[…]"
+            f"must be {MEDIA['video']}, not {kind_of(value)}; pass frames as images=[…]"
         )
     hint = ""
     if hasattr(value, "numpy"):

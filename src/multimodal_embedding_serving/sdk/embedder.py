@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, overload
 
 from multimodal_embedding_serving.sdk.arguments import (
@@ -24,7 +25,7 @@ from multimodal_embedding_serving.sdk.results import PartialResult, VideoVectors
 from multimodal_embedding_serving.types import Vector, Vectors
 
 SegmentConfig = Mapping[str, Any] | SegmentLike
-Videos = list[VideoLike] | list[str] | tuple[VideoLike, ...]
+Videos = list[VideoLike] | list[str] | list[Path] | list[bytes] | tuple[VideoLike, ...]
 Embedded = tuple[Mapping[int, Vector] | Mapping[int, VideoVectors], int]
 """A vector (of a video: one per frame, with the frames) by position, and the dimension."""
 
