@@ -102,6 +102,7 @@ WRONG_OPENINGS: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 4}, "Engine.open() has no argument 'batch_size'; use 'image_batch'"),
     ({"precison": "f32"}, "Engine.open() has no argument 'precison'; did you mean 'precision'?"),
     ({"device": "XPU"}, "device='XPU' is not allowed; allowed: CPU, GPU, GPU.1, NPU, AUTO, "),
+    ({"device": "CUDA:7"}, "device='cuda:7' is not available; available devices: "),
     ({"precision": 32}, "precision=32 is not allowed: a string is expected, not int"),
     ({"workers": -1}, "workers='-1' is not allowed; allowed: a whole number, 1 to 1024, or auto"),
     ({"workers": [2]}, "workers=[2] is not allowed: a number is expected, not list"),
@@ -179,6 +180,16 @@ def test_a_server_that_is_away_is_named_with_what_to_check() -> None:
     with mmes.Client(URL, retries=0) as client:
         message = message_of(lambda: client.embed(texts="a"))
     assert message.startswith(f"could not connect to {URL} (ConnectError); is it running")
+
+
+async def test_a_closed_client_says_so() -> None:
+    client, other = mmes.Client(URL), mmes.AsyncClient(URL)
+    client.close()
+    await other.close()
+    expected = "the client is closed; make another one"
+    assert message_of(lambda: client.embed(texts="a")) == expected
+    with pytest.raises(EmbeddingError, match=expected):
+        await other.current()
 
 
 def test_a_relative_path_is_told_where_it_was_looked_for(engine: mmes.Engine) -> None:

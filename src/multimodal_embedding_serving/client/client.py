@@ -19,7 +19,7 @@ import httpx2
 
 from multimodal_embedding_serving.client import protocol as protocol
 from multimodal_embedding_serving.client.protocol import ApiRequest, RequestBuilder
-from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotReady
 from multimodal_embedding_serving.sdk.arguments import (
     ImageLike,
     Role,
@@ -74,6 +74,11 @@ def _read_options(
     limit = httpx2.Timeout(timeout, connect=min(timeout, 10))
     options = {"base_url": base, "headers": headers, "timeout": limit}
     return RequestBuilder(model, batch, retries), options
+
+
+def _check_open(http: httpx2.Client | httpx2.AsyncClient) -> None:
+    if http.is_closed:
+        raise NotReady("the client is closed; make another one")
 
 
 def _describe(client: Client | AsyncClient, http: httpx2.Client | httpx2.AsyncClient) -> str:
@@ -160,6 +165,7 @@ class Client(Embedder):
         return found
 
     def _send(self, request: ApiRequest, attempt: int = 0) -> Any:
+        _check_open(self._http)
         reply: protocol.Reply
         try:
             reply = self._http.request(request.method, request.path, **request.payload())
@@ -306,6 +312,7 @@ class AsyncClient(AsyncEmbedder):
         return found
 
     async def _send(self, request: ApiRequest, attempt: int = 0) -> Any:
+        _check_open(self._http)
         reply: protocol.Reply
         try:
             reply = await self._http.request(request.method, request.path, **request.payload())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def read_settings(
     reject_unknown("Engine.open()", overrides, known)
     values = {"model": model, **overrides}
     return Settings.from_env(**{name: _read(known[name], value) for name, value in values.items()})
+
+
+@contextmanager
+def argument_names(overrides: Collection[str]) -> Iterator[None]:
+    """Name the arguments of `Engine.open` in errors that name their environment variables."""
+    try:
+        yield
+    except SettingsError as error:
+        for each in fields(Settings):
+            for variable in each.metadata["names"] if each.name in overrides else ():
+                error.message = error.message.replace(f"{variable}=", f"{each.name}=")
+        raise
 
 
 def _read(field: Field[Any], value: Any) -> Any:

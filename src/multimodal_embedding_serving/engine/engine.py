@@ -22,7 +22,7 @@ from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model
-from multimodal_embedding_serving.engine.arguments import read_settings
+from multimodal_embedding_serving.engine.arguments import argument_names, read_settings
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import (
     EmbeddingResult,
@@ -114,7 +114,11 @@ class Engine(Embedder, AsyncEmbedder):
         Raises TypeError for an unknown argument, and SettingsError for a value that is not allowed.
         """
         settings = read_settings(model, settings, overrides)
-        metrics = metrics or Metrics()
+        with argument_names(overrides):
+            return cls._load(settings, progress, metrics or Metrics())
+
+    @classmethod
+    def _load(cls, settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
         media = MediaAccess.from_settings(settings, metrics.count_media)
         loaded_model = load_model(settings, progress)
         form = choose_form(loaded_model, settings, progress)
