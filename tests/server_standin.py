@@ -25,8 +25,8 @@ def vector_of(content: str) -> Vector:
     return unit
 
 
-def on_wire(content: str) -> str:
-    return base64.b64encode(vector_of(content).tobytes()).decode()
+def on_wire(content: str, dimensions: int | None = None) -> str:
+    return base64.b64encode(vector_of(content)[:dimensions].tobytes()).decode()
 
 
 class SmallServer(ThreadingHTTPServer):
@@ -63,7 +63,10 @@ class Exchange(BaseHTTPRequestHandler):
         if self.server.refusals:
             self.answer(*self.server.refusals.pop(0))
         elif self.path == "/v1/embeddings":
-            data = [{"index": i, "embedding": on_wire(t)} for i, t in enumerate(body["input"])]
+            size = body.get("dimensions")
+            data = [
+                {"index": i, "embedding": on_wire(t, size)} for i, t in enumerate(body["input"])
+            ]
             self.answer(200, {}, {"object": "list", "data": data[::-1]})
         else:
             self.answer(200, {}, native(body["input"]))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.client.protocol import image_item
+from multimodal_embedding_serving.client.protocol import media_item
 from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.image_arrays import to_uint8
 from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
@@ -31,7 +31,7 @@ def by_engine(array: NDArray[Any]) -> Levels | str:
 def by_client(array: NDArray[Any]) -> Levels | str:
     """What the server decodes from the client's request."""
     try:
-        kind, encoded = image_item(array)
+        kind, encoded = media_item("image", array)
     except InvalidInput as error:
         return error.message
     assert kind == "image_base64"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / "src" / PACKAGE
 # import each other.
 LAYERS = [
     "errors types",
-    "settings catalog monitoring image_arrays",
+    "settings catalog monitoring image_arrays sdk",
     "checkpoints transforms client",
     "graph media batching",
     "families inputs",

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multimodal_embedding_serving.bulk.arrow import embed_folder, embed_table
     from multimodal_embedding_serving.client import AsyncClient, Client
     from multimodal_embedding_serving.compat import (
         BaseEmbeddingModel,
@@ -35,6 +36,8 @@ __all__ = [
     "ModelFactory",
     "Settings",
     "__version__",
+    "embed_folder",
+    "embed_table",
     "get_model_handler",
     "list_available_models",
     "register_model_handler",
@@ -46,6 +49,8 @@ _MODULES = {
     "EmbeddingError": "errors",
     "Engine": "engine",
     "Settings": "settings",
+    "embed_folder": "bulk.arrow",
+    "embed_table": "bulk.arrow",
 }
 """The module of each name; names that are not listed belong to the SDK, in `compat`."""
 

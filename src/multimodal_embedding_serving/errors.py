@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-ITEM_LISTS = ("input", "inputs", "texts", "images")
-"""The request fields that hold items, in all dialects; `index` counts the items of one of them."""
+ITEM_LISTS = ("input", "inputs", "texts", "images", "video")
+"""The request fields and SDK arguments that hold items; `index` counts the items of one of them."""
 
 
 class EmbeddingError(Exception):

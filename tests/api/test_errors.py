@@ -267,7 +267,7 @@ def test_an_unexpected_error_is_a_500_with_an_id_and_no_internals(
     async def explode(*_: object, **__: object) -> None:
         raise ValueError("a secret at 0xdeadbeef")
 
-    monkeypatch.setattr(serving.running.service.engine, "aembed", explode)
+    monkeypatch.setattr(serving.running.service.engine, "embed_inputs", explode)
     payload = {"input": "a" if path.startswith("/v1") else {"type": "text", "text": "a"}}
     headers = {"x-request-id": "my-request"}
     answer = httpx2.post(f"{serving.url}{path}", json=payload, headers=headers)

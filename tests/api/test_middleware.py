@@ -102,7 +102,7 @@ def test_a_failure_is_logged_with_the_id_in_the_response(
     async def explode(*_: object, **__: object) -> None:
         raise ValueError("of no interest to clients")
 
-    monkeypatch.setattr(serving.running.service.engine, "aembed", explode)
+    monkeypatch.setattr(serving.running.service.engine, "embed_inputs", explode)
     with lines(JsonLines()) as written:
         answer = httpx2.post(f"{serving.url}/embeddings", json=TEXT)
         serving.stop()

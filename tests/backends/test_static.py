@@ -138,7 +138,7 @@ TEXTS = ["x", "a photo of a cat", "y" * 127, "z" * 128, "0123456789" * 50]
 async def run(
     engine: Engine, texts: Sequence[str], role: Role = "document"
 ) -> tuple[Vectors, bool]:
-    (answer,) = await engine.aembed([Texts(texts, role)])
+    (answer,) = await engine.embed_inputs([Texts(texts, role)])
     return answer.vectors, answer.truncated
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.client import AsyncClient, Client
-from multimodal_embedding_serving.client.protocol import ImageLike, RequestBuilder
+from multimodal_embedding_serving.client.protocol import RequestBuilder
+from multimodal_embedding_serving.sdk.arguments import ImageLike
 from multimodal_embedding_serving.types import Vectors
 from tests.server_standin import DIMENSION, Reply, SmallServer, on_wire, vector_of
 
@@ -279,7 +280,7 @@ def test_the_item_at_fault_is_named_by_its_place_in_the_callers_list(
         client.embed_texts([str(n) for n in range(6)])
     assert (caught.value.index, caught.value.message) == (4, "too long")
     server.refusals = [(422, {}, {"detail": "broken", "code": "invalid_input", "index": 2})]
-    with pytest.raises(errors.InvalidInput, match=r"^input\[2\]: broken$"):
+    with pytest.raises(errors.InvalidInput, match=r"^images\[2\]: broken$"):
         client.embed_images([png(1), png(2), png(3)])
 
 

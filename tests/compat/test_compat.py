@@ -71,7 +71,7 @@ class FakeEngine:
         count = (source["segment"] or {}).get("num_frames", 64)
         return vectors_of([f"frame {n}" for n in range(count)])
 
-    async def aembed(self, inputs: Sequence[FramesBatchInput]) -> list[Any]:
+    async def embed_inputs(self, inputs: Sequence[FramesBatchInput]) -> list[Any]:
         (source,) = inputs
         if "missing" in source.frames_manifest_path:
             raise errors.NotFound("no such file")

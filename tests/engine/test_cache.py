@@ -110,7 +110,7 @@ def engine(bundle: Path, metrics: Metrics) -> Iterator[Engine]:
 
 def embed(engine: Engine, item: Embeddable) -> EmbeddingResult:
     async def run() -> list[EmbeddingResult]:
-        return await engine.aembed([item])
+        return await engine.embed_inputs([item])
 
     return asyncio.run(run())[0]
 

@@ -50,7 +50,7 @@ def engine(graphs: dict[Any, FakeGraph]) -> Iterator[Engine]:
 
 async def test_mixed_inputs_are_answered_in_order(engine: Engine) -> None:
     image = Images([photo()])
-    answers = await engine.aembed([Texts(["a"]), image, Texts(["b", "c"]), image])
+    answers = await engine.embed_inputs([Texts(["a"]), image, Texts(["b", "c"]), image])
     assert [len(answer.vectors) for answer in answers] == [1, 1, 2, 1]
     assert np.array_equal(answers[2].vectors[1], vector_of(text_row("c")))
     assert np.array_equal(answers[1].vectors, answers[3].vectors)
@@ -58,20 +58,20 @@ async def test_mixed_inputs_are_answered_in_order(engine: Engine) -> None:
 
 async def test_the_item_at_fault_is_named_among_the_items_of_one_input(engine: Engine) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await engine.aembed([Images([photo(), write_image("jpeg")[:-200], b""])])
+        await engine.embed_inputs([Images([photo(), write_image("jpeg")[:-200], b""])])
     assert caught.value.index == 1
 
 
 async def test_the_input_at_fault_is_named_among_several(engine: Engine) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await engine.aembed([Texts(["a"]), Images([b""]), Texts(["b"])])
+        await engine.embed_inputs([Texts(["a"]), Images([b""]), Texts(["b"])])
     assert caught.value.index == 1
 
 
 async def test_a_modality_that_the_model_lacks_is_refused(graphs: dict[Any, FakeGraph]) -> None:
     with fake_engine(Settings.from_env({}), {"text": graphs["text"]}) as engine:
         with pytest.raises(ModalityNotSupported, match="only text") as caught:
-            await engine.aembed([Texts(["a"]), Images([photo()])])
+            await engine.embed_inputs([Texts(["a"]), Images([photo()])])
         assert caught.value.index == 1
 
 
@@ -79,37 +79,37 @@ async def test_a_full_queue_refuses_and_empties_again(
     engine: Engine, graphs: dict[Any, FakeGraph]
 ) -> None:
     graphs["text"].hold()
-    first = asyncio.create_task(engine.aembed([Texts(list("abcdefgh"))]))
+    first = asyncio.create_task(engine.embed_inputs([Texts(list("abcdefgh"))]))
     await asyncio.to_thread(graphs["text"].wait_for_call)
     with pytest.raises(QueueFull) as caught:
-        await engine.aembed([Texts(list("xyz"))])
+        await engine.embed_inputs([Texts(list("xyz"))])
     assert caught.value.retry_after >= 1
-    second = asyncio.create_task(engine.aembed([Texts(["x", "y"])]))
+    second = asyncio.create_task(engine.embed_inputs([Texts(["x", "y"])]))
     graphs["text"].release()
     await asyncio.gather(first, second)
-    assert len((await engine.aembed([Texts(list("0123456789"))]))[0].vectors) == 10
+    assert len((await engine.embed_inputs([Texts(list("0123456789"))]))[0].vectors) == 10
 
 
 async def test_a_request_larger_than_the_queue_is_served_when_it_is_alone(engine: Engine) -> None:
-    assert len((await engine.aembed([Texts(["a"] * 15)]))[0].vectors) == 15
+    assert len((await engine.embed_inputs([Texts(["a"] * 15)]))[0].vectors) == 15
 
 
 async def test_too_many_items_are_too_large(engine: Engine) -> None:
     with pytest.raises(TooLarge):
-        await engine.aembed([Texts(["a"] * 15), Texts(["b"] * 6)])
+        await engine.embed_inputs([Texts(["a"] * 15), Texts(["b"] * 6)])
 
 
 async def test_a_cancelled_request_leaves_its_place(
     engine: Engine, graphs: dict[Any, FakeGraph]
 ) -> None:
     graphs["text"].hold()
-    task = asyncio.create_task(engine.aembed([Texts(list("abcdefgh"))]))
+    task = asyncio.create_task(engine.embed_inputs([Texts(list("abcdefgh"))]))
     await asyncio.to_thread(graphs["text"].wait_for_call)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     graphs["text"].release()
-    assert await engine.aembed([Texts(list("0123456789"))])
+    assert await engine.embed_inputs([Texts(list("0123456789"))])
 
 
 async def test_a_deadline_that_passes_is_an_error(
@@ -117,10 +117,10 @@ async def test_a_deadline_that_passes_is_an_error(
 ) -> None:
     graphs["text"].hold()
     with pytest.raises(DeadlineExceeded) as caught:
-        await engine.aembed([Texts(["a", "b"])], deadline=time.monotonic() + 0.02)
+        await engine.embed_inputs([Texts(["a", "b"])], deadline=time.monotonic() + 0.02)
     assert caught.value.index is None
     with pytest.raises(DeadlineExceeded):
-        await engine.aembed([Texts(["a"])], deadline=time.monotonic() - 1)
+        await engine.embed_inputs([Texts(["a"])], deadline=time.monotonic() - 1)
 
 
 async def test_few_items_go_before_many(engine: Engine, graphs: dict[Any, FakeGraph]) -> None:
@@ -128,10 +128,10 @@ async def test_few_items_go_before_many(engine: Engine, graphs: dict[Any, FakeGr
     settings = Settings.from_env({})
     with fake_engine(settings, {"text": graph}) as roomy:
         graph.hold()
-        first = asyncio.create_task(roomy.aembed([Texts(["first"])]))
+        first = asyncio.create_task(roomy.embed_inputs([Texts(["first"])]))
         await asyncio.to_thread(graph.wait_for_call)
-        many = asyncio.create_task(roomy.aembed([Texts([f"bulk {n}" for n in range(40)])]))
-        few = asyncio.create_task(roomy.aembed([Texts(["few"])]))
+        many = asyncio.create_task(roomy.embed_inputs([Texts([f"bulk {n}" for n in range(40)])]))
+        few = asyncio.create_task(roomy.embed_inputs([Texts(["few"])]))
         while roomy.towers["text"].batcher.waiting < 41:  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(0)
         graph.release()
@@ -142,18 +142,18 @@ async def test_few_items_go_before_many(engine: Engine, graphs: dict[Any, FakeGr
 @pytest.mark.parametrize("size", [1, 9, 0, -1])
 async def test_other_dimensions_are_refused(engine: Engine, size: int) -> None:
     with pytest.raises(DimensionsNotAllowed, match="only 8"):
-        await engine.aembed([Texts(["a"])], dimensions=size)
+        await engine.embed_inputs([Texts(["a"])], dimensions=size)
 
 
 async def test_a_model_that_allows_it_truncates_and_renormalizes(
     graphs: dict[Any, FakeGraph],
 ) -> None:
     with fake_engine(Settings.from_env({}), graphs, min_dimension=3) as engine:
-        (answer,) = await engine.aembed([Texts(["a"])], dimensions=3)
+        (answer,) = await engine.embed_inputs([Texts(["a"])], dimensions=3)
         head = vector_of(text_row("a"))[:3]
         assert np.allclose(answer.vectors[0], head / np.linalg.norm(head))
         with pytest.raises(DimensionsNotAllowed, match="3 to 8"):
-            await engine.aembed([Texts(["a"])], dimensions=2)
+            await engine.embed_inputs([Texts(["a"])], dimensions=2)
 
 
 def test_vectors_that_cancel_out_have_no_mean() -> None:

@@ -57,7 +57,7 @@ def cohere_routes(service: Service) -> APIRouter:
         try:
             inputs = await _read_inputs(parsed, items, service.settings)
             service.require(parsed.model)
-            work = engine.aembed(inputs, dimensions=parsed.output_dimension)
+            work = engine.embed_inputs(inputs, dimensions=parsed.output_dimension)
             results = await cancel_on_disconnect(request, work)
             check_truncation(results, parsed.truncate)
         except EmbeddingError as error:

@@ -139,7 +139,8 @@ class NativeRoutes:
                 f"loaded model '{engine.info.id}'. Send the loaded model's name, or none.",
                 param="model",
             )
-        (result,) = await cancel_on_disconnect(request, engine.aembed([parsed.input]))
+        work = engine.embed_inputs([parsed.input], dimensions=parsed.dimensions)
+        (result,) = await cancel_on_disconnect(request, work)
         if result.vectors.size <= MAX_INLINE_NUMBERS:
             return _respond(request, parsed, result, engine.info)
         return await asyncio.to_thread(_respond, request, parsed, result, engine.info)

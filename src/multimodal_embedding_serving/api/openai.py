@@ -59,7 +59,7 @@ def openai_routes(service: Service) -> APIRouter:
             parsed = await read_json(request, settings, OpenAIRequest)
             inputs = await _read_items(parsed, settings)
         service.require(parsed.model)
-        work = engine.aembed(inputs, dimensions=parsed.dimensions)
+        work = engine.embed_inputs(inputs, dimensions=parsed.dimensions)
         results = await cancel_on_disconnect(request, work)
         check_truncation(results, parsed.truncate)
         if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:

@@ -61,6 +61,8 @@ class EmbeddingsRequest(WireModel):
     input: Input
     encoding_format: str | None = "float"
     """float, or base64 of little-endian float32; any other string means float."""
+    dimensions: int | None = Field(default=None, ge=1, le=2**31)
+    """The length of the vectors, for models that allow it; the model's own if it is omitted."""
 
     model_config = ConfigDict(
         json_schema_extra={

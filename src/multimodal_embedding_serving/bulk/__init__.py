@@ -2,5 +2,6 @@
 
 Read in this order: `items` (the inputs), `listing` (folders, lists -> items), `models` (what embeds
 them), `stream` (items -> vectors, in order), `schema` (vectors -> rows), `formats` and `stores`
-(where rows go), `ledger` (what is done), `job` (all of it).
+(where rows go), `ledger` (what is done), `job` (all of it). `arrow` is the same in memory, for the
+SDK.
 """

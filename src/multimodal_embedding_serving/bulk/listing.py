@@ -74,7 +74,7 @@ class Listing:
             yield from self._plain(argument)
 
     def _plain(self, argument: str) -> Iterator[ListingEntry]:
-        yield from _item_or_failure(argument, lambda: argument_item(argument, self.mark))
+        yield from item_or_failure(argument, lambda: argument_item(argument, self.mark))
 
     def _glob(self, pattern: str) -> Iterator[ListingEntry]:
         """The files that match; a pattern without a match is an ordinary argument."""
@@ -92,7 +92,7 @@ class Listing:
         kind = kind_of_file(name)
         if kind in self.kinds and os.path.isfile(name):  # noqa: PTH113
             path = Path(name)
-            yield from _item_or_failure(name, lambda: file_item(path, self.mark, kind=kind))
+            yield from item_or_failure(name, lambda: file_item(path, self.mark, kind=kind))
 
     def _folder(self, folder: str) -> Iterator[ListingEntry]:
         """The files below a folder. Hidden ones, and links to folders, are skipped."""
@@ -117,7 +117,7 @@ class Listing:
         try:
             for number, entry in table_rows(rows):
                 key = f"{path}:{number}"
-                yield from _item_or_failure(key, lambda: self._item(entry, key, path.parent))  # noqa: B023
+                yield from item_or_failure(key, lambda: self._item(entry, key, path.parent))  # noqa: B023
         except EmbeddingError as error:
             yield Failure(str(path), error)
         except OSError as error:
@@ -152,7 +152,7 @@ class Listing:
             for row in rows:
                 entry = {name: value for name, value in row.items() if name and value}
                 key = f"{path}:{rows.line_num}"
-                yield from _item_or_failure(key, lambda: self._item(entry, key, path.parent))  # noqa: B023
+                yield from item_or_failure(key, lambda: self._item(entry, key, path.parent))  # noqa: B023
         except csv.Error as error:
             yield Failure(f"{path}:{rows.line_num}", InvalidInput(f"not valid CSV: {error}"))
 
@@ -168,32 +168,34 @@ class Listing:
                 raise InvalidInput("the line is neither a JSON object nor a string")
             return self._item(entry, key, folder)
 
-        yield from _item_or_failure(key, read)
+        yield from item_or_failure(key, read)
 
     def _item(self, entry: Mapping[str, Any], key: str, folder: Path) -> Item:
-        """{"text" | "image" | "video" | "path": …, "id": …}; paths are relative to the list."""
-        fields = [
-            (name, entry[name]) for name in (*ITEM_KINDS, "path") if entry.get(name) is not None
-        ]
-        name, value = fields[0] if len(fields) == 1 else ("", None)
-        id_ = None if entry.get("id") is None else str(entry["id"])
-        if isinstance(value, bytes) and name in ("image", "video"):
-            return bytes_item(value, name, id_ or key)  # type: ignore[arg-type]
-        if not isinstance(value, str):
-            raise InvalidInput(
-                'exactly one of "text", "image", "video" and "path" is required, as a string'
-            )
-        if name == "text":
-            return text_item(value, id_ or key)
-        kind: Kind | None = None if name == "path" else name  # type: ignore[assignment]
-        if is_url(value):
-            item = url_item(value, kind)
-        else:
-            item = file_item(folder / value, self.mark, kind=kind)
-        return item if id_ is None else Item(id_, item.kind, item.source, item.mark)
+        return entry_item(entry, key, folder, self.mark)
 
 
-def _item_or_failure(key: str, make: Callable[[], Item]) -> Iterator[ListingEntry]:
+def entry_item(entry: Mapping[str, Any], key: str, folder: Path, mark: Mark = mark_by_date) -> Item:
+    """{"text" | "image" | "video" | "path": …, "id": …}; paths are relative to `folder`.
+
+    Raises InvalidInput, OSError.
+    """
+    fields = [(name, entry[name]) for name in (*ITEM_KINDS, "path") if entry.get(name) is not None]
+    name, value = fields[0] if len(fields) == 1 else ("", None)
+    id_ = None if entry.get("id") is None else str(entry["id"])
+    if isinstance(value, bytes) and name in ("image", "video"):
+        return bytes_item(value, name, id_ or key)  # type: ignore[arg-type]
+    if not isinstance(value, str):
+        raise InvalidInput(
+            'exactly one of "text", "image", "video" and "path" is required, as a string'
+        )
+    if name == "text":
+        return text_item(value, id_ or key)
+    kind: Kind | None = None if name == "path" else name  # type: ignore[assignment]
+    item = url_item(value, kind) if is_url(value) else file_item(folder / value, mark, kind=kind)
+    return item if id_ is None else Item(id_, item.kind, item.source, item.mark)
+
+
+def item_or_failure(key: str, make: Callable[[], Item]) -> Iterator[ListingEntry]:
     """The item, or why it can't be made."""
     try:
         yield make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -108,10 +109,21 @@ class LocalModel:
 
     async def _embed(self, source: Embeddable) -> EmbeddingResult:
         # No client waits: a long text may take as long as it takes.
-        return (await self._engine.aembed([source], priority=Priority.BULK, deadline=inf))[0]
+        results = await self._engine.embed_inputs([source], priority=Priority.BULK, deadline=inf)
+        return results[0]
 
     async def aclose(self) -> None:
         await self._engine.aclose()
+
+
+def identity_of(client: Client) -> Identity:
+    """Ask a server what it embeds. Raises RemoteFailed, Unauthorized, NotReady."""
+    current = client.current()
+    kinds = kinds_of(client.capabilities()["modalities"])
+    dimension = current.get("dimension")
+    if dimension is None:  # Intel's service does not report it
+        dimension = client.embed_texts(["a"]).shape[1]
+    return Identity(str(current["model"]), current.get("fingerprint") or "", dimension, kinds)
 
 
 class RemoteModel:
@@ -132,13 +144,7 @@ class RemoteModel:
         `segment` as segment_config. Raises RemoteFailed, Unauthorized, NotReady.
         """
         with Client(url, api_key=api_key) as client:
-            current = client.current()
-            kinds = kinds_of(client.capabilities()["modalities"])
-            dimension = current.get("dimension")
-            if dimension is None:  # Intel's service does not report it
-                dimension = client.embed_texts(["a"]).shape[1]
-        fingerprint = current.get("fingerprint") or ""
-        identity = Identity(str(current["model"]), fingerprint, dimension, kinds)
+            identity = identity_of(client)
         return cls(AsyncClient(url, api_key=api_key), identity, segment)
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
@@ -159,3 +165,32 @@ class RemoteModel:
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+class CallerModel:
+    """A server through a `Client` of the caller's, which stays open: each request has a thread."""
+
+    def __init__(self, client: Client, segment: Mapping[str, Any] | None = None) -> None:
+        """Ask the server what it embeds. Raises RemoteFailed, Unauthorized, NotReady."""
+        self._client, self._segment = client, segment
+        self.identity = identity_of(client)
+        self.parallel = MAX_REQUESTS
+
+    async def texts(self, texts: Sequence[str]) -> Vectors:
+        return await asyncio.to_thread(self._client.embed_texts, list(texts))
+
+    async def query(self, text: str) -> Vector:
+        vector: Vector = (await asyncio.to_thread(self._client.embed_texts, text))[0]
+        return vector
+
+    async def image(self, source: Source) -> Vector:
+        vector: Vector = (await asyncio.to_thread(self._client.embed_images, source))[0]
+        return vector
+
+    async def video(self, source: Source) -> VideoResult:
+        result = await asyncio.to_thread(self._client.embed_video, source, segment=self._segment)
+        frames = [FrameInfo(each.index, each.timestamp) for each in result.frames]
+        return VideoResult(result.vectors, frames)
+
+    async def aclose(self) -> None:
+        """Nothing: the client is the caller's."""

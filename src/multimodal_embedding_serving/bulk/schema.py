@@ -98,12 +98,12 @@ class Rows:
         return [str(uuid.uuid5(NAMESPACE, f"{path}\0{frame}")) for path, frame in frames]
 
 
-def pyarrow() -> Any:
-    """The library, loaded when it is first needed. Raises MissingExtra."""
+def pyarrow(feature: str = "Parquet") -> Any:
+    """The library, loaded when it is first needed. Raises MissingExtra, which names the feature."""
     try:
         return import_module("pyarrow")
     except ModuleNotFoundError:
-        raise MissingExtra("Parquet", "bulk") from None
+        raise MissingExtra(feature, "bulk") from None
 
 
 def arrow_schema(layout: Layout) -> Any:

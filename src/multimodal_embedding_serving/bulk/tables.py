@@ -48,7 +48,7 @@ def table_rows(part: Range) -> Iterator[tuple[int, dict[str, Any]]]:
             if number + len(batch) > part.first and number < end:
                 for row in batch.to_pylist():
                     if part.first <= number < end:
-                        yield number, {name: _plain(value) for name, value in row.items()}
+                        yield number, {name: plain(value) for name, value in row.items()}
                     number += 1
             else:
                 number += len(batch)
@@ -67,7 +67,7 @@ def _groups(file: Any, first: int, end: int) -> tuple[list[int], int]:
     return groups, first_row
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An image as Hugging Face's datasets store it, {"bytes": …, "path": …}, as one of the two."""
     if isinstance(value, Mapping):
         return value.get("bytes") or value.get("path")

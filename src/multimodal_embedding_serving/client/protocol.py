@@ -10,12 +10,12 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import httpx2
 import numpy as np
@@ -23,14 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving import errors
-from multimodal_embedding_serving.errors import EmbeddingError, RemoteFailed
+from multimodal_embedding_serving.errors import (
+    DimensionsNotAllowed,
+    EmbeddingError,
+    InvalidInput,
+    NotFound,
+    RemoteFailed,
+    TooLarge,
+)
 from multimodal_embedding_serving.image_arrays import to_uint8
+from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall, is_item_error
+from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
 from multimodal_embedding_serving.types import Vectors
 
-ImageLike = str | Path | bytes | Image.Image | NDArray[Any]
-"""A path, an http(s) or data URL, file contents, a PIL image, or an array (see
-`image_arrays.to_uint8`)."""
-VideoLike = str | Path | bytes
 Reply = httpx2.Response | httpx2.TransportError
 
 MAX_BATCH_BYTES = 24_000_000
@@ -38,23 +43,19 @@ MAX_BATCH_BYTES = 24_000_000
 RETRYABLE_STATUSES = {429, 502, 503}
 LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 """Broken connections, which are retried. Timeouts are not: they are the caller's own limit."""
+WEB = ("http://", "https://")
 MAX_RETRY_AFTER = 60.0
 """Seconds; a server that asks for more is retried after this time."""
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
-WEB = ("http://", "https://")
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFrame:
-    index: int
-    timestamp: float
-    """Seconds from the video's start."""
+class EncodedItem(NamedTuple):
+    """An item of a call as it is sent."""
 
-
-class VideoVectors(NamedTuple):
-    vectors: Vectors
-    """[frames, dimension]; [1, dimension] if the segment config asks for pooling."""
-    frames: list[VideoFrame]
+    item: CallItem
+    kind: str
+    """Its input kind."""
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ class ApiRequest:
     method: str
     path: str
     body: Mapping[str, Any] | None = None
-    offset: int = 0
-    """Position of the request's first item in the caller's list."""
+    items: tuple[EncodedItem, ...] = ()
+    """The items of the call that the request has, in the same order."""
 
     def payload(self) -> dict[str, Any]:
         """Arguments for the HTTP library."""
@@ -84,50 +85,66 @@ class RequestBuilder:
     batch: int
     retries: int
 
-    def text_requests(
-        self, texts: str | Sequence[str], role: str | None, options: Mapping[str, Any]
-    ) -> Iterator[ApiRequest]:
-        items = [texts] if isinstance(texts, str) else texts
-        role = role or ("query" if isinstance(texts, str) else "document")
-        for start in range(0, len(items), self.batch):
-            part = list(items[start : start + self.batch])
-            body = {"input": part, "input_type": role, **options}
-            yield ApiRequest("POST", "/v1/embeddings", self.body(body), start)
-
-    def image_requests(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ApiRequest]:
-        single = isinstance(images, str | bytes | Path | Image.Image | np.ndarray)
-        iterable: Iterable[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
-        part: list[tuple[str, str]] = []
-        size = offset = 0
-        for image in iterable:
-            item = image_item(image)
-            if part and (len(part) == self.batch or size + len(item[1]) > MAX_BATCH_BYTES):
-                yield self.image_request(part, offset)
-                part, size, offset = [], 0, offset + len(part)
-            part.append(item)
-            size += len(item[1])
+    def requests(self, call: EmbedCall) -> Iterator[ApiRequest]:
+        """The requests of a call; its items are encoded as they are needed, batch by batch."""
+        part: list[EncodedItem] = []
+        size = 0
+        most = 1 if call.argument == "video" else self.batch
+        for item in call.items():
+            try:
+                encoded = encode_item(call, item)
+            except EmbeddingError as error:
+                call.fail(item, error)
+                continue
+            if part and (len(part) == most or size + len(encoded.value) > MAX_BATCH_BYTES):
+                yield self.request(call, part)
+                part, size = [], 0
+            part.append(encoded)
+            size += len(encoded.value)
         if part:
-            yield self.image_request(part, offset)
+            yield self.request(call, part)
 
-    def image_request(self, items: Sequence[tuple[str, str]], offset: int) -> ApiRequest:
-        """Images of one kind are sent as a list; URLs and base64 together are sent as frames."""
-        kinds = {kind for kind, _ in items}
-        if len(kinds) == 1:
+    def request(self, call: EmbedCall, items: Sequence[EncodedItem]) -> ApiRequest:
+        """One request. Images of one kind are a list; URLs and base64 together are frames."""
+        values, kinds = [each.value for each in items], {each.kind for each in items}
+        fields: dict[str, Any] = {"dimensions": call.dimensions}
+        path = "/embeddings"
+        if call.argument == "texts":
+            path = "/v1/embeddings"
+            fields |= {"input": values, "input_type": call.role, "instruction": call.instruction}
+        elif call.argument == "video":
+            source: dict[str, Any] = {"type": items[0].kind, items[0].kind: values[0]}
+            if call.segment is not None:
+                source["segment_config"] = dict(call.segment)
+            fields["input"] = source
+        elif len(kinds) == 1:
             kind = kinds.pop()
-            source: dict[str, Any] = {"type": kind, kind: [value for _, value in items]}
+            fields["input"] = {"type": kind, kind: values}
         else:
-            frames = [{"type": kind, kind: value} for kind, value in items]
-            source = {"type": "video_frames", "video_frames": frames}
-        return ApiRequest("POST", "/embeddings", self.body({"input": source}), offset)
+            frames = [{"type": each.kind, each.kind: each.value} for each in items]
+            fields["input"] = {"type": "video_frames", "video_frames": frames}
+        return ApiRequest("POST", path, self.body(fields), tuple(items))
 
-    def video_request(self, video: VideoLike, segment: Mapping[str, Any] | None) -> ApiRequest:
-        if isinstance(video, str) and video.startswith(WEB):
-            source: dict[str, Any] = {"type": "video_url", "video_url": video}
+    def after(
+        self, call: EmbedCall, request: ApiRequest, error: EmbeddingError
+    ) -> list[ApiRequest]:
+        """What to send instead of a request that failed: its other items, if the call skips errors.
+
+        Raises the error, with the position of its item in the call, if there is nothing to send.
+        """
+        items = list(request.items)
+        if error.index is not None and error.index < len(items):
+            call.fail(items.pop(error.index).item, error)
+            parts = [items]
+        elif len(items) == 1 and is_item_error(error):
+            call.fail(items[0].item, error)
+            parts = []
+        elif call.skip and isinstance(error, TooLarge):  # all of them together
+            half = len(items) // 2
+            parts = [items[:half], items[half:]]
         else:
-            source = {"type": "video_base64", "video_base64": encode_base64(video)}
-        if segment is not None:
-            source["segment_config"] = dict(segment)
-        return ApiRequest("POST", "/embeddings", self.body({"input": source}))
+            raise error
+        return [self.request(call, part) for part in parts if part]
 
     def body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         fields = {"model": self.model, **fields, "encoding_format": "base64"}
@@ -162,21 +179,34 @@ def retry_after(value: str) -> float | None:
 def read_reply(request: ApiRequest, reply: Reply) -> Any:
     """The reply's JSON. Raises the error that the server reports, or RemoteFailed."""
     if isinstance(reply, httpx2.TransportError):
-        raise RemoteFailed(f"the server did not respond: {type(reply).__name__}") from reply
+        raise RemoteFailed(describe(request, reply)) from reply
     try:
         body = reply.json()
     except ValueError:
         body = None
     if reply.is_success and body is not None:
         return body
-    raise to_error(reply.status_code, body if isinstance(body, dict) else {}, request.offset)
+    raise to_error(reply.status_code, body if isinstance(body, dict) else {})
 
 
-def to_error(status: int, body: Mapping[str, Any], offset: int) -> EmbeddingError:
+def describe(request: ApiRequest, error: httpx2.TransportError) -> str:
+    """Why there is no reply, and what to do."""
+    kind = type(error).__name__
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        try:
+            where = str(error.request.url.copy_with(raw_path=b"/")).rstrip("/")
+        except RuntimeError:
+            where = "the server"
+        return f"could not connect to {where} ({kind}); is it running (mmes serve), is url right?"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"the server did not answer {request.path} in time ({kind}); raise timeout="
+    return f"the server did not respond: {kind}"
+
+
+def to_error(status: int, body: Mapping[str, Any]) -> EmbeddingError:
     """An error response as one of our classes: by its code, or else by its status.
 
-    The error's index counts the items of the caller's list, of which `offset` went into earlier
-    requests.
+    The error's index counts the items of the request.
     """
     detail = body["error"] if isinstance(body.get("error"), dict) else body
     message = str(detail.get("message") or detail.get("detail") or f"the server returned {status}")
@@ -189,7 +219,7 @@ def to_error(status: int, body: Mapping[str, Any], offset: int) -> EmbeddingErro
     # OpenAI's format has no index field; servers of version 0.1.0 wrote "item 3".
     if item := re.match(r"(?:input\[|item )(\d+)\]?: ", message):
         index, error.message = int(item[1]), message[item.end() :]
-    error.index = None if index is None else offset + index
+    error.index = index if isinstance(index, int) else None
     return error
 
 
@@ -207,27 +237,40 @@ def read_vectors(body: Mapping[str, Any]) -> Vectors:
     return np.asarray(vectors, np.float32)
 
 
-def concatenate(parts: Sequence[Vectors]) -> Vectors:
-    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+def results(call: EmbedCall, request: ApiRequest, body: Mapping[str, Any]) -> dict[int, Any]:
+    """A reply's vectors by position in the call. Raises RemoteFailed, DimensionsNotAllowed."""
+    vectors = read_vectors(body)
+    if call.dimensions is not None and vectors.shape[1] != call.dimensions:
+        raise DimensionsNotAllowed(
+            f"the server ignored dimensions={call.dimensions} and sent {vectors.shape[1]} numbers; "
+            "leave dimensions out, or update the server"
+        )
+    if call.argument == "video":
+        frames = [VideoFrame(each["index"], each["timestamp"]) for each in body.get("frames") or ()]
+        return {request.items[0].item.index: VideoVectors(vectors, frames)}
+    if len(vectors) != len(request.items):
+        raise RemoteFailed(f"the server sent {len(vectors)} vectors for {len(request.items)} items")
+    return {each.item.index: row for each, row in zip(request.items, vectors, strict=True)}
 
 
-def video_vectors(body: Mapping[str, Any]) -> VideoVectors:
-    frames = [VideoFrame(each["index"], each["timestamp"]) for each in body.get("frames") or ()]
-    return VideoVectors(read_vectors(body), frames)
+def encode_item(call: EmbedCall, item: CallItem) -> EncodedItem:
+    """URLs stay URLs, all other media become base64. Raises InvalidInput, NotFound."""
+    if call.argument == "texts":
+        return EncodedItem(item, "text", item.value)
+    kind, value = media_item("video" if call.argument == "video" else "image", item.value)
+    return EncodedItem(item, kind, value)
 
 
-def image_item(image: ImageLike) -> tuple[str, str]:
-    """(input kind, value): URLs stay URLs, everything else becomes base64.
-
-    Raises InvalidInput for arrays that `Engine` rejects too, OSError for files.
-    """
-    if isinstance(image, str) and image.startswith((*WEB, "data:")):
-        kind = "image_base64" if image.startswith("data:") else "image_url"
-        return kind, image
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(to_uint8(image))
-    data = encode_lossless(image) if isinstance(image, Image.Image) else image
-    return "image_base64", encode_base64(data)
+def media_item(
+    modality: Literal["image", "video"], value: str | Path | bytes | Image.Image | NDArray[Any]
+) -> tuple[str, str]:
+    """(input kind, value) of a URL or of what becomes base64. Raises InvalidInput, NotFound."""
+    if isinstance(value, str):
+        return f"{modality}_{'base64' if value[:5].lower() == 'data:' else 'url'}", value
+    if isinstance(value, np.ndarray):
+        value = Image.fromarray(to_uint8(value))
+    data = encode_lossless(value) if isinstance(value, Image.Image) else value
+    return f"{modality}_base64", encode_base64(data)
 
 
 def encode_lossless(image: Image.Image) -> bytes:
@@ -240,7 +283,12 @@ def encode_lossless(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def encode_base64(source: str | Path | bytes) -> str:
-    """Base64 of bytes, or of the file at a path. Raises OSError as `open` does."""
-    data = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
+def encode_base64(source: Path | bytes) -> str:
+    """Base64 of bytes, or of the file at a path. Raises NotFound, InvalidInput."""
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except FileNotFoundError:
+        raise NotFound("no such file") from None
+    except OSError as error:
+        raise InvalidInput(f"can't be read: {error.strerror}") from None
     return base64.b64encode(data).decode()

@@ -19,6 +19,7 @@ from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, Ima
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
 from multimodal_embedding_serving.inputs.kinds import FramesBatchInput
 from multimodal_embedding_serving.media.encoded import decode_base64
+from multimodal_embedding_serving.sdk.arguments import SEGMENT_KEYS
 
 Segment = Mapping[str, Any]
 """segment_config, with the same keys as over HTTP."""
@@ -84,7 +85,7 @@ class EmbeddingModel:
         """One vector per readable frame; the manifest must be below one of the media roots."""
         source = FramesBatchInput(type="frames_batch", frames_manifest_path=manifest_path)
         with _sdk_errors(manifest=True):
-            return _to_lists((await self.handler.engine.aembed([source]))[0].vectors)
+            return _to_lists((await self.handler.engine.embed_inputs([source]))[0].vectors)
 
     def check_health(self) -> bool:
         try:
@@ -105,7 +106,9 @@ class EmbeddingModel:
         return self.handler.supports_video()
 
     def _embed(self, **source: Any) -> list[list[float]]:
-        """Embed an image, or a video and its segment."""
+        """Embed an image, or a video and its segment, of which Intel's SDK ignores unknown keys."""
+        if isinstance(segment := source.get("segment"), Mapping):
+            source["segment"] = {key: segment[key] for key in SEGMENT_KEYS if key in segment}
         with _sdk_errors():
             return _to_lists(self.handler.engine.embed(**source))
 

@@ -171,7 +171,7 @@ def ask_server(url: str, api_key: str | None) -> Operand:
         if "text" in modalities:
             vectors["text"] = _embed(http, model, {"type": "text", "text": list(PROBE_TEXTS)})
         if "image" in modalities:
-            sources = [protocol.image_item(image) for image in probe_images()]
+            sources = [protocol.media_item("image", image) for image in probe_images()]
             rows = [_embed(http, model, {"type": kind, kind: value}) for kind, value in sources]
             vectors["image"] = np.concatenate(rows)
     if not vectors:

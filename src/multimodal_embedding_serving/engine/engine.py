@@ -1,7 +1,7 @@
 """One loaded model: inputs in, unit vectors out.
 
 The engine admits requests, picks the tower, enforces the deadline and assembles the results. It
-runs on the event loop that awaits it; `embed` is for callers without one.
+runs on the event loop that awaits it; callers without one use a loop of the engine's own.
 """
 
 from __future__ import annotations
@@ -14,20 +14,26 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+import numpy as np
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model
+from multimodal_embedding_serving.engine.arguments import argument_names, read_settings
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
-from multimodal_embedding_serving.engine.results import EmbeddingResult, assemble, set_index
+from multimodal_embedding_serving.engine.results import (
+    EmbeddingResult,
+    assemble,
+    renormalize,
+    set_index,
+)
 from multimodal_embedding_serving.errors import (
     DeadlineExceeded,
     DimensionsNotAllowed,
     EmbeddingError,
-    InvalidInput,
     ModalityNotSupported,
     NotReady,
     QueueFull,
@@ -37,19 +43,21 @@ from multimodal_embedding_serving.inputs.items import (
     Images,
     InputLimits,
     ItemBatch,
-    Role,
     Texts,
     Video,
 )
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
-from multimodal_embedding_serving.media.image import ImageSource
-from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
+from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
+from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
+from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Progress, Vectors, ignore_progress
+from multimodal_embedding_serving.types import Modality, Progress, ignore_progress
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +70,12 @@ MAX_INTERACTIVE_ITEMS = 32
 """Requests with more items than this have bulk priority, as do videos."""
 
 
-class Engine:
-    """One loaded model. Thread-safe, and usable from several event loops at once."""
+class Engine(Embedder, AsyncEmbedder):
+    """One loaded model. Thread-safe, and usable from several event loops at once.
+
+    `embed`, `embed_texts`, `embed_images` and `embed_video` block; `aembed` takes what `embed`
+    takes and runs on the event loop that awaits it.
+    """
 
     def __init__(
         self,
@@ -104,9 +116,14 @@ class Engine:
         """Load a model, converting it first if necessary. Blocks.
 
         `overrides` are fields of Settings. `progress(stage, share)` is called as loading proceeds.
+        Raises TypeError for an unknown argument, and SettingsError for a value that is not allowed.
         """
-        settings = settings or Settings.from_env(model=model, **overrides)
-        metrics = metrics or Metrics()
+        settings = read_settings(model, settings, overrides)
+        with argument_names(overrides):
+            return cls._load(settings, progress, metrics or Metrics())
+
+    @classmethod
+    def _load(cls, settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
         media = MediaAccess.from_settings(settings, metrics.count_media)
         loaded_model = load_model(settings, progress)
         form = choose_form(loaded_model, settings, progress)
@@ -118,7 +135,16 @@ class Engine:
         loader.on_broken = engine.reopen
         return engine
 
-    async def aembed(
+    def __repr__(self) -> str:
+        info = self.info
+        closed = ", closed" if self._closed else ""
+        return f"Engine({info.id!r}, device={info.device!r}, dimension={info.dimension}{closed})"
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    async def embed_inputs(
         self,
         inputs: Sequence[Embeddable],
         *,
@@ -133,8 +159,22 @@ class Engine:
         Raises the first error. Its index is that of the input if there are several, and that of
         the item within the only input otherwise.
         """
-        self._check(inputs)
         size = self._size(dimensions)
+        batches, results = await self._results(inputs, deadline, priority)
+        several = len(batches) > 1
+        return [
+            assemble(batch, results[place], size, place if several else None)
+            for place, batch in enumerate(batches)
+        ]
+
+    async def _results(
+        self,
+        inputs: Sequence[Embeddable],
+        deadline: float | None = None,
+        priority: Priority | None = None,
+    ) -> tuple[list[ItemBatch], list[list[ItemResult]]]:
+        """Expand inputs and embed their items; an item's error is in its result."""
+        self._check(inputs)
         allowed = self._settings.request_timeout
         if deadline is None:
             deadline = time.monotonic() + allowed
@@ -153,50 +193,68 @@ class Engine:
             if scope.expired():
                 raise DeadlineExceeded(_LATE.format(seconds=allowed)) from None
             raise
-        several = len(batches) > 1
-        return [
-            assemble(batch, results[place], size, place if several else None)
-            for place, batch in enumerate(batches)
-        ]
+        return batches, results
 
-    def embed(
-        self,
-        *,
-        texts: str | Sequence[str] | None = None,
-        images: ImageSource | Path | str | Sequence[ImageSource | Path | str] | None = None,
-        video: bytes | Path | str | None = None,
-        segment: Segment | Mapping[str, Any] | None = None,
-        role: Role | None = None,
-        instruction: str | None = None,
-        dimensions: int | None = None,
-    ) -> Vectors:
-        """Embed texts, images, or the frames of one video -> float32 [n, dimension]. Blocks.
+    # ── the verbs of Embedder and AsyncEmbedder ──
 
-        A string is a query and a list holds documents, unless `role` says otherwise. Images are
-        paths, bytes, PIL images, arrays or URLs; a video is a path, bytes or a URL.
-        """
-        arguments = [each for each in (texts, images, video) if each is not None]
-        if len(arguments) != 1:
-            raise InvalidInput("exactly one of texts, images and video is required")
-        source: Embeddable
-        if texts is not None:
-            single = isinstance(texts, str)
-            batch = [texts] if isinstance(texts, str) else list(texts)
-            source = Texts(batch, role or ("query" if single else "document"), instruction)
-        elif images is not None:
-            source = Images(images if isinstance(images, list | tuple) else [images])  # type: ignore[list-item]
-        else:
-            if not isinstance(segment, Segment):
-                segment = read_segment(segment, self._media.segment)
-            source = Video.of(video or b"", segment)
-        loop = self._private_loop()
-        future = asyncio.run_coroutine_threadsafe(
-            self.aembed([source], dimensions=dimensions), loop
-        )
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on an event loop of the engine's own, and wait for its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._private_loop())
         try:
-            return future.result()[0].vectors
+            return future.result()
         finally:
             future.cancel()
+
+    def _embed_call(self, call: EmbedCall) -> Embedded:
+        return self.run(self._answer(call))
+
+    async def _answer(self, call: EmbedCall) -> Embedded:
+        size = self._size(call.dimensions)
+        items = await asyncio.to_thread(lambda: list(call.items()))
+        if call.argument == "video":
+            return await self._answer_videos(call, items), size
+        if call.argument == "texts":
+            items = [item for item in items if self._admits_text(call, item)]
+            texts = [item.value for item in items]
+            source: Embeddable = Texts(texts, call.role, call.instruction)
+        else:
+            source = Images([item.value for item in items])
+        _, (results,) = await self._results([source])
+        found = {}
+        for item, result in zip(items, results, strict=True):
+            if result.error is not None:
+                call.fail(item, result.error)
+            elif result.vector is not None:
+                found[item.index] = result.vector
+        if size < self.info.dimension and found:
+            rows = renormalize(np.stack(list(found.values()))[:, :size])
+            found = dict(zip(found, rows, strict=True))
+        return found, size
+
+    def _admits_text(self, call: EmbedCall, item: CallItem) -> bool:
+        try:
+            self._limits.check_text(item.value)
+        except EmbeddingError as error:
+            call.fail(item, error)
+            return False
+        return True
+
+    async def _answer_videos(
+        self, call: EmbedCall, items: Sequence[CallItem]
+    ) -> dict[int, VideoVectors]:
+        """One video after the other: each has the deadline of a request, and threads of its own."""
+        segment = read_segment(call.segment, self._media.segment)
+        found = {}
+        for item in items:
+            source = Video.of(item.value, segment)
+            try:
+                (result,) = await self.embed_inputs([source], dimensions=call.dimensions)
+            except EmbeddingError as error:
+                call.fail(item, error)
+            else:
+                frames = [VideoFrame(each.index, each.timestamp) for each in result.frames or ()]
+                found[item.index] = VideoVectors(result.vectors, frames)
+        return found
 
     def close(self) -> None:
         """Fail waiting items, stop the threads, free the device."""

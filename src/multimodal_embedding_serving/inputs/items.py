@@ -8,7 +8,7 @@ decoded or opened on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,14 @@ class InputLimits:
                 param="input",
             )
 
+    def check_text(self, text: Sized) -> None:
+        """Raise TooLarge for a text with more characters than a text may have."""
+        if len(text) > self.max_text_chars:
+            raise TooLarge(
+                f"the text has {len(text):,} characters; the limit is "
+                f"{self.max_text_chars:,} (EMBEDDING_MAX_TEXT_CHARS)"
+            )
+
 
 class Embeddable(Protocol):
     """What the engine embeds: a wire kind (`kinds`), or one of the in-process kinds below."""
@@ -128,12 +136,10 @@ class Texts:
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         limits.check(len(self.texts))
         for index, text in enumerate(self.texts):
-            if len(text) > limits.max_text_chars:
-                message = (
-                    f"the text has {len(text):,} characters; the limit is "
-                    f"{limits.max_text_chars:,} (EMBEDDING_MAX_TEXT_CHARS)"
-                )
-                raise TooLarge(message, index=index if self.many else None)
+            try:
+                limits.check_text(text)
+            except TooLarge as error:
+                raise error.at(index) if self.many else error from None
         items = [TextItem(text, self.role, self.instruction) for text in self.texts]
         return ItemBatch(items=items, count=len(items), many=self.many)
 

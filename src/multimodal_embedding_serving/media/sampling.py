@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,17 @@ class Segment:
     frame_indexes: tuple[int, ...] | None = None
     """Absolute frame numbers; those outside the segment are dropped."""
     pooling: Literal["mean"] | None = None
+
+    def config(self) -> dict[str, Any]:
+        """The same as the API's segment_config."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["startOffsetSec"] = values.pop("start_offset")
+        values["clip_duration"] = max(-1, self.clip_duration)
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True, slots=True)
