@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ PERFORMANCE_MODES = "auto LATENCY THROUGHPUT CUMULATIVE_THROUGHPUT".split()
 IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS QOI AVIF HEIF".split()
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+HUB_VARIABLE = re.compile("HF_.+|HUGGINGFACE_.+|HUGGING_FACE_.+|TRANSFORMERS_.+|XDG_CACHE_HOME")
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
@@ -241,6 +242,18 @@ class Settings:
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+
+def unset_empty_hub_variables(environ: MutableMapping[str, str] | None = None) -> None:
+    """Remove the hub client's variables that are empty, as `HF_ENDPOINT=` in a compose file is.
+
+    The client reads them when it is imported, and takes an empty one for a value: HF_HOME for the
+    working directory, HF_ENDPOINT for an address.
+    """
+    environ = os.environ if environ is None else environ
+    for name in [name for name in environ if HUB_VARIABLE.fullmatch(name)]:
+        if not environ[name].strip():
+            del environ[name]
 
 
 def _agreed(readings: Mapping[str, Any], raws: Mapping[str, str]) -> Any:

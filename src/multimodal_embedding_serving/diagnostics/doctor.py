@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.checkpoints.hub import missing_bytes
+from multimodal_embedding_serving.checkpoints.hub import describe_client, missing_bytes
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
@@ -109,12 +109,10 @@ def _is_available(name: str, available: list[str]) -> bool:
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
-    from huggingface_hub import constants
-
     paths = {
         "models": settings.models_dir,
         "search": settings.search_dir,
-        "hub cache": Path(constants.HF_HUB_CACHE),
+        "hub cache": describe_client().cache,
     }
     if settings.cache_dir is not None:
         paths["compiled blobs"] = settings.cache_dir
@@ -158,20 +156,20 @@ def _size(folder: Path) -> str:
 def hub(settings: Settings) -> Iterator[Finding]:
     """Whether the hub responds: only a warning, for a local model does not need it."""
     import httpx2
-    from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    client = describe_client()
+    if client.offline:
         yield Finding("hub", "reachable", "not checked: HF_HUB_OFFLINE is set")
         return
     started = time.monotonic()
     try:
-        status = httpx2.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code
+        status = httpx2.head(client.endpoint, timeout=HUB_TIMEOUT).status_code
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        problem = f"{constants.ENDPOINT}: no response ({type(error).__name__})"
+        problem = f"{client.endpoint}: no response ({type(error).__name__})"
         yield Finding("hub", "reachable", problem, "warning")
         return
     elapsed = time.monotonic() - started
-    value = f"{constants.ENDPOINT}: status {status} after {elapsed:.1f} s"
+    value = f"{client.endpoint}: status {status} after {elapsed:.1f} s"
     yield Finding("hub", "reachable", value, "warning" if status >= 500 else "ok")
 
 
