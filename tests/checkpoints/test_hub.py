@@ -166,7 +166,7 @@ def test_the_environment_of_the_client_rules(
 def test_an_empty_variable_of_the_client_counts_as_unset(
     hub: HubStandIn, tmp_path: Path, files: dict[str, bytes | Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `${HF_ENDPOINT:-}` in a compose file leaves it, also where the client was imported before."""
+    """As `${HF_ENDPOINT:-}` in a compose file leaves it, whoever imported the client first."""
     repo = hub.add(REPO, files)
     home = tmp_path / "home"
     empty = dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"), "")

@@ -49,7 +49,7 @@ from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Progress, Vectors, ignore_progress
+from multimodal_embedding_serving.types import Modality, Progress, Row, Vectors, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +189,14 @@ class Engine:
             return future.result()[0].vectors
         finally:
             future.cancel()
+
+    def preprocess_image(self, image: ImageSource | Path) -> Row:
+        """The pixels that the image graph takes, uint8 [height, width, 3]: resized and cropped.
+
+        Raises ModalityNotSupported, and the errors of an image that can't be decoded.
+        """
+        self._check([Images([image])])
+        return self.towers["image"].prepare(image).row
 
     def close(self) -> None:
         """Fail waiting items, stop the threads, free the device."""
