@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,8 @@ class Settings:
             }
             if readings:
                 values[each.name] = _agreed(readings, raws)
+        if "model" not in values:
+            _refuse_replaced(environ)
         if environ.get("XDG_CACHE_HOME"):
             for name, subfolder in CACHES.items():
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", subfolder))
@@ -242,6 +245,76 @@ class Settings:
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+
+IGNORED_VARIABLES = {
+    "USE_ONLY_TEXT_EMBEDDINGS": "the model decides what it embeds, as `/model/capabilities` says",
+    "VIDEO_FRAME_LOG_LEVEL": "use `EMBEDDING_LOG_LEVEL`",
+    "VIDEO_FRAME_SHM_POOL_BLOCKS_MULTIPLIER": "shared memory follows `VIDEO_FRAME_QUEUE_SIZE`",
+    "VIDEO_FRAME_SHM_POOL_BLOCK_SIZE": "the size of shared memory follows the video's",
+    "no_proxy_env": "use `no_proxy`",
+}
+"""Variables of Intel's service that have no effect here, and why that does no harm."""
+REPLACED_VARIABLES = (
+    "IMAGE_EMBEDDING_MODEL_NAME",
+    "TEXT_EMBEDDING_MODEL_NAME",
+    "VCLIP_MODEL",
+    "QWEN_MODEL",
+)
+"""Names that earlier versions of Intel's service had for the model: alone, they are refused."""
+NEAR_MISSES = {
+    "EMBEDDING_MODEL": "EMBEDDING_MODEL_NAME",
+    "EMBEDDING_MODEL_ID": "EMBEDDING_MODEL_NAME",
+    "EMBEDDING_PORT": "EMBEDDING_SERVER_PORT",
+    "EMBEDDING_SERVER_HOST": "EMBEDDING_HOST",
+    "EMBEDDING_API_KEY": "EMBEDDING_API_KEYS",
+    "EMBEDDING_BATCH_SIZE": "INFER_BATCH_SIZE",
+    "EMBEDDING_USE_OPENVINO": "EMBEDDING_USE_OV",
+    "EMBEDDING_MODELS_DIR": "EMBEDDING_OV_MODELS_DIR",
+    "OV_MODELS_DIR": "EMBEDDING_OV_MODELS_DIR",
+}
+"""Names that people write, and the setting that they mean, where the spelling alone does not tell."""
+OWN_PREFIXES = ("EMBEDDING_", "VIDEO_FRAME_", "INFER_", "PREPROCESS_", "DEFAULT_", "OV_", "APP_")
+MIN_LIKENESS = 0.85
+"""Of a name to a setting, to be taken for a misspelling of it (difflib's ratio)."""
+SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+"""What Kubernetes and Docker set for a service that is named `embedding`."""
+
+
+def find_unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One sentence for each variable that looks like a setting but has no effect, to warn of."""
+    environ = os.environ if environ is None else environ
+    known = {name for each in fields(Settings) for name in each.metadata["names"]}
+    sentences = []
+    for name in sorted(environ):
+        linked = SERVICE_LINK.fullmatch(name) or "://" in environ[name]
+        if name in known or not environ[name].strip() or linked:
+            continue
+        if name in IGNORED_VARIABLES:
+            sentences.append(f"{name} is ignored: {IGNORED_VARIABLES[name]}")
+        elif name in REPLACED_VARIABLES:
+            sentences.append(f"{name} is ignored: EMBEDDING_MODEL_NAME names the model")
+        elif name.startswith(OWN_PREFIXES):
+            meant = NEAR_MISSES.get(name) or next(
+                iter(get_close_matches(name, known, n=1, cutoff=MIN_LIKENESS)), None
+            )
+            if meant is not None:
+                sentences.append(
+                    f"{name} is not a setting and has no effect; did you mean {meant}?"
+                )
+            elif name.startswith("EMBEDDING_"):
+                sentences.append(f"{name} is not a setting and has no effect")
+    return sentences
+
+
+def _refuse_replaced(environ: Mapping[str, str]) -> None:
+    """Without EMBEDDING_MODEL_NAME, an old name of the model must not lead to another model."""
+    for name in REPLACED_VARIABLES:
+        if environ.get(name, "").strip():
+            raise SettingsError(
+                f"{name}={environ[name]!r} is a setting of earlier versions of Intel's service; "
+                "set EMBEDDING_MODEL_NAME instead (`mmes models` lists the models)"
+            )
 
 
 def unset_empty_hub_variables(environ: MutableMapping[str, str] | None = None) -> None:

@@ -332,7 +332,8 @@ def test_every_nth_frame_is_sampled(
 
 def test_an_image_is_preprocessed_like_a_tensor(handler: mme.BaseEmbeddingModel) -> None:
     pixels = handler.preprocess_image(image(51))
-    assert (pixels.shape, pixels.dtype) == ((3, 2, 2), np.float32)
+    assert pixels.shape == (3, 2, 2)
+    assert pixels.dtype == np.float32
     assert np.allclose(pixels, 0.2)
     assert pixels.unsqueeze(0).shape == (1, 3, 2, 2)
     assert handler.preprocess == handler.preprocess_image

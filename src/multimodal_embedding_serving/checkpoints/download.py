@@ -136,8 +136,8 @@ def _find_cached(
         )
     except HUB_ERRORS as error:
         # Of newer clients: part of the repository is there; the files that we need may be.
-        path = getattr(error, "snapshot_path", None)
-        if path is None:
+        path = str(getattr(error, "snapshot_path", ""))
+        if not path:
             return None
     snapshot = Path(path)
     return Folder(snapshot, f"the hub's cache ({refusal})", repo, snapshot.name)
@@ -212,6 +212,7 @@ class Repository:
         while True:
             attempt += 1
             arrived = _count(DOWNLOAD, done, total, progress)
+            meter: dict[str, Any] = {"tqdm_class": _meter(arrived)} if METERED else {}
             try:
                 path = hf_hub_download(
                     self.repo,
@@ -222,7 +223,7 @@ class Repository:
                     cache_dir=find_cache(self.access),
                     library_name=DISTRIBUTION,
                     library_version=version(DISTRIBUTION),
-                    **({"tqdm_class": _meter(arrived)} if METERED else {}),
+                    **meter,
                 )
             except HUB_ERRORS as error:
                 wait = seconds_to_wait(error)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class CountAndShape(int):
-    """What `rows.size` is: NumPy's number of elements, and torch's method that returns the shape."""
+    """What `rows.size` is: NumPy's number of elements, and torch's method that gives the shape."""
 
     shape: tuple[int, ...]
 

@@ -27,7 +27,7 @@ from multimodal_embedding_serving.conversion.store import find_bundle, list_bund
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
 from multimodal_embedding_serving.monitoring.memory import free_memory
-from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
 State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
@@ -220,7 +220,10 @@ def effective(settings: Settings) -> Iterator[Finding]:
 
 
 def cautions(settings: Settings) -> Iterator[Finding]:
-    """Settings that are allowed but often a mistake."""
+    """Settings that are allowed but often a mistake, and variables that are no settings."""
+    for sentence in find_unknown_variables():
+        name, _, problem = sentence.partition(" ")
+        yield Finding("settings", name, problem, "warning")
     for root in settings.media_roots:
         if not root.is_dir():
             problem = f"{root} does not exist: requests for files in it fail with 404"
