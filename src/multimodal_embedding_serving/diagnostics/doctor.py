@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from ipaddress import ip_address
+from os import R_OK as READABLE
 from os import W_OK as WRITABLE
-from os import access, scandir
+from os import access, geteuid, scandir
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,8 @@ State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
 EXTRAS = "torch nncf pillow-heif tiktoken pyarrow lancedb qdrant-client ray".split()
 """Packages that the optional extras install."""
+ACCELERATORS = {"GPU": "dri/renderD*", "NPU": "accel/accel*"}
+"""The nodes of Intel's drivers, below /dev."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's response."""
 MAX_ENTRIES = 100_000
@@ -54,7 +57,16 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 def examine(settings: Settings, *, open_model: bool = False) -> Iterator[Finding]:
     """Yield the findings one by one. `open_model`: load the model, too, and run its self-test."""
-    checks: list[Check] = [versions, devices, folders, hub, model, effective, cautions]
+    checks: list[Check] = [
+        versions,
+        devices,
+        accelerators,
+        folders,
+        hub,
+        model,
+        effective,
+        cautions,
+    ]
     for check in checks:
         yield from check(settings)
     if open_model:
@@ -106,6 +118,32 @@ def devices(settings: Settings) -> Iterator[Finding]:
 def _is_available(name: str, available: list[str]) -> bool:
     """GPU means the first of GPU.0 and GPU.1; if there is only one, GPU.0 is listed as GPU."""
     return name in available or f"{name}.0" in available or name.removesuffix(".0") in available
+
+
+def accelerators(settings: Settings, root: Path = Path("/dev")) -> Iterator[Finding]:
+    """The nodes of GPU and NPU below `root`, and whether this user may use them.
+
+    Only their owner and mode are read; no node is opened.
+    """
+    for kind, pattern in ACCELERATORS.items():
+        nodes = sorted(node for node in root.glob(pattern) if node.is_char_device())
+        for node in nodes:
+            yield _accelerator(node)
+        if not nodes and re.search(rf"(?<!-)\b{kind}\b", settings.device):
+            folder = root / Path(pattern).parent
+            problem = f"no {kind}: pass it to the container (compose.yaml), or load its driver"
+            yield Finding("devices", str(folder), problem, "warning")
+
+
+def _accelerator(node: Path) -> Finding:
+    group = node.stat().st_gid
+    if access(node, READABLE | WRITABLE):
+        return Finding("devices", str(node), f"readable and writable (group {group})")
+    advice = (
+        f"not accessible to user {geteuid()}: add group {group} (Docker: RENDER_GROUP_ID={group}, "
+        f"Kubernetes: supplementalGroups: [{group}])"
+    )
+    return Finding("devices", str(node), advice, "warning")
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
