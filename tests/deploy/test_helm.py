@@ -50,8 +50,7 @@ containerPort: 8000
 containerPortName: mm-embed-port
 service: {type: ClusterIP, port: 8000, portName: http}
 resources: {}
-modelPvc:
-  {enabled: true, existingClaim: "", storageClassName: fast, accessModes: [ReadWriteOnce], size: 9Gi}
+modelPvc: {enabled: true, existingClaim: "", storageClassName: fast, size: 9Gi}
 livenessProbe: {httpGet: {path: /health, port: mm-embed-port}, initialDelaySeconds: 10}
 readinessProbe: {httpGet: {path: /health, port: mm-embed-port}, initialDelaySeconds: 5}
 startupProbe: {httpGet: {path: /health, port: mm-embed-port}, failureThreshold: 180}
