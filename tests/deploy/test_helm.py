@@ -1,4 +1,4 @@
-"""The Helm chart, linted and rendered by Helm's own library: valid, and with Intel's value names."""
+"""The Helm chart, linted and rendered by Helm's own library: valid, and with Intel's values."""
 
 from __future__ import annotations
 
