@@ -35,7 +35,7 @@ _mmes_rule() { # name -> pattern, bounds of a number, and what a message says is
       _mmes_allowed='auto, f32, bf16, f16, int8-weights, int4-weights, int8'
       ;;
     OV_PERFORMANCE_MODE)
-      _mmes_pattern='auto|LATENCY|THROUGHPUT|CUMULATIVE_THROUGHPUT'
+      _mmes_pattern='auto|LATENCY|THROUGHPUT|CUMULATIVE_THROUGHPUT|CUMULATIVE'
       _mmes_allowed='auto, LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT'
       ;;
     EMBEDDING_SERVER_PORT)

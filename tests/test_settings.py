@@ -38,9 +38,11 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_MODEL_ALIASES": (),
     "EMBEDDING_TOKEN_IDS": "reject",
     "OV_PERFORMANCE_MODE": "auto",
+    "OPENVINO_PERFORMANCE_MODE": "auto",
     "OV_NUM_STREAMS": 0,
     "OV_INFERENCE_NUM_THREADS": 0,
     "OV_PERFORMANCE_HINT_NUM_REQUESTS": 0,
+    "PERFORMANCE_HINT_NUM_REQUESTS": 0,
     "INFER_BATCH_SIZE": 32,
     "PREPROCESS_WORKERS": 0,
     "DEFAULT_START_OFFSET_SEC": 0,
@@ -332,3 +334,18 @@ def test_empty_variables_of_the_hubs_client_are_removed_and_no_others() -> None:
     environ |= {"XDG_CACHE_HOME": "", "HF_": "", "PATH": "", "EMBEDDING_DEVICE": ""}
     unset_empty_hub_variables(environ)
     assert set(environ) == {"HF_TOKEN", "HF_", "PATH", "EMBEDDING_DEVICE"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "mode", "requests"),
+    [
+        ({"OPENVINO_PERFORMANCE_MODE": "latency"}, "LATENCY", 0),
+        ({"OV_PERFORMANCE_MODE": "Cumulative"}, "CUMULATIVE_THROUGHPUT", 0),
+        ({"PERFORMANCE_HINT_NUM_REQUESTS": "3"}, "auto", 3),
+    ],
+)
+def test_other_spellings_of_intels_service_are_taken(
+    environ: dict[str, str], mode: str, requests: int
+) -> None:
+    settings = Settings.from_env(environ)
+    assert (settings.performance_mode, settings.num_requests) == (mode, requests)

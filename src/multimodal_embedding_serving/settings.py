@@ -62,6 +62,12 @@ def one_of(*allowed: str, meaning: Mapping[str, Any] | None = None) -> Parse:
 
 
 parse_boolean = one_of("true", "false", meaning=BOOLEANS)
+parse_performance_mode = one_of(
+    *PERFORMANCE_MODES,
+    meaning={mode.lower(): mode for mode in PERFORMANCE_MODES}
+    | {"cumulative": "CUMULATIVE_THROUGHPUT"},
+)
+"""OpenVINO's hints; `cumulative` is Intel's service's short form of the last."""
 
 
 def parse_list(raw: str) -> tuple[str, ...]:
@@ -131,10 +137,10 @@ class Settings:
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port to listen on; 0 = any free port")
     aliases: tuple[str, ...] = env("EMBEDDING_MODEL_ALIASES", (), parse_list, "additional names that clients may use for the loaded model")
     token_ids: str = env("EMBEDDING_TOKEN_IDS", "reject", one_of("reject", "model", "cl100k"), "token ids sent to /v1/embeddings: reject them, or read them as the loaded model's or as cl100k_base (extra `tiktoken`)")
-    performance_mode: str = env("OV_PERFORMANCE_MODE", "auto", one_of(*PERFORMANCE_MODES), "OpenVINO performance hint")
+    performance_mode: str = env("OV_PERFORMANCE_MODE OPENVINO_PERFORMANCE_MODE", "auto", parse_performance_mode, "OpenVINO performance hint")
     num_streams: int = env("OV_NUM_STREAMS", 0, number(1, 1024, "auto"), "number of OpenVINO streams")
     num_threads: int = env("OV_INFERENCE_NUM_THREADS", 0, number(1, 1024, "auto"), "number of OpenVINO inference threads")
-    num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
+    num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
     image_batch: int = env("INFER_BATCH_SIZE", 32, number(1, 1024), "maximum images per batch")
     interactive_replica_max_mb: int = env("EMBEDDING_INTERACTIVE_REPLICA_MAX_MB EMBEDDING_EXPRESS_MB", 512, number(0), "largest graph (its .bin file) that gets an interactive replica on a CPU: a second copy, loaded once interactive items wait behind bulk ones; 0 = none")
     workers: int = env("PREPROCESS_WORKERS", 0, number(1, 1024, "auto"), "threads that decode and resize images and tokenize texts; auto = one per core")
@@ -248,6 +254,7 @@ class Settings:
 
 
 IGNORED_VARIABLES = {
+    "MAX_PARALLEL_WORKERS": "the number of inference requests follows the device",
     "USE_ONLY_TEXT_EMBEDDINGS": "the model decides what it embeds, as `/model/capabilities` says",
     "VIDEO_FRAME_LOG_LEVEL": "use `EMBEDDING_LOG_LEVEL`",
     "VIDEO_FRAME_SHM_POOL_BLOCKS_MULTIPLIER": "shared memory follows `VIDEO_FRAME_QUEUE_SIZE`",
