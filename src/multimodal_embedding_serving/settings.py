@@ -177,6 +177,7 @@ class Settings:
     header_timeout: float = env("EMBEDDING_HEADER_TIMEOUT_SEC", 20.0, number(0.001, unit="seconds"), "time limit for receiving a request's headers, and for a client to keep reading its response")
     drain: float = env("EMBEDDING_DRAIN_SEC", 25.0, number(0, unit="seconds"), "time limit for answering the requests in progress on shutdown")
     cors_origins: tuple[str, ...] = env("EMBEDDING_CORS_ORIGINS", (), parse_origins, "origins whose web pages may call the API; empty = only the server's own")
+    server_names: tuple[str, ...] = env("EMBEDDING_ALLOWED_HOSTS", (), parse_list, "Host headers that a loopback server without API keys accepts besides localhost, 127.0.0.1 and [::1]; * = any")
     log_format: str = env("EMBEDDING_LOG_FORMAT", "text", one_of("text", "json"), "format of the log lines on standard error")
     log_level: str = env("EMBEDDING_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "minimum level of a log line")
     traces: str = env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT", "", str, "endpoint for OpenTelemetry traces, by OTLP over HTTP (extra `otel`); empty = no traces")

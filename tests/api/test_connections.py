@@ -18,7 +18,7 @@ from tests.media.processes import eventually
 Connect = Callable[..., socket.socket]
 
 TEXT = {"input": {"type": "text", "text": "a"}}
-HEAD = b"POST /embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+HEAD = b"POST /embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 SOON = 0.15
 """Seconds for a head in the tests that let it pass."""
 PAUSE = Event()
@@ -56,7 +56,7 @@ def works(serving: FakeServing) -> bool:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /embeddings HTTP/1.1\r\nhost: a\r\nx-a: ", b"\r\n" * 9]
+    "sent", [b"", b"POST /embeddings HTTP/1.1\r\nhost: localhost\r\nx-a: ", b"\r\n" * 9]
 )
 def test_a_head_that_does_not_arrive_is_a_408_and_the_place_is_free(
     start: Start, connect: Connect, sent: bytes
@@ -84,7 +84,7 @@ def test_a_head_that_trickles_is_cut_off_all_the_same(start: Start, connect: Con
 
 def test_line_ends_between_requests_hold_no_place(start: Start, connect: Connect) -> None:
     serving = start(header_timeout=SOON)
-    connection = connect(serving, b"GET /live HTTP/1.1\r\nhost: a\r\n\r\n")
+    connection = connect(serving, b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert connection.recv(65536).startswith(b"HTTP/1.1 200")
     with suppress(BrokenPipeError, ConnectionResetError):
         for _ in range(int(PATIENCE / 0.02)):
@@ -175,7 +175,7 @@ def test_answers_that_nobody_reads_are_given_up(start: Start) -> None:
     with connection:
         connection.settimeout(PATIENCE)
         connection.connect(("127.0.0.1", serving.running.port))
-        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n" * 600)
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 600)
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
         assert eventually(lambda: connections(serving) == 0)
         assert eventually(lambda: serving.running.service.active == 0)

@@ -17,6 +17,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     Manifest,
     fingerprint,
     publishing,
+    remove_leftovers,
 )
 from multimodal_embedding_serving.conversion.build import (
     STORAGES,
@@ -191,13 +192,15 @@ def test_a_failed_publication_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
-    stale = tmp_path / f"{TEMPORARY}model-12345"
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    stale = tmp_path / f"{TEMPORARY}f32-12345"
     stale.mkdir()
     (stale / "half").write_bytes(b"x")
-    with publishing(tmp_path / "model") as folder:
+    (tmp_path / f"{TEMPORARY}f16-manifest-12345").write_text("{")
+    with publishing(tmp_path / "f16") as folder:
         (folder / "whole").write_text("written")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["f16"]
 
 
 def test_a_refused_check_keeps_the_bundle_that_was_there(bundle: Bundle) -> None:

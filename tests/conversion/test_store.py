@@ -236,6 +236,21 @@ def test_who_comes_second_waits_and_converts_nothing(checkpoint: Path, tmp_path:
     assert load_bundle(chosen) == made
 
 
+def test_what_a_killed_conversion_to_another_precision_left_is_removed(
+    checkpoint: Path, own_model_folders: Path
+) -> None:
+    chosen = settings(checkpoint, own_model_folders)
+    bundle = load_bundle(chosen)
+    left = bundle.path.parent / f"{TEMPORARY}f32-123"
+    left.mkdir()
+    (left / "text.bin").write_bytes(b"half")
+    with conversion_lock(bundle.path.parent):
+        assert load_bundle(chosen) == bundle
+    assert left.is_dir(), "a process that converts may be writing there"
+    assert load_bundle(chosen) == bundle
+    assert not left.exists()
+
+
 # ── listing and pruning ──
 
 

@@ -133,7 +133,9 @@ def survive_kills(whole: Place, places: Iterator[Place], length: float) -> None:
         with place.reopen() as engine:
             assert engine.info.fingerprint == right[0], f"killed after {after:.2f} s"
             assert np.array_equal(engine.embed(texts=TEXTS), right[1])
-        assert not list(place.models.glob(f"*/*/{TEMPORARY}*"))
+        left = [str(path) for path in place.models.glob(f"*/*/{TEMPORARY}*/**/*")]
+        left += [str(path) for path in place.models.glob(f"*/*/{TEMPORARY}*")]
+        assert not left, f"killed after {after:.2f} of {length:.2f} s"
 
 
 def length_of_conversion(place: Place, *options: str) -> float:

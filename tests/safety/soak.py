@@ -134,7 +134,7 @@ class Soak:
         """Clients that stop in the middle of a request, or never read the answer."""
         place = urlsplit(self.running.url)
         body = json.dumps({"input": self.sources[rng.randrange(3)]}).encode()
-        head = b"POST /embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = b"POST /embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         head += b"content-length: %d\r\n\r\n" % len(body)
         while not self.over.wait(0.2):
             with (

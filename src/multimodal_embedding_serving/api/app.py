@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api.browser_guard import BrowserGuard, needs_guard
 from multimodal_embedding_serving.api.dialects import (
     DIALECTS,
     on_embedding_error,
@@ -82,6 +83,8 @@ def create_app(
     app.add_middleware(AuthMiddleware, service=service)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
+    if needs_guard(settings):
+        app.add_middleware(BrowserGuard, settings=settings)
     app.add_middleware(RequestMiddleware, service=service)
     app.openapi = _with_bodies(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents
     return app

@@ -31,6 +31,8 @@ ERRORS = {
     "not_ready": OpenAIError(503, "service_unavailable_error", "not_ready"),
     "self_test_failed": OpenAIError(503, "service_unavailable_error", "not_ready"),
     "deadline_exceeded": OpenAIError(504, "timeout_error", "deadline_exceeded"),
+    "host_not_allowed": OpenAIError(403, "permission_error", "host_not_allowed"),
+    "cross_site": OpenAIError(403, "permission_error", "cross_site"),
 }
 """Codes that are not listed become 400 for 4xx, and server_error for 5xx."""
 

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import socket
 
 from multimodal_embedding_serving.api.service import Listening, Service, open_engine
+from multimodal_embedding_serving.engine.preflight import check_startup
 from multimodal_embedding_serving.settings import Settings
 
 
-def serve(settings: Settings, listening: Listening | None = None) -> int:
-    """Serve until a signal. Returns the exit status: 1 if the model could not be loaded."""
+def serve(settings: Settings, listening: Listening | None = None) -> str | None:
+    """Serve until a signal. Returns None, or the reason why the server ended by itself.
+
+    What can be known to fail without the hub or a conversion fails before the port is opened.
+    """
     service = Service(settings)
-    service.open_in_background(open_engine)
+    service.open_in_background(open_engine, check_startup)
     from multimodal_embedding_serving.api.uvicorn_server import make_server
 
     server = make_server(service, listening)
-    server.run()
-    status = 0 if server.started and service.failure is None else 1
-    if server.started and not service.opened.is_set():
-        # A conversion can't be interrupted, and a thread in native code that outlives the
-        # interpreter aborts the process. An incomplete bundle is never used, so nothing breaks.
-        logging.shutdown()
-        os._exit(status)
-    return status
+    service.checked.wait()
+    if service.failure is not None:
+        return service.failure
+    try:
+        server.run()
+    except SystemExit:  # uvicorn raises it if it can't listen
+        return f"cannot listen on {settings.host}:{settings.port}: {_listening_error(settings)}"
+    except OSError as error:  # a certificate that cannot be read
+        return f"cannot start: {error.strerror or error}"
+    return service.failure
+
+
+def _listening_error(settings: Settings) -> str:
+    """Why the address cannot be listened on, in the system's words."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "see the log above"

@@ -22,6 +22,8 @@ from multimodal_embedding_serving.types import Progress
 log = logging.getLogger(__name__)
 
 EngineFactory = Callable[[Settings, Progress, Metrics], Engine]
+StartupCheck = Callable[[Settings], None]
+"""Raises what can be known to fail before the server listens."""
 
 
 def open_engine(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
@@ -54,6 +56,8 @@ class Service:
     active: int = 0
     """Requests in progress."""
     opening_started: bool = False
+    checked: threading.Event = field(default_factory=threading.Event)
+    """Set when the checks that precede listening have passed, or loading has failed."""
     opened: threading.Event = field(default_factory=threading.Event)
     """Set when loading has ended, whether it succeeded or failed."""
     memory_quota: MemoryQuota = field(init=False)
@@ -69,14 +73,18 @@ class Service:
         """
         self.stage, self.share = stage, min(max(share, 0.0), 1.0)
 
-    def open_in_background(self, factory: EngineFactory) -> None:
+    def open_in_background(self, factory: EngineFactory, check: StartupCheck | None = None) -> None:
         """Load the model on a thread; a daemon, because a conversion can't be interrupted."""
         self.opening_started = True
-        threading.Thread(target=self._open, args=(factory,), name="opening", daemon=True).start()
+        arguments = factory, check
+        threading.Thread(target=self._open, args=arguments, name="opening", daemon=True).start()
 
-    def _open(self, factory: EngineFactory) -> None:
+    def _open(self, factory: EngineFactory, check: StartupCheck | None) -> None:
         failure: str | None = "unexpected error (see the server log)"
         try:
+            if check is not None:
+                check(self.settings)
+            self.checked.set()
             engine = factory(self.settings, self.note, self.metrics)
             self.names = spellings_of(engine, self.settings)
             self.engine = engine
@@ -86,6 +94,7 @@ class Service:
             log.error("could not load the model: %s", failure)
         finally:
             self.failure = failure
+            self.checked.set()
             self.opened.set()
 
     @property

@@ -21,6 +21,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     check_format,
     locked,
     publishing,
+    remove_leftovers,
 )
 from multimodal_embedding_serving.errors import BundleError
 
@@ -70,15 +71,17 @@ def unpack(source: Path, models: Path) -> Bundle:
             final = models / _place(label)
             text = _read(archive, MANIFEST, MAX_MANIFEST).decode("utf-8")
             manifest = Manifest.from_json(text)
-            with locked(final.parent / LOCK), publishing(final) as folder:
-                for name, facts in manifest.files.items():
-                    _extract(archive, name, int(facts["size"]), folder)
-                if archive.next() is not None:
-                    raise BundleError(
-                        f"{source.name}: the archive has files that its manifest does not list"
-                    )
-                (folder / MANIFEST).write_text(text, "utf-8")
-                Bundle.load(folder).verify()
+            with locked(final.parent / LOCK):
+                remove_leftovers(final.parent)
+                with publishing(final) as folder:
+                    for name, facts in manifest.files.items():
+                        _extract(archive, name, int(facts["size"]), folder)
+                    if archive.next() is not None:
+                        raise BundleError(
+                            f"{source.name}: the archive has files that its manifest does not list"
+                        )
+                    (folder / MANIFEST).write_text(text, "utf-8")
+                    Bundle.load(folder).verify()
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BundleError(
             f"{source.name}: not a model archive, or the file is damaged ({error})"

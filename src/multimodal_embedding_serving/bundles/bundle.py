@@ -247,12 +247,9 @@ def rewrite_manifest(folder: Path, manifest: Manifest) -> None:
 def publishing(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends without an error.
 
-    The next process to publish there removes what a killed one left under a temporary name; hold
-    `locked(final)` around this.
+    Hold `locked(final)` around this.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in final.parent.glob(f"{TEMPORARY}{final.name}-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     temporary = final.parent / f"{TEMPORARY}{final.name}-{os.getpid()}"
     temporary.mkdir()
     try:
@@ -268,6 +265,18 @@ def publishing(final: Path) -> Iterator[Path]:
         _flush(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(model_dir: Path) -> None:
+    """Remove what killed processes left under temporary names; the caller holds `locked`.
+
+    Whatever the precision: the killed process may have been storing another one than the next.
+    """
+    for leftover in model_dir.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def locked(final: Path) -> FileLock:

@@ -25,7 +25,7 @@ from multimodal_embedding_serving.cli import (
     serve,
     tune,
 )
-from multimodal_embedding_serving.errors import EmbeddingError, SettingsError
+from multimodal_embedding_serving.errors import EmbeddingError
 
 app = typer.Typer(
     name="mmes",
@@ -74,7 +74,7 @@ def main() -> None:
         app()
     except EmbeddingError as error:
         typer.echo(f"mmes: {error}", err=True)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        sys.exit(1)
     except OSError as error:  # such as a full disk, or a folder without write permission
         path = f": {error.filename}" if error.filename else ""
         typer.echo(f"mmes: {error.strerror}{path}", err=True)

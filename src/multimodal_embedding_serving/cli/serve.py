@@ -42,11 +42,11 @@ def serve(
     for sentence in find_unknown_variables():
         log.warning("%s", sentence)
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
-    try:
-        status = run(settings, listening)
-    except SystemExit as stop:  # uvicorn raises it if it can't bind the port
-        status = 1 if stop.code else 0
-    leave(status)
+    reason = run(settings, listening)
+    logging.shutdown()
+    if reason is not None:
+        typer.echo(f"mmes: {reason}", err=True)
+    leave(0 if reason is None else 1)
 
 
 def leave(status: int) -> NoReturn:
@@ -55,7 +55,7 @@ def leave(status: int) -> NoReturn:
     That thread is inside OpenVINO and can't be interrupted: an ordinary exit would unload the
     library while the thread runs in it, and the process would abort.
     """
-    logging.shutdown()
     if any(thread.name == "opening" for thread in threading.enumerate()):
+        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)

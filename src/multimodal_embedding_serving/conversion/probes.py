@@ -22,6 +22,7 @@ from filelock import Timeout
 from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.bundles.bundle import (
     FORMAT,
+    LOCK,
     Bundle,
     Manifest,
     locked,
@@ -107,7 +108,7 @@ def add_probes(bundle: Bundle) -> Bundle:
     computed = {each: compute_probes(bundle, each).to_manifest() for each in missing}
     manifest = dataclasses.replace(bundle.manifest, probes={**known, **computed}, format=FORMAT)
     try:
-        with locked(bundle.path).acquire(timeout=LOCK_SECONDS):
+        with locked(bundle.path.parent / LOCK).acquire(timeout=LOCK_SECONDS):
             rewrite_manifest(bundle.path, manifest)
         log.info("%s: added probe vectors to the bundle (format %d)", manifest.model, FORMAT)
     except (OSError, Timeout) as error:

@@ -8,10 +8,10 @@ same bundle wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     TEMPORARY,
     Bundle,
     locked,
+    remove_leftovers,
 )
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import ModelSpec
@@ -69,11 +70,20 @@ def load_bundle(
     if resolved.bundle is not None:
         return Bundle.load(resolved.bundle)
     if not force and (bundle := find_converted(resolved, settings)):
+        _remove_leftovers_unless_in_use(resolved.model_dir)
         return bundle
     with conversion_lock(resolved.model_dir, progress):
+        remove_leftovers(resolved.model_dir)
         # Another process may have converted the model while this one waited for the lock.
         bundle = None if force else find_converted(resolved, settings)
         return bundle or convert(resolved, settings, progress, access)
+
+
+def _remove_leftovers_unless_in_use(model_dir: Path) -> None:
+    """A folder that may only be read, or in which another process is converting, stays as it is."""
+    if any(model_dir.glob(f"{TEMPORARY}*")):
+        with contextlib.suppress(OSError, Timeout), locked(model_dir / LOCK).acquire(timeout=0):
+            remove_leftovers(model_dir)
 
 
 def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
@@ -100,7 +110,7 @@ def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None
     return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def conversion_lock(model_dir: Path, progress: Progress = ignore_progress) -> Iterator[None]:
     """Hold the lock of a model's folder; wait where another process does. Raises BundleError."""
     try:

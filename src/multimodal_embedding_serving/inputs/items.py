@@ -25,7 +25,7 @@ from multimodal_embedding_serving.inputs.media_access import (
     VideoSource,
     is_url,
 )
-from multimodal_embedding_serving.media.fetch import media_path
+from multimodal_embedding_serving.media.files import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
 from multimodal_embedding_serving.media.sampling import Segment

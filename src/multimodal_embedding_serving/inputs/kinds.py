@@ -38,7 +38,7 @@ from multimodal_embedding_serving.inputs.media_access import (
     VideoSource,
 )
 from multimodal_embedding_serving.media.encoded import Encoded
-from multimodal_embedding_serving.media.fetch import media_path
+from multimodal_embedding_serving.media.files import media_path
 from multimodal_embedding_serving.media.manifest import Manifest, read_manifest
 from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.types import Modality

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from asyncio import AbstractEventLoop, get_running_loop, to_thread
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
 from multimodal_embedding_serving.media.encoded import Encoded
-from multimodal_embedding_serving.media.fetch import Fetcher, media_path
+from multimodal_embedding_serving.media.fetch import Fetcher
+from multimodal_embedding_serving.media.files import media_path, open_file
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
@@ -220,11 +222,12 @@ def is_url(text: str) -> bool:
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise TooLarge(
-                f"the file has {size:,} bytes; the limit is {limit:,} (EMBEDDING_MAX_IMAGE_MB)"
-            )
-        return path.read_bytes()
+        with os.fdopen(open_file(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise TooLarge(
+                    f"the file has {size:,} bytes; the limit is {limit:,} (EMBEDDING_MAX_IMAGE_MB)"
+                )
+            return file.read()
     except OSError as error:
         raise InvalidInput(f"could not read the file: {error.strerror}") from None

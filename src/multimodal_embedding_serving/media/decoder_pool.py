@@ -7,7 +7,6 @@ a new one. On systems other than Linux, videos are decoded in this process.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.media.channel import Message
 from multimodal_embedding_serving.media.decoder_handle import Decoder
 from multimodal_embedding_serving.media.encoded import Encoded
+from multimodal_embedding_serving.media.files import open_file
 from multimodal_embedding_serving.media.ring import Ring, seal
 from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits, source_size
 
@@ -313,12 +313,10 @@ def open_source(source: bytes | Path, limits: VideoLimits) -> int:
 
 def _open_file(path: Path, limits: VideoLimits) -> int:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
+        file = open_file(path)
     except OSError:
         raise NotFound("the video file does not exist") from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise NotFound("the path is not a regular file")
         source_size(file, limits)
     except EmbeddingError:
         os.close(file)

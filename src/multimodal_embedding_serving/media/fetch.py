@@ -13,18 +13,14 @@ import contextlib
 import io
 import socket
 import ssl
-import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
 
 import httpcore2
 import httpx2
 
 from multimodal_embedding_serving.errors import (
-    Forbidden,
     InvalidInput,
-    NotFound,
     RemoteFailed,
     SettingsError,
     TooLarge,
@@ -241,6 +237,13 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the file at the URL is larger than the limit of {max_bytes:,} bytes")
 
 
+def check_rules(allowed_hosts: Sequence[str], proxy: str) -> None:
+    """Check the settings of a Fetcher without making one. Raises SettingsError."""
+    AddressRules("off", allowed_hosts)
+    if proxy:
+        _parse_proxy(proxy)
+
+
 def _parse_proxy(url: str) -> httpx2.Proxy:
     with contextlib.suppress(httpx2.InvalidURL, ValueError):
         proxy = httpx2.Proxy(url)
@@ -249,30 +252,3 @@ def _parse_proxy(url: str) -> httpx2.Proxy:
     raise SettingsError(
         "EMBEDDING_MEDIA_PROXY is not valid; use http://host:port or https://host:port"
     )
-
-
-def media_path(path: str, roots: Sequence[Path]) -> Path:
-    """Resolve a client's path to a regular file under the media roots. A relative path starts at
-    the first root; an absolute one must be inside a root after links are resolved.
-
-    Raises Forbidden outside the roots (whether the file exists or not), NotFound inside them if
-    there is no such file.
-    """
-    if not path or "\0" in path:
-        raise InvalidInput("a path must not be empty or contain a NUL character")
-    if not roots:
-        raise Forbidden("reading files is disabled (EMBEDDING_MEDIA_ROOTS is empty)")
-    try:
-        file = (roots[0] / path).resolve()
-        inside = any(file.is_relative_to(root.resolve()) for root in roots)
-    except (OSError, RuntimeError, UnicodeError):  # a loop of links, a name too long
-        raise NotFound("no such file under EMBEDDING_MEDIA_ROOTS") from None
-    if not inside:
-        raise Forbidden("the path is outside EMBEDDING_MEDIA_ROOTS")
-    try:
-        mode = file.stat().st_mode
-    except (OSError, UnicodeError):
-        raise NotFound("no such file under EMBEDDING_MEDIA_ROOTS") from None
-    if not stat.S_ISREG(mode):
-        raise NotFound("the path is not a regular file")
-    return file

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge
+from multimodal_embedding_serving.media.files import open_file
 
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -70,14 +72,19 @@ class Manifest(BaseModel):
 def read_manifest(path: Path) -> Manifest:
     """Parse a manifest. Blocking.
 
-    Raises InvalidInput with the path of the invalid field, TooLarge above 64 MiB.
+    Raises NotFound, InvalidInput with the path of the invalid field, TooLarge above 64 MiB.
     """
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise TooLarge(
-            "the manifest is larger than the limit of 64 MiB", param="frames_manifest_path"
-        )
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        with os.fdopen(open_file(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_MANIFEST_BYTES:
+                raise TooLarge(
+                    "the manifest is larger than the limit of 64 MiB", param="frames_manifest_path"
+                )
+            content = file.read()
+    except OSError:
+        raise NotFound("the manifest does not exist", param="frames_manifest_path") from None
+    try:
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
