@@ -13,7 +13,7 @@ from multimodal_embedding_serving.cli.serve import serve
 def test_a_variable_that_is_almost_a_setting_is_named_at_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "serve", lambda settings, listening: 0)
+    monkeypatch.setattr(server, "serve", lambda settings, listening: None)
     monkeypatch.setattr(sys.modules[serve.__module__], "set_up_logging", lambda *_: None)
     monkeypatch.setenv("EMBEDDING_PORT", "80")
     monkeypatch.setenv("VIDEO_FRAME_LOG_LEVEL", "INFO")
