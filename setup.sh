@@ -154,9 +154,10 @@ _mmes_host() { # this machine: the image's registry, devices, groups, address
   esac
 
   # The groups of the devices: 44 is Debian's video, 992 Ubuntu's render; they must not be equal.
-  _mmes_name=$(getent group video 2>/dev/null | cut -d: -f3)
+  # A group that does not exist is a failure of the pipe, which must not end a shell with `set -e`.
+  _mmes_name=$(getent group video 2>/dev/null | cut -d: -f3) || :
   export VIDEO_GROUP_ID="${VIDEO_GROUP_ID:-${_mmes_name:-44}}"
-  _mmes_name=$(getent group render 2>/dev/null | cut -d: -f3)
+  _mmes_name=$(getent group render 2>/dev/null | cut -d: -f3) || :
   export RENDER_GROUP_ID="${RENDER_GROUP_ID:-${_mmes_name:-992}}"
 
   # For other compose files that are run from this shell.

@@ -115,6 +115,15 @@ def test_the_devices_and_groups_of_this_machine_are_exported(shell: str) -> None
         assert "no device in /dev/dri" in source(shell, EMBEDDING_DEVICE="GPU.1")[2]
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_strict_shell_survives_it(shell: str) -> None:
+    """`set -euo pipefail`, as scripts have it: a missing group, device or engine is no failure."""
+    command = f"set -euo pipefail; . {SCRIPT} >/dev/null; echo $RENDER_GROUP_ID"
+    environ = {"HOME": "/nowhere", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([shell, "-c", command], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip().isdigit()) == (0, True), done.stderr
+
+
 def test_devices_groups_and_the_image_can_be_set() -> None:
     exports = {"DRI_MOUNT_PATH": "/dev/dri/by", "VIDEO_GROUP_ID": "7", "RENDER_GROUP_ID": "8"}
     _, variables, _ = source(**exports, REGISTRY_URL="example.com/", PROJECT_NAME="team")
