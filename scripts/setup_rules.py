@@ -1,4 +1,4 @@
-"""The generated part of setup.sh: the models, and the values that the settings allow."""
+"""The generated parts of setup.sh (models and allowed values) and of compose.yaml (settings)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERNS = {
     "EMBEDDING_DEVICE": DEVICE.pattern,
     "EMBEDDING_USE_OV": "|".join(BOOLEANS),
     "EMBEDDING_PRECISION": "|".join(PRECISIONS),
-    "OV_PERFORMANCE_MODE": "|".join(PERFORMANCE_MODES),
+    "OV_PERFORMANCE_MODE": "|".join([*PERFORMANCE_MODES, "CUMULATIVE"]),
     "EMBEDDING_SERVER_PORT": None,
     "INFER_BATCH_SIZE": None,
 }
@@ -40,6 +40,23 @@ _mmes_rule() {{ # name -> pattern, bounds of a number, and what a message says i
 {cases}  esac
 }}
 """
+
+
+CONTAINER_VARIABLES = {"EMBEDDING_HOST", "EMBEDDING_SERVER_PORT"}
+"""Fixed inside the container: compose maps the port, and the address must be every one."""
+
+CONTAINER_DEFAULTS = {"EMBEDDING_OV_MODELS_DIR": "/app/ov-models"}
+"""What the image sets, and an empty value of compose would unset."""
+
+
+def compose_environment() -> str:
+    """Each setting of the service as a line of compose's environment: its value, or empty."""
+    names = sorted(name for each in fields(Settings) for name in each.metadata["names"])
+    return "".join(
+        f"      {name}: ${{{name}:-{CONTAINER_DEFAULTS.get(name, '')}}}\n"
+        for name in names
+        if name not in CONTAINER_VARIABLES
+    )
 
 
 def _models() -> str:

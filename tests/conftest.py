@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from hypothesis import settings
 
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
@@ -73,10 +74,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     monkeypatch.setenv("NO_PROXY", "*")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    close_session()  # it keeps the proxies that it was opened with
+    # A session keeps the proxies that it was opened with; those of clients before 1.0 do not.
+    end_session = getattr(huggingface_hub, "close_session", lambda: None)
+    end_session()
     with HubStandIn() as standin:
         yield standin
-    close_session()
+    end_session()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path("src/multimodal_embedding_serving")
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
-COPIED = ("src", "tests", "scripts", "docs")
+COPIED = ("src", "tests", "scripts", "docs", "docker")
 LINKED = (PACKAGE / "builtin", Path("tests/golden"))
 """Large, and read only."""
 BLOCK = re.compile(

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from multimodal_embedding_serving.errors import SettingsError
-from multimodal_embedding_serving.settings import IMAGE_FORMATS, Settings
+from multimodal_embedding_serving.settings import (
+    IGNORED_VARIABLES,
+    IMAGE_FORMATS,
+    NEAR_MISSES,
+    REPLACED_VARIABLES,
+    Settings,
+    find_unknown_variables,
+    unset_empty_hub_variables,
+)
 
 # variable -> default, copied by hand from the contract's table.
 DEFAULTS: dict[str, Any] = {
@@ -30,9 +38,11 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_MODEL_ALIASES": (),
     "EMBEDDING_TOKEN_IDS": "reject",
     "OV_PERFORMANCE_MODE": "auto",
+    "OPENVINO_PERFORMANCE_MODE": "auto",
     "OV_NUM_STREAMS": 0,
     "OV_INFERENCE_NUM_THREADS": 0,
     "OV_PERFORMANCE_HINT_NUM_REQUESTS": 0,
+    "PERFORMANCE_HINT_NUM_REQUESTS": 0,
     "INFER_BATCH_SIZE": 32,
     "PREPROCESS_WORKERS": 0,
     "DEFAULT_START_OFFSET_SEC": 0,
@@ -265,3 +275,78 @@ def read(name: str, raw: str) -> tuple[Settings | None, str]:
         return Settings.from_env({name: raw}), ""
     except SettingsError as error:
         return None, error.message
+
+
+@pytest.mark.parametrize("name", REPLACED_VARIABLES)
+def test_an_old_name_of_the_model_is_refused_with_the_right_one(name: str) -> None:
+    """Else another model than the one that is named would be served."""
+    with pytest.raises(SettingsError, match=f"^{name}='a/b' .* set EMBEDDING_MODEL_NAME instead"):
+        Settings.from_env({name: "a/b"})
+    assert Settings.from_env({name: " "}).model == "Builtin/mini"
+    environ = {name: "a/b", "EMBEDDING_MODEL_NAME": "CLIP/clip-vit-b-32"}
+    assert Settings.from_env(environ).model == "CLIP/clip-vit-b-32"
+    assert (
+        Settings.from_env({name: "a/b"}, model="CLIP/clip-vit-b-32").model == "CLIP/clip-vit-b-32"
+    )
+    assert find_unknown_variables(environ) == [
+        f"{name} is ignored: EMBEDDING_MODEL_NAME names the model"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *NEAR_MISSES.items(),
+        ("EMBEDDING_MODEL_NAMES", "EMBEDDING_MODEL_NAME"),
+        ("EMBEDDINGS_MODEL_NAME", None),
+        ("EMBEDING_DEVICE", None),
+        ("EMBEDDING_DEVISE", "EMBEDDING_DEVICE"),
+        ("DEFAULT_NUM_FRAME", "DEFAULT_NUM_FRAMES"),
+        ("VIDEO_FRAME_DECODER_WORKER", "VIDEO_FRAME_DECODER_WORKERS"),
+        ("OV_PERFORMANCE_MODES", "OV_PERFORMANCE_MODE"),
+    ],
+)
+def test_a_name_that_almost_is_a_setting_is_warned_of(name: str, meant: str | None) -> None:
+    sentence = f"{name} is not a setting and has no effect; did you mean {meant}?"
+    assert find_unknown_variables({name: "x"}) == ([sentence] if meant else [])
+
+
+def test_other_names_of_this_service_are_warned_of_and_those_of_others_are_not() -> None:
+    assert find_unknown_variables({"EMBEDDING_QUARTZ": "1"}) == [
+        "EMBEDDING_QUARTZ is not a setting and has no effect"
+    ]
+    for name, reason in IGNORED_VARIABLES.items():
+        assert find_unknown_variables({name: "1"}) == [f"{name} is ignored: {reason}"]
+    # What Kubernetes sets for a service named `embedding`, OpenVINO's own, and empty ones.
+    others = {
+        "EMBEDDING_PORT": "tcp://10.0.0.1:8000",
+        "EMBEDDING_SERVICE_HOST": "10.0.0.1",
+        "EMBEDDING_SERVICE_PORT_HTTP": "8000",
+        "EMBEDDING_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "OV_CPU_VERBOSE": "1",
+        "APP_HOME": "/app",
+        "EMBEDDING_MODEL": "",
+    }
+    assert find_unknown_variables(others | dict.fromkeys(DEFAULTS, "x")) == []
+
+
+def test_empty_variables_of_the_hubs_client_are_removed_and_no_others() -> None:
+    environ = {"HF_ENDPOINT": "", "HF_HOME": " ", "HF_TOKEN": "x", "HUGGINGFACE_HUB_CACHE": ""}
+    environ |= {"XDG_CACHE_HOME": "", "HF_": "", "PATH": "", "EMBEDDING_DEVICE": ""}
+    unset_empty_hub_variables(environ)
+    assert set(environ) == {"HF_TOKEN", "HF_", "PATH", "EMBEDDING_DEVICE"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "mode", "requests"),
+    [
+        ({"OPENVINO_PERFORMANCE_MODE": "latency"}, "LATENCY", 0),
+        ({"OV_PERFORMANCE_MODE": "Cumulative"}, "CUMULATIVE_THROUGHPUT", 0),
+        ({"PERFORMANCE_HINT_NUM_REQUESTS": "3"}, "auto", 3),
+    ],
+)
+def test_other_spellings_of_intels_service_are_taken(
+    environ: dict[str, str], mode: str, requests: int
+) -> None:
+    settings = Settings.from_env(environ)
+    assert (settings.performance_mode, settings.num_requests) == (mode, requests)

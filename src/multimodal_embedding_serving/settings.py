@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS
 DEFAULT_MAX_LENGTH = 8192
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+HUB_VARIABLE = re.compile("HF_.+|HUGGINGFACE_.+|HUGGING_FACE_.+|TRANSFORMERS_.+|XDG_CACHE_HOME")
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
@@ -61,6 +63,12 @@ def one_of(*allowed: str, meaning: Mapping[str, Any] | None = None) -> Parse:
 
 
 parse_boolean = one_of("true", "false", meaning=BOOLEANS)
+parse_performance_mode = one_of(
+    *PERFORMANCE_MODES,
+    meaning={mode.lower(): mode for mode in PERFORMANCE_MODES}
+    | {"cumulative": "CUMULATIVE_THROUGHPUT"},
+)
+"""OpenVINO's hints; `cumulative` is Intel's service's short form of the last."""
 
 
 def parse_list(raw: str) -> tuple[str, ...]:
@@ -130,10 +138,10 @@ class Settings:
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port to listen on; 0 = any free port")
     aliases: tuple[str, ...] = env("EMBEDDING_MODEL_ALIASES", (), parse_list, "additional names that clients may use for the loaded model")
     token_ids: str = env("EMBEDDING_TOKEN_IDS", "reject", one_of("reject", "model", "cl100k"), "token ids sent to /v1/embeddings: reject them, or read them as the loaded model's or as cl100k_base (extra `tiktoken`)")
-    performance_mode: str = env("OV_PERFORMANCE_MODE", "auto", one_of(*PERFORMANCE_MODES), "OpenVINO performance hint")
+    performance_mode: str = env("OV_PERFORMANCE_MODE OPENVINO_PERFORMANCE_MODE", "auto", parse_performance_mode, "OpenVINO performance hint")
     num_streams: int = env("OV_NUM_STREAMS", 0, number(1, 1024, "auto"), "number of OpenVINO streams")
     num_threads: int = env("OV_INFERENCE_NUM_THREADS", 0, number(1, 1024, "auto"), "number of OpenVINO inference threads")
-    num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
+    num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
     image_batch: int = env("INFER_BATCH_SIZE", 32, number(1, 1024), "maximum images per batch")
     interactive_replica_max_mb: int = env("EMBEDDING_INTERACTIVE_REPLICA_MAX_MB EMBEDDING_EXPRESS_MB", 512, number(0), "largest graph (its .bin file) that gets an interactive replica on a CPU: a second copy, loaded once interactive items wait behind bulk ones; 0 = none")
     workers: int = env("PREPROCESS_WORKERS", 0, number(1, 1024, "auto"), "threads that decode and resize images and tokenize texts; auto = one per core")
@@ -206,6 +214,8 @@ class Settings:
             }
             if readings:
                 values[each.name] = _agreed(readings, raws)
+        if "model" not in values:
+            _refuse_replaced(environ)
         if environ.get("XDG_CACHE_HOME"):
             for name, subfolder in CACHES.items():
                 values.setdefault(name, Path(environ["XDG_CACHE_HOME"], "mmes", subfolder))
@@ -244,6 +254,89 @@ class Settings:
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+
+IGNORED_VARIABLES = {
+    "MAX_PARALLEL_WORKERS": "the number of inference requests follows the device",
+    "USE_ONLY_TEXT_EMBEDDINGS": "the model decides what it embeds, as `/model/capabilities` says",
+    "VIDEO_FRAME_LOG_LEVEL": "use `EMBEDDING_LOG_LEVEL`",
+    "VIDEO_FRAME_SHM_POOL_BLOCKS_MULTIPLIER": "shared memory follows `VIDEO_FRAME_QUEUE_SIZE`",
+    "VIDEO_FRAME_SHM_POOL_BLOCK_SIZE": "the size of shared memory follows the video's",
+    "no_proxy_env": "use `no_proxy`",
+}
+"""Variables of Intel's service that have no effect here, and why that does no harm."""
+REPLACED_VARIABLES = (
+    "IMAGE_EMBEDDING_MODEL_NAME",
+    "TEXT_EMBEDDING_MODEL_NAME",
+    "VCLIP_MODEL",
+    "QWEN_MODEL",
+)
+"""Names that earlier versions of Intel's service had for the model: alone, they are refused."""
+NEAR_MISSES = {
+    "EMBEDDING_MODEL": "EMBEDDING_MODEL_NAME",
+    "EMBEDDING_MODEL_ID": "EMBEDDING_MODEL_NAME",
+    "EMBEDDING_PORT": "EMBEDDING_SERVER_PORT",
+    "EMBEDDING_SERVER_HOST": "EMBEDDING_HOST",
+    "EMBEDDING_API_KEY": "EMBEDDING_API_KEYS",
+    "EMBEDDING_BATCH_SIZE": "INFER_BATCH_SIZE",
+    "EMBEDDING_USE_OPENVINO": "EMBEDDING_USE_OV",
+    "EMBEDDING_MODELS_DIR": "EMBEDDING_OV_MODELS_DIR",
+    "OV_MODELS_DIR": "EMBEDDING_OV_MODELS_DIR",
+}
+"""Names that people write, and the setting that they mean, where the spelling alone does not tell."""
+OWN_PREFIXES = ("EMBEDDING_", "VIDEO_FRAME_", "INFER_", "PREPROCESS_", "DEFAULT_", "OV_", "APP_")
+MIN_LIKENESS = 0.85
+"""Of a name to a setting, to be taken for a misspelling of it (difflib's ratio)."""
+SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+"""What Kubernetes and Docker set for a service that is named `embedding`."""
+
+
+def find_unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One sentence for each variable that looks like a setting but has no effect, to warn of."""
+    environ = os.environ if environ is None else environ
+    known = {name for each in fields(Settings) for name in each.metadata["names"]}
+    sentences = []
+    for name in sorted(environ):
+        linked = SERVICE_LINK.fullmatch(name) or "://" in environ[name]
+        if name in known or not environ[name].strip() or linked:
+            continue
+        if name in IGNORED_VARIABLES:
+            sentences.append(f"{name} is ignored: {IGNORED_VARIABLES[name]}")
+        elif name in REPLACED_VARIABLES:
+            sentences.append(f"{name} is ignored: EMBEDDING_MODEL_NAME names the model")
+        elif name.startswith(OWN_PREFIXES):
+            meant = NEAR_MISSES.get(name) or next(
+                iter(get_close_matches(name, known, n=1, cutoff=MIN_LIKENESS)), None
+            )
+            if meant is not None:
+                sentences.append(
+                    f"{name} is not a setting and has no effect; did you mean {meant}?"
+                )
+            elif name.startswith("EMBEDDING_"):
+                sentences.append(f"{name} is not a setting and has no effect")
+    return sentences
+
+
+def _refuse_replaced(environ: Mapping[str, str]) -> None:
+    """Without EMBEDDING_MODEL_NAME, an old name of the model must not lead to another model."""
+    for name in REPLACED_VARIABLES:
+        if environ.get(name, "").strip():
+            raise SettingsError(
+                f"{name}={environ[name]!r} is a setting of earlier versions of Intel's service; "
+                "set EMBEDDING_MODEL_NAME instead (`mmes models` lists the models)"
+            )
+
+
+def unset_empty_hub_variables(environ: MutableMapping[str, str] | None = None) -> None:
+    """Remove the hub client's variables that are empty, as `HF_ENDPOINT=` in a compose file is.
+
+    The client reads them when it is imported, and takes an empty one for a value: HF_HOME for the
+    working directory, HF_ENDPOINT for an address.
+    """
+    environ = os.environ if environ is None else environ
+    for name in [name for name in environ if HUB_VARIABLE.fullmatch(name)]:
+        if not environ[name].strip():
+            del environ[name]
 
 
 def _agreed(readings: Mapping[str, Any], raws: Mapping[str, str]) -> Any:

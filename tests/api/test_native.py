@@ -178,6 +178,18 @@ def test_a_video_file_is_read_below_the_media_roots(start: Start, tmp_path: Path
         assert len(answer.json()["embedding"]) == 4
 
 
+def test_an_image_file_is_read_below_the_media_roots(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(write_image("png"))
+    url = start(media_roots=(tmp_path,)).url
+    answers = [
+        httpx2.post(
+            f"{url}/embeddings", json={"input": {"type": "image_file", "image_path": path}}
+        ).json()["embedding"]
+        for path in ("one.png", [str(tmp_path / "one.png")])
+    ]
+    assert answers == [answers[0], [answers[0]]]
+
+
 def test_a_manifest_gives_its_frames_in_its_order(start: Start, tmp_path: Path) -> None:
     data = write_image("png")
     (tmp_path / "crop.png").write_bytes(data)

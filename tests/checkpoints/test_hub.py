@@ -163,6 +163,35 @@ def test_the_environment_of_the_client_rules(
     assert len(hub.requests) == before
 
 
+def test_an_empty_variable_of_the_client_counts_as_unset(
+    hub: HubStandIn, tmp_path: Path, files: dict[str, bytes | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `${HF_ENDPOINT:-}` in a compose file leaves it, whoever imported the client first."""
+    repo = hub.add(REPO, files)
+    home = tmp_path / "home"
+    empty = dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"), "")
+    monkeypatch.chdir(tmp_path)
+    printed, _ = run_alone(hub, home, REPO, **empty, XDG_CACHE_HOME=str(home))
+    assert repo.commit in printed
+    assert (home / "huggingface" / "hub").is_dir()
+    assert {each.name for each in tmp_path.iterdir()} == {"home", "w.safetensors"}
+    unset = {"HF_ENDPOINT": "", "HF_HOME": "", "XDG_CACHE_HOME": "", "HOME": str(tmp_path / "user")}
+    shown = (
+        "from multimodal_embedding_serving.checkpoints.hub import describe_client as d; print(d())"
+    )
+    for first in ("", "import huggingface_hub; "):
+        done = subprocess.run(
+            [sys.executable, "-c", first + shown],
+            env=os.environ | unset,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "endpoint='https://huggingface.co'" in done.stdout
+        cache = tmp_path / "user" / ".cache" / "huggingface" / "hub"
+        assert str(cache) in done.stdout
+
+
 def test_a_folder_is_read_in_place_and_without_the_client(
     hub: HubStandIn, tmp_path: Path, files: dict[str, bytes | Path]
 ) -> None:

@@ -19,9 +19,12 @@ import multimodal_embedding_serving as mme
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.compat import handlers
 from multimodal_embedding_serving.inputs.kinds import FramesBatchInput
+from multimodal_embedding_serving.media.sampling import Segment, choose
 from multimodal_embedding_serving.types import Vectors
 
 DIMENSION = 6
+FRAMES = 10
+"""Of the fake engine's videos."""
 
 
 def vectors_of(contents: Sequence[str]) -> Vectors:
@@ -45,6 +48,8 @@ class FakeEngine:
     """An engine whose vectors follow from its arguments; it records how it was opened."""
 
     opened: list[dict[str, Any]] = []  # noqa: RUF012
+    without_torch: Exception | None = None
+    """What opening with torch raises."""
 
     def __init__(self, modalities: tuple[str, ...] = ("image", "text")) -> None:
         self.info = SimpleNamespace(modalities=modalities, dimension=DIMENSION, text_length=77)
@@ -53,6 +58,8 @@ class FakeEngine:
     @classmethod
     def open(cls, model: str | None = None, **overrides: Any) -> FakeEngine:
         cls.opened.append({"model": model, **overrides})
+        if overrides.get("use_openvino") is False and cls.without_torch:
+            raise cls.without_torch
         return cls(("text",) if model and model.startswith("QwenText") else ("image", "text"))
 
     def embed(self, **source: Any) -> Vectors:
@@ -68,8 +75,13 @@ class FakeEngine:
             )
         if source["video"] == b"broken":
             raise errors.InvalidInput("the video can't be decoded")
-        count = (source["segment"] or {}).get("num_frames", 64)
-        return vectors_of([f"frame {n}" for n in range(count)])
+        segment = source["segment"] or {}
+        if isinstance(segment, Segment):
+            return vectors_of([f"frame {n}" for n in choose(segment, FRAMES, 25)])
+        return vectors_of([f"frame {n}" for n in range(segment.get("num_frames", 64))])
+
+    def preprocess_image(self, image: Any) -> Any:
+        return np.asarray(image)
 
     async def embed_inputs(self, inputs: Sequence[FramesBatchInput]) -> list[Any]:
         (source,) = inputs
@@ -87,6 +99,7 @@ class FakeEngine:
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "Engine", FakeEngine)
     monkeypatch.setattr(FakeEngine, "opened", [])
+    monkeypatch.setattr(FakeEngine, "without_torch", None)
     monkeypatch.setattr(mme.ModelFactory, "handlers", {})
 
 
@@ -122,6 +135,7 @@ HANDLER = {
     "convert_to_openvino": ["ov_models_dir"],
     "prepare_query": ["text"],
     "prepare_documents": ["texts"],
+    "preprocess_image": ["image"],
     **{f"supports_{kind}": [] for kind in ("text", "image", "video")},
 }
 MODEL = {
@@ -135,6 +149,7 @@ MODEL = {
     "get_video_embedding_from_url": ["video_url", "segment_config"],
     "get_video_embedding_from_file": ["video_path", "segment_config"],
     "get_video_embedding_from_frames_manifest": ["manifest_path"],
+    "get_video_sampled_embeddings": ["video_path", "frame_interval"],
     "check_health": [],
     "get_supported_modalities": [],
     **{f"supports_{kind}": [] for kind in ("text", "image", "video")},
@@ -223,6 +238,7 @@ def test_images_alone_or_listed_and_with_their_time(handler: mme.BaseEmbeddingMo
     both = handler.encode_image([one, two], metrics_out=True)
     assert both["embeddings"].shape == (2, DIMENSION)
     assert both["inference_time_s"] >= 0
+    assert both["processed_images"] == 2
     assert np.array_equal(handler.encode_image(two)[0], both["embeddings"][1])
 
 
@@ -255,16 +271,20 @@ async def test_an_image_by_base64_and_by_url(model: mme.EmbeddingModel) -> None:
     assert await model.get_image_embedding_from_url(url) == vectors_of([url])[0].tolist()
 
 
-async def test_a_video_by_base64_url_file_and_frames(model: mme.EmbeddingModel) -> None:
+async def test_a_video_by_base64_url_file_and_frames(
+    model: mme.EmbeddingModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.mp4"
+    file.write_bytes(b"clip")
     three = vectors_of([f"frame {n}" for n in range(3)]).tolist()
     segment = {"num_frames": 3, "startOffsetSec": 1}
     data = base64.b64encode(b"clip").decode()
     assert model.get_video_embedding_from_base64(data, segment) == three
     assert await model.get_video_embedding_from_url("http://e.com/c.mp4", segment) == three
-    assert await model.get_video_embedding_from_file("/videos/c.mp4", segment) == three
+    assert await model.get_video_embedding_from_file(str(file), segment) == three
     engine: Any = model.handler.model
     sources = [call["video"] for call in engine.calls]
-    assert sources == [b"clip", "http://e.com/c.mp4", Path("/videos/c.mp4")]
+    assert sources == [b"clip", "http://e.com/c.mp4", file]
     assert len(model.get_video_embedding_from_base64(data)) == 64
     frames: list[list[Any]] = [[image(1), np.asarray(image(2))], [image(3)]]
     assert len(model.get_video_embeddings(frames)) == 3
@@ -280,7 +300,68 @@ async def test_a_manifest_and_its_errors(model: mme.EmbeddingModel) -> None:
         await by_manifest("/tmp/videoQnA/bad.json")
 
 
+async def test_a_file_name_is_looked_up_below_the_media_roots(
+    model: mme.EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [tmp_path / "first", tmp_path / "second"]
+    for root in roots:
+        (root / "videos").mkdir(parents=True)
+    monkeypatch.setenv("EMBEDDING_MEDIA_ROOTS", f"{roots[0]}:{roots[1]}")
+    (roots[1] / "videos" / "c.mp4").write_bytes(b"clip")
+    assert len(await model.get_video_embedding_from_file("videos/c.mp4")) == 64
+    assert model.get_video_sampled_embeddings("videos/c.mp4")
+    engine: Any = model.handler.model
+    assert {call["video"] for call in engine.calls} == {roots[1] / "videos" / "c.mp4"}
+    for kind in (FileNotFoundError, RuntimeError):
+        with pytest.raises(kind, match="no video file 'videos/d"):
+            await model.get_video_embedding_from_file("videos/d.mp4")
+
+
+@pytest.mark.parametrize(
+    ("interval", "numbers"), [(1, range(10)), (3, [0, 3, 6, 9]), (10, [0]), (99, [0])]
+)
+def test_every_nth_frame_is_sampled(
+    model: mme.EmbeddingModel, tmp_path: Path, interval: int, numbers: Sequence[int]
+) -> None:
+    (tmp_path / "c.mp4").write_bytes(b"clip")
+    expected = vectors_of([f"frame {n}" for n in numbers]).tolist()
+    assert model.get_video_sampled_embeddings(str(tmp_path / "c.mp4"), interval) == expected
+    with pytest.raises(ValueError, match="frame_interval must be at least 1"):
+        model.get_video_sampled_embeddings(str(tmp_path / "c.mp4"), 0)
+
+
+def test_an_image_is_preprocessed_like_a_tensor(handler: mme.BaseEmbeddingModel) -> None:
+    pixels = handler.preprocess_image(image(51))
+    assert pixels.shape == (3, 2, 2)
+    assert pixels.dtype == np.float32
+    assert np.allclose(pixels, 0.2)
+    assert pixels.unsqueeze(0).shape == (1, 3, 2, 2)
+    assert handler.preprocess == handler.preprocess_image
+    assert mme.get_model_handler("clip-vit-b-16").preprocess is None
+
+
+@pytest.mark.parametrize(
+    "error", [errors.MissingExtra("torch", "torch"), errors.SettingsError("torch cannot serve it")]
+)
+def test_without_torch_the_sdks_old_default_uses_openvino_with_a_warning(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(FakeEngine, "without_torch", error)
+    handler = mme.get_model_handler("clip-vit-b-32", use_openvino=False)
+    model = mme.EmbeddingModel(handler)
+    handler.load_model()
+    assert [each["use_openvino"] for each in FakeEngine.opened] == [False, True]
+    assert handler.use_openvino
+    assert model.use_openvino
+    assert f"{error}; using OpenVINO instead of torch" in caplog.text
+    with pytest.raises(type(error)):
+        mme.get_model_handler("clip-vit-b-32", device="cuda", use_openvino=False).load_model()
+
+
 def test_what_fails_is_a_runtime_error(model: mme.EmbeddingModel) -> None:
+    for kind in (RuntimeError, ValueError):
+        with pytest.raises(kind, match="can't be decoded"):
+            model.get_video_embedding_from_base64(base64.b64encode(b"broken").decode())
     with pytest.raises(RuntimeError, match="can't be decoded"):
         model.get_video_embedding_from_base64(base64.b64encode(b"broken").decode())
     with pytest.raises(RuntimeError):

@@ -39,7 +39,7 @@ def interpolate(text: str, environ: Mapping[str, str]) -> Any:
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, {"EMBEDDING_DEVICE": "GPU", "TARGET": "gpu", "DEVICES": "/dev/dri"}]
+    "environ", [{}, {"EMBEDDING_DEVICE": "GPU", "TARGET": "gpu", "DRI_MOUNT_PATH": "/dev/dri"}]
 )
 def test_compose_is_valid_with_and_without_variables(environ: dict[str, str]) -> None:
     document = interpolate(COMPOSE, environ)
@@ -60,27 +60,43 @@ def test_the_schema_would_find_a_fault() -> None:
 
 def test_the_service_takes_the_environment_of_the_container() -> None:
     (service,) = interpolate(COMPOSE, {})["services"].values()
-    environ = {name: str(value) for name, value in service["environment"].items()}
     block = re.search(r"^ENV PATH.*?(?=^\w)", DOCKERFILE, re.M | re.DOTALL)
     assert block
-    environ |= dict(re.findall(r"(\w+)=(\S+)", block[0]))
+    environ = dict(re.findall(r"(\w+)=(\S+)", block[0]))
+    environ |= {name: str(value or "") for name, value in service["environment"].items()}
     settings = Settings.from_env(environ)
+    assert settings.models_dir == Path("/app/ov-models")
     assert (settings.host, settings.port) == ("0.0.0.0", 8000)
     assert settings.model == "Builtin/mini"
     known = {
         name for each in Settings.__dataclass_fields__.values() for name in each.metadata["names"]
     }
-    ours = {
-        name for name in environ if name.startswith(("EMBEDDING_", "OV_", "DEFAULT_", "INFER_"))
-    }
-    assert ours <= known
+    own_to_container = {"EMBEDDING_HOST", "EMBEDDING_SERVER_PORT"}
+    passed = set(service["environment"])
+    assert known - passed == own_to_container
+    assert passed - known == {
+        "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy"
+    }  # fmt: skip
+
+
+def test_compose_passes_on_what_the_shell_sets() -> None:
+    exported = {name: f"value of {name}" for name in re.findall(r"\$\{(\w+):-", COMPOSE)}
+    (service,) = interpolate(COMPOSE, exported)["services"].values()
+    assert all(value == exported[name] for name, value in service["environment"].items())
+    assert service["devices"] == [
+        "value of DRI_MOUNT_PATH:/dev/dri",
+        "value of ACCEL_MOUNT_PATH:/dev/accel/accel0",
+    ]
+    assert service["group_add"] == ["value of VIDEO_GROUP_ID", "value of RENDER_GROUP_ID"]
 
 
 def test_what_the_container_writes_to_is_what_may_be_written() -> None:
     (service,) = interpolate(COMPOSE, {})["services"].values()
     mounted = {each.split(":")[1] for each in service["volumes"]}
-    assert {"/app/ov-models", "/app/hub"} <= mounted
-    assert {"/app/ov-models", "/app/hub"} <= set(re.findall(r"/app/[\w-]+", DOCKERFILE))
+    written = {"/app/ov-models", "/app/ov_models", "/app/hub"}  # the second: Intel's volume
+    assert written <= mounted
+    (made,) = re.findall(r"install --directory --owner=mmes --group=mmes \\\n(.+)\n", DOCKERFILE)
+    assert written <= set(made.split())
 
 
 @pytest.mark.slow

@@ -106,6 +106,19 @@ def test_the_air_gapped_pod_may_reach_nothing() -> None:
     assert "Egress" in policy["spec"]["policyTypes"]
 
 
+def test_a_gpu_pod_is_in_the_groups_of_its_device() -> None:
+    pods = {
+        name: next(each for each in overlaid(name) if each["kind"] == "Deployment")["spec"]
+        for name in OVERLAYS
+    }
+    groups = {
+        name: spec["template"]["spec"]["securityContext"].get("supplementalGroups")
+        for name, spec in pods.items()
+    }
+    assert 44 in groups.pop("intel-gpu")
+    assert set(groups.values()) == {None}
+
+
 def test_the_service_is_where_intels_was() -> None:
     service = next(each for each in base() if each["kind"] == "Service")
     assert service["metadata"]["name"] == "multimodal-embedding-ms"

@@ -64,8 +64,6 @@ def test_what_is_set_stays() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("EMBEDDING_MODEL_NAME", "clip-vit-b-33"),
-        ("EMBEDDING_MODEL_NAME", ".*"),
         ("EMBEDDING_DEVICE", "TPU"),
         ("EMBEDDING_USE_OV", "maybe"),
         ("EMBEDDING_SERVER_PORT", "70000"),
@@ -84,6 +82,64 @@ def test_a_wrong_value_is_named_and_nothing_is_exported(name: str, value: str) -
 @pytest.mark.parametrize("name", ["hf:org/name", "./folder", "/a/folder", "CLIP-VIT-B-32", "blip2"])
 def test_every_kind_of_name_is_taken(name: str) -> None:
     assert source(EMBEDDING_MODEL_NAME=name)[0] == 0
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", ["clip-vit-b-33", ".*", "Other/model"])
+def test_an_unknown_model_is_a_warning(shell: str, name: str) -> None:
+    """As in Intel's script: a newer image may have it."""
+    status, variables, output = source(shell, EMBEDDING_MODEL_NAME=name)
+    assert status == 0
+    assert variables["EMBEDDING_MODEL_NAME"] == name
+    assert f"warning: EMBEDDING_MODEL_NAME='{name}' is not in the catalog" in output
+    assert "CLIP/clip-vit-b-32" in output
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_devices_and_groups_of_this_machine_are_exported(shell: str) -> None:
+    status, variables, output = source(shell, no_proxy="localhost")
+    assert status == 0, output
+    there = Path("/dev/dri").is_dir() and any(Path("/dev/dri").iterdir())
+    assert variables["DRI_MOUNT_PATH"] == ("/dev/dri" if there else "/dev/null")
+    npu = Path("/dev/accel/accel0")
+    assert variables["ACCEL_MOUNT_PATH"] == (str(npu) if npu.exists() else "/dev/null")
+    assert variables["VIDEO_GROUP_ID"].isdigit()
+    assert variables["RENDER_GROUP_ID"].isdigit()
+    assert variables["VIDEO_GROUP_ID"] != variables["RENDER_GROUP_ID"]
+    assert (variables["USER_ID"], variables["USER_GROUP_ID"]) == (
+        str(os.getuid()),
+        str(os.getgid()),
+    )
+    assert variables["no_proxy_env"] == f"localhost,{variables['HOST_IP']}"
+    if not there:
+        assert "no device in /dev/dri" in source(shell, EMBEDDING_DEVICE="GPU.1")[2]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_strict_shell_survives_it(shell: str) -> None:
+    """`set -euo pipefail`, as scripts have it: a missing group, device or engine is no failure."""
+    command = f"set -euo pipefail; . {SCRIPT} >/dev/null; echo $RENDER_GROUP_ID"
+    environ = {"HOME": "/nowhere", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([shell, "-c", command], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip().isdigit()) == (0, True), done.stderr
+
+
+def test_devices_groups_and_the_image_can_be_set() -> None:
+    exports = {"DRI_MOUNT_PATH": "/dev/dri/by", "VIDEO_GROUP_ID": "7", "RENDER_GROUP_ID": "8"}
+    _, variables, _ = source(**exports, REGISTRY_URL="example.com/", PROJECT_NAME="team")
+    assert exports.items() <= variables.items()
+    assert (variables["REGISTRY"], variables["TAG"]) == ("example.com/team/", "latest")
+    assert source(REGISTRY="example.com/")[1]["REGISTRY"] == "example.com/"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("EMBEDDING_MODEL", "EMBEDDING_MODEL_NAME"), ("EMBEDDING_PORT", "EMBEDDING_SERVER_PORT")],
+)
+def test_a_name_that_almost_is_a_setting_is_warned_of(name: str, meant: str) -> None:
+    status, _, output = source(**{name: "80"})
+    assert status == 0
+    assert f"{name} is not a setting and has no effect; did you mean {meant}?" in output
 
 
 def test_it_knows_the_models_of_the_catalog() -> None:

@@ -148,3 +148,47 @@ def test_a_device_that_is_not_here_is_broken(device: str, broken: bool) -> None:
 
 def _has_gpu() -> bool:
     return any(each.name.startswith("GPU") for each in doctor.devices(Settings()))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_node_that_this_user_can_not_open_names_the_group(
+    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dri").mkdir()
+    (tmp_path / "dri" / "renderD128").symlink_to("/dev/null")
+    (tmp_path / "dri" / "renderD129").write_text("not a device")
+    monkeypatch.setattr(doctor, "access", lambda node, mode: allowed)
+    (found,) = doctor.accelerators(Settings(device="GPU"), tmp_path)
+    group = Path("/dev/null").stat().st_gid
+    assert found.name == str(tmp_path / "dri" / "renderD128")
+    assert found.state == ("ok" if allowed else "warning")
+    if not allowed:
+        assert f"RENDER_GROUP_ID={group}" in found.value
+        assert f"supplementalGroups: [{group}]" in found.value
+
+
+@pytest.mark.parametrize(
+    ("device", "missing"),
+    [
+        ("CPU", []),
+        ("GPU.1", ["dri"]),
+        ("NPU", ["accel"]),
+        ("AUTO:-NPU,GPU", ["dri"]),
+        ("HETERO:GPU,NPU", ["dri", "accel"]),
+    ],
+)
+def test_a_configured_accelerator_without_a_node_is_a_warning(
+    device: str, missing: list[str], tmp_path: Path
+) -> None:
+    found = list(doctor.accelerators(Settings(device=device), tmp_path))
+    assert [each.name for each in found] == [str(tmp_path / name) for name in missing]
+    assert all(each.state == "warning" and "compose.yaml" in each.value for each in found)
+
+
+def test_a_variable_that_is_almost_a_setting_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_PORT", "80")
+    monkeypatch.setenv("no_proxy_env", "x")
+    findings = by_name(list(doctor.cautions(Settings())))
+    assert findings["EMBEDDING_PORT"].value.endswith("did you mean EMBEDDING_SERVER_PORT?")
+    assert findings["EMBEDDING_PORT"].state == "warning"
+    assert findings["no_proxy_env"].value == "is ignored: use `no_proxy`"

@@ -240,6 +240,76 @@ async def test_a_manifests_video_that_cant_be_read_leaves_its_frames_out(
     assert all(isinstance(error, NotFound) for error in errors.values())
 
 
+async def test_frame_metadata_with_images_takes_the_place_of_frames(
+    media: MediaAccess, tmp_path: Path
+) -> None:
+    """As a data preparation writes it: repeated numbers, crops in files, some from the video."""
+    (tmp_path / "a.png").write_bytes(write_image("png"))
+    (tmp_path / "v.mp4").write_bytes(write_video(frames=12))
+    metadata = [
+        entry(5, image_path="a.png"),
+        entry(5, image_path="a.png", type="detected_crop"),
+        entry(3),
+        entry(7, image_path="gone.png"),
+        entry(3, image_path=""),
+    ]
+    parts: dict[str, Any] = {"frames": [entry(5), entry(3)], "total_metadata_entries": 5}
+    manifest = write_manifest(tmp_path, **parts, all_frame_metadata=metadata, video_path="v.mp4")
+    batch = await manifest.expand(media, LIMITS)
+    assert batch.count == 5
+    first, again, third, other_third = await run(batch)
+    assert first == again == (tmp_path / "a.png").resolve()
+    assert (read_barcode(third), read_barcode(other_third)) == (3, 3)
+    assert batch.order == [0, 1, 2, 4]
+    assert [skipped.frame_number for skipped in batch.skipped or []] == [7]
+    without = await write_manifest(tmp_path, **parts, all_frame_metadata=metadata).expand(
+        media, LIMITS
+    )
+    assert len(await run(without)) == 2
+    assert without.order == [0, 1]
+    errors = [(each.frame_number, str(each.error)) for each in without.skipped or []]
+    assert [number for number, _ in errors] == [3, 7, 3]
+    assert errors[0][1] == "the entry has no image_path, and the manifest no video_path"
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, [], [entry(5)] * 3, [{"of": "another form"}], {"a": 1}, "none"]
+)
+async def test_frame_metadata_without_an_image_leaves_frames_as_they_are(
+    media: MediaAccess, tmp_path: Path, metadata: Any
+) -> None:
+    (tmp_path / "v.mp4").write_bytes(write_video(frames=12))
+    manifest = write_manifest(
+        tmp_path, frames=[entry(5)], all_frame_metadata=metadata, video_path="v.mp4"
+    )
+    assert len(await run(await manifest.expand(media, LIMITS))) == 1
+
+
+async def test_malformed_frame_metadata_names_its_field(media: MediaAccess, tmp_path: Path) -> None:
+    metadata = [entry(5, image_path="a.png"), {"image_path": "b.png"}]
+    manifest = write_manifest(tmp_path, frames=[entry(5)], all_frame_metadata=metadata)
+    with pytest.raises(InvalidInput, match=r"all_frame_metadata\[1\]\.frame_number"):
+        await manifest.expand(media, LIMITS)
+
+
+async def test_an_image_file_is_resolved_below_the_roots_when_its_turn_comes(
+    media: MediaAccess, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(write_image("png"))
+    one = await parse(type="image_file", image_path="a.png").expand(media, LIMITS)
+    assert (one.count, one.many) == (1, False)
+    names = ["a.png", str(tmp_path / "a.png"), "../a.png", "/etc/hostname", "b.png"]
+    several = await parse(type="image_file", image_path=names).expand(media, LIMITS)
+    assert (several.count, several.many) == (5, True)
+    inside, absolute, *outside, missing = list(cast("list[Any]", several.items))
+    assert await inside() == await absolute() == (tmp_path / "a.png").resolve()
+    for item in outside:
+        with pytest.raises(Forbidden):
+            await item()
+    with pytest.raises(NotFound):
+        await missing()
+
+
 async def test_an_image_outside_the_roots_is_refused_by_its_place(
     media: MediaAccess, tmp_path: Path
 ) -> None:

@@ -98,6 +98,15 @@ class Tower:
             raise
         return [result for of_slice in results for result in of_slice]
 
+    def prepare(self, item: Any) -> Features:
+        """Preprocess one item on this thread, without embedding it. Raises its error."""
+        (prepared,) = self._prepare([item])
+        if isinstance(prepared, EmbeddingError):
+            raise prepared
+        if isinstance(prepared, ItemResult):
+            raise TypeError("the item's vector is cached: there is nothing to preprocess")
+        return prepared
+
     def close(self) -> None:
         """Fail waiting items, then free the graph. The pool is left to its owner."""
         self.batcher.close()

@@ -6,18 +6,23 @@ import contextlib
 import hashlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
-import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import repo_folder_name
 
-from multimodal_embedding_serving.checkpoints.hub_errors import HUB_ERRORS, explain
+from multimodal_embedding_serving.checkpoints.hub_errors import (
+    HUB_ERRORS,
+    explain,
+    seconds_to_wait,
+)
 from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.errors import CheckpointError, EmbeddingError
 from multimodal_embedding_serving.types import Portion, Progress
@@ -27,6 +32,9 @@ DOWNLOAD, VERIFY = "downloading the checkpoint", "verifying the download"
 BLOCK = 4 << 20
 ATTEMPTS = 3
 """At one file whose connection is reset: the client resumes by itself after a clean end only."""
+DEFAULT_ENDPOINT = "https://huggingface.co"
+METERED = "tqdm_class" in signature(hf_hub_download).parameters
+"""Whether the client reports the bytes of a file as they arrive: before 1.0, it does not."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -81,7 +89,7 @@ def find_repository(repo: str, revision: str | None, access: HubAccess) -> Sourc
 
 def _list(repo: str, revision: str, access: HubAccess) -> Repository:
     api = HfApi(
-        endpoint=access.endpoint,
+        endpoint=find_endpoint(access),
         token=access.token,
         library_name=DISTRIBUTION,
         library_version=version(DISTRIBUTION),
@@ -100,8 +108,23 @@ def _list(repo: str, revision: str, access: HubAccess) -> Repository:
     return Repository(repo, str(info.sha), revision, files, access)
 
 
-def _cache(access: HubAccess) -> Path:
-    return Path(access.cache or constants.HF_HUB_CACHE)
+def find_endpoint(access: HubAccess) -> str:
+    """The hub's address. The client takes an empty HF_ENDPOINT for an address."""
+    return access.endpoint or constants.ENDPOINT or DEFAULT_ENDPOINT
+
+
+def find_cache(access: HubAccess) -> Path:
+    """The folder of the client's cache; an empty HF_HOME or HF_HUB_CACHE counts as unset.
+
+    The client reads them when it is first imported, and takes an empty one for the working
+    directory.
+    """
+    if access.cache is not None:
+        return access.cache
+    home, cache = constants.HF_HOME, constants.HF_HUB_CACHE
+    if cache and (home or Path(cache).is_absolute()):
+        return Path(cache)
+    return Path(home or Path(constants.default_home, "huggingface"), "hub")
 
 
 def _find_cached(
@@ -109,14 +132,20 @@ def _find_cached(
 ) -> Folder | None:
     try:
         path = snapshot_download(
-            repo, revision=revision, cache_dir=access.cache, local_files_only=True
+            repo, revision=revision, cache_dir=find_cache(access), local_files_only=True
         )
-    except hub.IncompleteSnapshotError as error:
-        path = error.snapshot_path  # of all the repository; the files that we need may be there
-    except HUB_ERRORS:
-        return None
+    except HUB_ERRORS as error:
+        # Of newer clients: part of the repository is there; the files that we need may be.
+        path = str(getattr(error, "snapshot_path", ""))
+        if not path:
+            return None
     snapshot = Path(path)
     return Folder(snapshot, f"the hub's cache ({refusal})", repo, snapshot.name)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +194,10 @@ class Repository:
 
     @property
     def _folder(self) -> Path:
-        return _cache(self.access) / repo_folder_name(repo_id=self.repo, repo_type="model")
+        return find_cache(self.access) / repo_folder_name(repo_id=self.repo, repo_type="model")
 
     def _check_space(self, needed: int) -> None:
-        place = _cache(self.access)
+        place = find_cache(self.access)
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free
@@ -183,22 +212,25 @@ class Repository:
         while True:
             attempt += 1
             arrived = _count(DOWNLOAD, done, total, progress)
+            meter: dict[str, Any] = {"tqdm_class": _meter(arrived)} if METERED else {}
             try:
                 path = hf_hub_download(
                     self.repo,
                     name,
                     revision=self.revision,
-                    endpoint=self.access.endpoint,
+                    endpoint=find_endpoint(self.access),
                     token=self.access.token,
-                    cache_dir=self.access.cache,
+                    cache_dir=find_cache(self.access),
                     library_name=DISTRIBUTION,
                     library_version=version(DISTRIBUTION),
-                    tqdm_class=_meter(arrived),
+                    **meter,
                 )
             except HUB_ERRORS as error:
-                if attempt < ATTEMPTS and isinstance(error, httpx2.ReadError):
-                    continue
-                raise explain(error, f"{self.repo}: {name}") from None
+                wait = seconds_to_wait(error)
+                if attempt == ATTEMPTS or wait is None:
+                    raise explain(error, f"{self.repo}: {name}") from None
+                time.sleep(wait)
+                continue
             return Path(path)
 
     def _verify(self, paths: Mapping[str, Path], progress: Progress) -> None:

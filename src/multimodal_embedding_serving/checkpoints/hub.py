@@ -24,6 +24,7 @@ from multimodal_embedding_serving.checkpoints.shards import INDEX_SUFFIX, read_i
 from multimodal_embedding_serving.checkpoints.sources import Folder, HubAccess, Source
 from multimodal_embedding_serving.checkpoints.weights import quote
 from multimodal_embedding_serving.errors import CheckpointError
+from multimodal_embedding_serving.settings import unset_empty_hub_variables
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 HUB_PREFIX = "hf:"
@@ -222,9 +223,30 @@ def find_source(
     if revision is not None:
         repo, commit = split_repository(f"{repo}@{revision}")
     # The client is heavy to import, and a folder needs none of it.
+    unset_empty_hub_variables()
     from multimodal_embedding_serving.checkpoints.download import find_repository
 
     return find_repository(repo, commit, access or HubAccess())
+
+
+@dataclass(frozen=True, slots=True)
+class HubClient:
+    """How the hub's client is configured in this process."""
+
+    endpoint: str
+    cache: Path
+    offline: bool
+
+
+def describe_client() -> HubClient:
+    """The hub's address and cache as this package uses them: an empty variable counts as unset."""
+    unset_empty_hub_variables()
+    from multimodal_embedding_serving.checkpoints import download
+
+    access = HubAccess()
+    return HubClient(
+        download.find_endpoint(access), download.find_cache(access), download.is_offline()
+    )
 
 
 def split_repository(source: str) -> tuple[str, str | None]:

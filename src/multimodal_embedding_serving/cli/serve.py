@@ -13,7 +13,9 @@ import typer
 
 from multimodal_embedding_serving.cli.options import Device, Model
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
-from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.settings import Settings, find_unknown_variables
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -37,6 +39,8 @@ def serve(
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
     log_format = "json" if as_json else settings.log_format
     set_up_logging(log_format, settings.log_level)
+    for sentence in find_unknown_variables():
+        log.warning("%s", sentence)
     listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
     reason = run(settings, listening)
     logging.shutdown()

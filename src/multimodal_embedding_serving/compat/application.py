@@ -1,7 +1,7 @@
 """`EmbeddingModel`: the SDK's interface for applications, on top of a loaded handler.
 
-As in the SDK, failures raise RuntimeError; for a manifest, a missing file raises FileNotFoundError
-and invalid content ValueError.
+As in the SDK, failures raise RuntimeError. A missing file is also a FileNotFoundError and invalid
+content also a ValueError, which some versions of the SDK raise and others wrap.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.compat.handlers import BaseEmbeddingModel, ImageLike
-from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
+from multimodal_embedding_serving.errors import (
+    EmbeddingError,
+    InvalidInput,
+    NotFound,
+    UnsupportedMedia,
+)
 from multimodal_embedding_serving.inputs.kinds import FramesBatchInput
 from multimodal_embedding_serving.media.encoded import decode_base64
+from multimodal_embedding_serving.media.sampling import Segment as Sampling
 from multimodal_embedding_serving.sdk.arguments import SEGMENT_KEYS
+from multimodal_embedding_serving.settings import Settings
 
 Segment = Mapping[str, Any]
 """segment_config, with the same keys as over HTTP."""
@@ -32,17 +39,23 @@ class EmbeddingModel:
         self.handler = model_handler
         self.model_config = model_handler.model_config
         self.device = model_handler.device
-        self.use_openvino = model_handler.use_openvino
+
+    @property
+    def use_openvino(self) -> bool:
+        """Whether the model runs with OpenVINO: once it is loaded, in fact."""
+        return self.handler.use_openvino
 
     @property
     def supported_modalities(self) -> set[str]:
         return set(self.handler.supported_modalities)
 
     def embed_query(self, text: str) -> list[float]:
-        return _to_lists(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
+        with _sdk_errors():
+            return _to_lists(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return _to_lists(self.handler.encode_text(self.handler.prepare_documents(texts)))
+        with _sdk_errors():
+            return _to_lists(self.handler.encode_text(self.handler.prepare_documents(texts)))
 
     def get_embedding_length(self) -> int:
         return self.handler.get_embedding_dim()
@@ -76,15 +89,28 @@ class EmbeddingModel:
     async def get_video_embedding_from_file(
         self, video_path: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
-        video = Path(video_path)
+        """A name that is no file from here is looked up below the media roots, in their order."""
+        video = await asyncio.to_thread(_find_video, video_path)
         return await asyncio.to_thread(self._embed, video=video, segment=segment_config)
+
+    def get_video_sampled_embeddings(
+        self, video_path: str, frame_interval: int = 1
+    ) -> list[list[float]]:
+        """One vector for every `frame_interval`-th frame, beginning with the first."""
+        if frame_interval < 1:
+            raise ValueError(f"frame_interval must be at least 1, not {frame_interval}")
+        # One more than may be sampled, so that a longer video fails instead of being cut.
+        count = Settings.from_env().max_frames + 1
+        numbers = tuple(range(0, count * frame_interval, frame_interval))
+        segment = Sampling(frame_indexes=None if frame_interval == 1 else numbers, num_frames=0)
+        return self._embed(video=_find_video(video_path), segment=segment)
 
     async def get_video_embedding_from_frames_manifest(
         self, manifest_path: str
     ) -> list[list[float]]:
         """One vector per readable frame; the manifest must be below one of the media roots."""
         source = FramesBatchInput(type="frames_batch", frames_manifest_path=manifest_path)
-        with _sdk_errors(manifest=True):
+        with _sdk_errors():
             return _to_lists((await self.handler.engine.embed_inputs([source]))[0].vectors)
 
     def check_health(self) -> bool:
@@ -113,18 +139,36 @@ class EmbeddingModel:
             return _to_lists(self.handler.engine.embed(**source))
 
 
+def _find_video(name: str) -> Path:
+    """The file of that name, or of that name below a media root."""
+    path = Path(name).expanduser()
+    for place in (path, *(root / path for root in Settings.from_env().media_roots)):
+        if place.is_file():
+            return place
+    raise MissingFile(f"there is no video file {name!r}, also not below EMBEDDING_MEDIA_ROOTS")
+
+
 def _to_lists(rows: NDArray[np.float32]) -> list[list[float]]:
     lists: list[list[float]] = rows.tolist()
     return lists
 
 
+class MissingFile(FileNotFoundError, RuntimeError):
+    """A file that does not exist."""
+
+
+class InvalidContent(ValueError, RuntimeError):
+    """Input that is malformed, or media that can't be decoded."""
+
+
 @contextmanager
-def _sdk_errors(*, manifest: bool = False) -> Iterator[None]:
+def _sdk_errors() -> Iterator[None]:
     """Raise errors as the exceptions that the SDK's users catch."""
     try:
         yield
+    except NotFound as error:
+        raise MissingFile(str(error)) from error
+    except (InvalidInput, UnsupportedMedia) as error:
+        raise InvalidContent(str(error)) from error
     except EmbeddingError as error:
-        kind: type[Exception] = RuntimeError
-        if manifest and isinstance(error, NotFound | InvalidInput):
-            kind = FileNotFoundError if isinstance(error, NotFound) else ValueError
-        raise kind(str(error)) from error
+        raise RuntimeError(str(error)) from error

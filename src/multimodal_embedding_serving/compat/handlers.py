@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from multimodal_embedding_serving.catalog import DEFAULT_MODEL, ModelSpec, by_family, resolve
+from multimodal_embedding_serving.compat.rows import Rows
 from multimodal_embedding_serving.conversion.store import load_bundle
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import UnknownModel
+from multimodal_embedding_serving.errors import MissingExtra, SettingsError, UnknownModel
 from multimodal_embedding_serving.families import FAMILIES, find_family
 from multimodal_embedding_serving.settings import Settings
 
+log = logging.getLogger(__name__)
+
 ImageLike = Image.Image | NDArray[Any]
-
-
-class Rows(np.ndarray[Any, np.dtype[np.float32]]):
-    """float32 [n, dimension] with the methods that code for torch tensors calls."""
-
-    @classmethod
-    def of(cls, vectors: NDArray[np.float32]) -> Rows:
-        return vectors.view(cls)
-
-    def numpy(self) -> NDArray[np.float32]:
-        return self.view(np.ndarray)
-
-    def cpu(self) -> Self:
-        return self
-
-    def detach(self) -> Self:
-        return self
-
-    def float(self) -> Self:
-        return self
-
-    def to(self, *_: object, **__: object) -> Self:
-        return self
-
-    def norm(self, p: int = 2, dim: int | None = None, keepdim: bool = False) -> Any:
-        """Without `dim`, the norm of all numbers together, like torch."""
-        rows = self.numpy() if dim is not None else self.numpy().reshape(-1)
-        return np.linalg.norm(rows, p, axis=-1 if dim is None else dim, keepdims=keepdim)
 
 
 class BaseEmbeddingModel:
@@ -63,13 +39,24 @@ class BaseEmbeddingModel:
 
     def load_model(self) -> None:
         """Open the engine, downloading and converting the model first if necessary."""
-        self.model = Engine.open(
+        try:
+            self.model = self._open(self.model_config.get("use_openvino"))
+        except (MissingExtra, SettingsError) as error:
+            if self.use_openvino or self.device.startswith("cuda"):
+                raise
+            # False was the default of the SDK: most programs that pass it have no wish for torch.
+            log.warning("%s; using OpenVINO instead of torch", error)
+            self.model = self._open(True)
+            self.use_openvino = True
+        self.supported_modalities = set(self.model.info.modalities)
+
+    def _open(self, use_openvino: bool | None) -> Engine:
+        return Engine.open(
             self.model_config["model_id"],
             device=self.model_config.get("device"),
             models_dir=None if self.ov_models_dir is None else Path(self.ov_models_dir),
-            use_openvino=self.model_config.get("use_openvino"),
+            use_openvino=use_openvino,
         )
-        self.supported_modalities = set(self.model.info.modalities)
 
     @property
     def engine(self) -> Engine:
@@ -85,12 +72,36 @@ class BaseEmbeddingModel:
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], metrics_out: bool = False
     ) -> Any:
-        """[images, dimension]; with `metrics_out` {"embeddings": …, "inference_time_s": …}."""
+        """[images, dimension].
+
+        With `metrics_out` {"embeddings": …, "inference_time_s": …, "processed_images": …}.
+        """
         batch = [images] if isinstance(images, Image.Image | np.ndarray) else list(images)
         started = time.perf_counter()
         rows = Rows.of(self.engine.embed(images=batch))
         seconds = time.perf_counter() - started
-        return {"embeddings": rows, "inference_time_s": seconds} if metrics_out else rows
+        if not metrics_out:
+            return rows
+        return {
+            "embeddings": rows,
+            "inference_time_s": seconds,
+            "processed_images": len(batch),
+        }
+
+    def preprocess_image(self, image: ImageLike) -> Rows:
+        """float32 [3, height, width] in 0..1: resized and cropped as the model's images are.
+
+        The model's mean and standard deviation are part of its graph, and not applied here.
+        """
+        pixels = self.engine.preprocess_image(image)
+        return Rows.of(
+            np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(255)
+        )
+
+    @property
+    def preprocess(self) -> Callable[[ImageLike], Rows] | None:
+        """`preprocess_image` once the model is loaded; None before."""
+        return None if self.model is None else self.preprocess_image
 
     def get_embedding_dim(self) -> int:
         return self.engine.info.dimension
@@ -155,7 +166,7 @@ class ModelFactory:
                 f"unknown model {model_id!r}; list_available_models() returns the known ones"
             )
         settings = Settings.from_env(
-            device=device, models_dir=ov_models_dir, use_openvino=use_openvino
+            model=model_id, device=device, models_dir=ov_models_dir, use_openvino=use_openvino
         )
         config: dict[str, Any] = {
             "model_id": model_id if spec is None else spec.id,

@@ -14,25 +14,28 @@ from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from ipaddress import ip_address
+from os import R_OK as READABLE
 from os import W_OK as WRITABLE
-from os import access, scandir
+from os import access, geteuid, scandir
 from pathlib import Path
 from typing import Literal
 
 from multimodal_embedding_serving.bundles.bundle import Bundle
-from multimodal_embedding_serving.checkpoints.hub import missing_bytes
+from multimodal_embedding_serving.checkpoints.hub import describe_client, missing_bytes
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
 from multimodal_embedding_serving.monitoring.memory import free_memory
-from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
 State = Literal["ok", "warning", "broken"]
 PACKAGES = "openvino numpy tokenizers pillow av fastapi uvicorn huggingface_hub".split()
 EXTRAS = "pi-heif torch nncf tiktoken pyarrow lancedb qdrant-client ray".split()
 """Packages that only some features need: HEIC images, and those of the extras."""
+ACCELERATORS = {"GPU": "dri/renderD*", "NPU": "accel/accel*"}
+"""The nodes of Intel's drivers, below /dev."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's response."""
 MAX_ENTRIES = 100_000
@@ -54,7 +57,16 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 def examine(settings: Settings, *, open_model: bool = False) -> Iterator[Finding]:
     """Yield the findings one by one. `open_model`: load the model, too, and run its self-test."""
-    checks: list[Check] = [versions, devices, folders, hub, model, effective, cautions]
+    checks: list[Check] = [
+        versions,
+        devices,
+        accelerators,
+        folders,
+        hub,
+        model,
+        effective,
+        cautions,
+    ]
     for check in checks:
         yield from check(settings)
     if open_model:
@@ -108,13 +120,37 @@ def _is_available(name: str, available: list[str]) -> bool:
     return name in available or f"{name}.0" in available or name.removesuffix(".0") in available
 
 
-def folders(settings: Settings) -> Iterator[Finding]:
-    from huggingface_hub import constants
+def accelerators(settings: Settings, root: Path = Path("/dev")) -> Iterator[Finding]:
+    """The nodes of GPU and NPU below `root`, and whether this user may use them.
 
+    Only their owner and mode are read; no node is opened.
+    """
+    for kind, pattern in ACCELERATORS.items():
+        nodes = sorted(node for node in root.glob(pattern) if node.is_char_device())
+        for node in nodes:
+            yield _accelerator(node)
+        if not nodes and re.search(rf"(?<!-)\b{kind}\b", settings.device):
+            folder = root / Path(pattern).parent
+            problem = f"no {kind}: pass it to the container (compose.yaml), or load its driver"
+            yield Finding("devices", str(folder), problem, "warning")
+
+
+def _accelerator(node: Path) -> Finding:
+    group = node.stat().st_gid
+    if access(node, READABLE | WRITABLE):
+        return Finding("devices", str(node), f"readable and writable (group {group})")
+    advice = (
+        f"not accessible to user {geteuid()}: add group {group} (Docker: RENDER_GROUP_ID={group}, "
+        f"Kubernetes: supplementalGroups: [{group}])"
+    )
+    return Finding("devices", str(node), advice, "warning")
+
+
+def folders(settings: Settings) -> Iterator[Finding]:
     paths = {
         "models": settings.models_dir,
         "search": settings.search_dir,
-        "hub cache": Path(constants.HF_HUB_CACHE),
+        "hub cache": describe_client().cache,
     }
     if settings.cache_dir is not None:
         paths["compiled blobs"] = settings.cache_dir
@@ -158,20 +194,20 @@ def _size(folder: Path) -> str:
 def hub(settings: Settings) -> Iterator[Finding]:
     """Whether the hub responds: only a warning, for a local model does not need it."""
     import httpx2
-    from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    client = describe_client()
+    if client.offline:
         yield Finding("hub", "reachable", "not checked: HF_HUB_OFFLINE is set")
         return
     started = time.monotonic()
     try:
-        status = httpx2.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code
+        status = httpx2.head(client.endpoint, timeout=HUB_TIMEOUT).status_code
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        problem = f"{constants.ENDPOINT}: no response ({type(error).__name__})"
+        problem = f"{client.endpoint}: no response ({type(error).__name__})"
         yield Finding("hub", "reachable", problem, "warning")
         return
     elapsed = time.monotonic() - started
-    value = f"{constants.ENDPOINT}: status {status} after {elapsed:.1f} s"
+    value = f"{client.endpoint}: status {status} after {elapsed:.1f} s"
     yield Finding("hub", "reachable", value, "warning" if status >= 500 else "ok")
 
 
@@ -222,7 +258,10 @@ def effective(settings: Settings) -> Iterator[Finding]:
 
 
 def cautions(settings: Settings) -> Iterator[Finding]:
-    """Settings that are allowed but often a mistake."""
+    """Settings that are allowed but often a mistake, and variables that are no settings."""
+    for sentence in find_unknown_variables():
+        name, _, problem = sentence.partition(" ")
+        yield Finding("settings", name, problem, "warning")
     for root in settings.media_roots:
         if not root.is_dir():
             problem = f"{root} does not exist: requests for files in it fail with 404"

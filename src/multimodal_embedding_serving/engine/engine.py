@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -48,6 +49,7 @@ from multimodal_embedding_serving.inputs.items import (
 )
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
+from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
@@ -55,7 +57,7 @@ from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
 from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Progress, ignore_progress
+from multimodal_embedding_serving.types import Modality, Progress, Row, ignore_progress
 
 T = TypeVar("T")
 
@@ -255,6 +257,14 @@ class Engine(Embedder, AsyncEmbedder):
                 frames = [VideoFrame(each.index, each.timestamp) for each in result.frames or ()]
                 found[item.index] = VideoVectors(result.vectors, frames)
         return found
+
+    def preprocess_image(self, image: ImageSource | Path) -> Row:
+        """The pixels that the image graph takes, uint8 [height, width, 3]: resized and cropped.
+
+        Raises ModalityNotSupported, and the errors of an image that can't be decoded.
+        """
+        self._check([Images([image])])
+        return self.towers["image"].prepare(image).row
 
     def close(self) -> None:
         """Fail waiting items, stop the threads, free the device."""

@@ -221,7 +221,7 @@ class ManifestFrames:
     modality: ClassVar[Modality] = "image"
 
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
-        count = len(self.manifest.frames)
+        count = len(self.manifest.entries)
         if count > media.videos.max_frames:
             limit = media.videos.max_frames
             raise TooLarge(
@@ -234,7 +234,11 @@ class ManifestFrames:
 
     async def _items(self, media: MediaAccess, batch: ItemBatch) -> AsyncGenerator[Any, None]:
         video_entries: dict[int, list[tuple[int, ManifestFrame]]] = {}
-        for place, entry in enumerate(self.manifest.frames):
+        for place, entry in enumerate(self.manifest.entries):
+            if entry.image_path is None and self.manifest.video_path is None:
+                problem = "the entry has no image_path, and the manifest no video_path"
+                _skip(batch, entry, InvalidInput(problem))
+                continue
             if entry.image_path is None:
                 video_entries.setdefault(entry.frame_number, []).append((place, entry))
                 continue

@@ -147,6 +147,20 @@ class ImageBase64Input(WireModel):
         return ItemBatch(items=items, count=len(items), many=isinstance(self.image_base64, list))
 
 
+class ImageFileInput(WireModel):
+    """An image file under one of the media roots (EMBEDDING_MEDIA_ROOTS), or a list of them."""
+
+    type: Literal["image_file"]
+    image_path: OneOrMany
+    modality: ClassVar[Modality] = "image"
+
+    async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
+        paths = _as_list(self.image_path)
+        limits.check(len(paths))
+        items = [media.find_image(path) for path in paths]
+        return ItemBatch(items=items, count=len(items), many=isinstance(self.image_path, list))
+
+
 class VideoFramesInput(WireModel):
     """Frames that the client has extracted: one vector each, in order."""
 
@@ -226,6 +240,7 @@ KINDS: tuple[type[WireModel], ...] = (
     TextInput,
     ImageUrlInput,
     ImageBase64Input,
+    ImageFileInput,
     VideoFramesInput,
     VideoUrlInput,
     VideoBase64Input,

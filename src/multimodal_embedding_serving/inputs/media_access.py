@@ -167,6 +167,11 @@ class MediaAccess:
             return Encoded(url)
         return partial(self._fetch_image, url)
 
+    def find_image(self, path: str) -> Any:
+        """The item for an image's path as the client wrote it: a coroutine function that resolves
+        it below the media roots, and raises Forbidden or NotFound."""
+        return partial(to_thread, media_path, path, self.roots)
+
     async def _fetch_image(self, url: str) -> FetchedImage:
         data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
         return FetchedImage(data, current_request.get())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge
 from multimodal_embedding_serving.media.files import open_file
@@ -30,16 +30,37 @@ class ManifestFrame(BaseModel):
     """x1, y1, x2, y2 in pixels of the frame; used if the crop has no image of its own."""
     crop_index: int | None = None
 
+    @field_validator("image_path")
+    @classmethod
+    def empty_is_none(cls, value: str | None) -> str | None:
+        return value or None
+
 
 class Manifest(BaseModel):
     """The keys of a manifest that the service reads; others are the caller's metadata."""
 
     frames: Annotated[list[ManifestFrame], Field(min_length=1, fail_fast=True)]
+    all_frame_metadata: Annotated[list[ManifestFrame], Field(fail_fast=True)] | None = None
+    """Frames and crops with their image files, as the data preparation of Intel's applications
+    writes them beside deduplicated `frames`; None unless an entry names an image."""
     video_path: str | None = None
+
+    @field_validator("all_frame_metadata", mode="before")
+    @classmethod
+    def only_with_images(cls, value: Any) -> Any:
+        """Without an image, it is metadata about `frames` in a form of its own."""
+        entries = value if isinstance(value, list) else []
+        images = (each.get("image_path") for each in entries if isinstance(each, dict))
+        return value if any(images) else None
+
+    @property
+    def entries(self) -> list[ManifestFrame]:
+        """What to embed, one vector each."""
+        return self.frames if self.all_frame_metadata is None else self.all_frame_metadata
 
     @model_validator(mode="after")
     def every_frame_has_a_source(self) -> Manifest:
-        if self.video_path is None:
+        if self.video_path is None and self.all_frame_metadata is None:
             for index, frame in enumerate(self.frames):
                 if frame.image_path is None:
                     raise ValueError(

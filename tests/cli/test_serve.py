@@ -1,0 +1,24 @@
+"""`mmes serve` names variables that look like settings and have no effect."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from multimodal_embedding_serving.api import server
+from multimodal_embedding_serving.cli.serve import serve
+
+
+def test_a_variable_that_is_almost_a_setting_is_named_at_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "serve", lambda settings, listening: None)
+    monkeypatch.setattr(sys.modules[serve.__module__], "set_up_logging", lambda *_: None)
+    monkeypatch.setenv("EMBEDDING_PORT", "80")
+    monkeypatch.setenv("VIDEO_FRAME_LOG_LEVEL", "INFO")
+    with pytest.raises(SystemExit) as stop:
+        serve()
+    assert stop.value.code == 0
+    assert "did you mean EMBEDDING_SERVER_PORT?" in caplog.text
+    assert "VIDEO_FRAME_LOG_LEVEL is ignored: use `EMBEDDING_LOG_LEVEL`" in caplog.text
