@@ -37,7 +37,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 REFERENCE = "#/components/schemas/{model}"
 
 CORS: dict[str, Any] = {
-    "allow_methods": ("GET", "POST"),
+    "allow_methods": ("GET", "HEAD", "POST"),
     "allow_headers": ("authorization", "content-type", "x-request-id"),
     "expose_headers": (
         "x-request-id",
@@ -69,6 +69,7 @@ def create_app(
         lifespan=_lifespan(service, engine_factory),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={
             EmbeddingError: on_embedding_error,
             HTTPException: on_http_exception,
@@ -131,10 +132,14 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
             for path, body in dialect.bodies.items()
         }
         models = [
-            each for body in bodies.values() for each in body.values() if isinstance(each, type)
+            model
+            for body in bodies.values()
+            for each in body.values()
+            if isinstance(each, tuple)
+            for model in each
         ]
         _, schemas = models_json_schema(
-            [(model, "validation") for model in models], ref_template=REFERENCE
+            [(model, "validation") for model in dict.fromkeys(models)], ref_template=REFERENCE
         )
         document["components"]["schemas"] |= schemas["$defs"]
         for path, body in bodies.items():
@@ -145,7 +150,8 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return openapi
 
 
-def _schema(body: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(body, type):
-        return {"$ref": REFERENCE.format(model=body.__name__)}
-    return dict(body)
+def _schema(body: tuple[type[BaseModel], ...] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(body, Mapping):
+        return dict(body)
+    references = [{"$ref": REFERENCE.format(model=model.__name__)} for model in body]
+    return references[0] if len(references) == 1 else {"anyOf": references}

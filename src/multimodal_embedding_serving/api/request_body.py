@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
+from multimodal_embedding_serving.api.content_encoding import decompress, is_compressed
 from multimodal_embedding_serving.api.errors import BodyLate
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs.kinds import KINDS
@@ -40,10 +42,20 @@ BRANCHES = frozenset(("str", "list[str]"))
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body; stops at EMBEDDING_MAX_BODY_MB, whatever Content-Length says.
+    """The whole body, decompressed; stops at EMBEDDING_MAX_BODY_MB, whatever Content-Length says.
 
-    Raises TooLarge, BodyLate, and ClientDisconnect when the client disconnects.
+    Raises TooLarge, BodyLate, UnsupportedEncoding, InvalidInput if its gzip data is damaged, and
+    ClientDisconnect when the client disconnects.
     """
+    compressed = is_compressed(request.headers)
+    body = await _receive(request, settings)
+    if not compressed:
+        return body
+    limit = settings.max_body_mb * 2**20
+    return await asyncio.to_thread(decompress, body, limit, _too_large(settings, " decompressed"))
+
+
+async def _receive(request: Request, settings: Settings) -> bytes:
     limit = settings.max_body_mb * 2**20
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -64,26 +76,47 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(settings: Settings) -> TooLarge:
-    limit = f"{settings.max_body_mb} MB (EMBEDDING_MAX_BODY_MB)"
-    return TooLarge(f"the request body is larger than {limit}")
+def _too_large(settings: Settings, state: str = "") -> TooLarge:
+    limit = f"{settings.max_body_mb} MB{state} (EMBEDDING_MAX_BODY_MB)"
+    return TooLarge(f"the request body is larger than {limit}; send fewer items per request")
 
 
 async def read_json(request: Request, settings: Settings, model: type[M]) -> M:
     """Read a JSON body as a model. Raises the errors of `read_body` and `validate`."""
+    return await read_chosen(request, settings, lambda _: model)
+
+
+async def read_chosen(
+    request: Request, settings: Settings, choose: Callable[[Mapping[str, Any]], type[M]]
+) -> M:
+    """Read a JSON body as the model that `choose` returns for its object."""
     body = await read_body(request, settings)
-    if len(body) <= MAX_INLINE_BYTES:
-        return validate(model, body)
-    return await asyncio.to_thread(validate, model, body)
+    try:
+        if len(body) <= MAX_INLINE_BYTES:
+            return validate(choose, body)
+        return await asyncio.to_thread(validate, choose, body)
+    except NotJson as error:
+        raise InvalidInput(error.message + _advice(request)) from None
 
 
-def validate(model: type[M], body: bytes) -> M:
+class NotJson(InvalidInput):
+    """The body is something else: `read_chosen` adds what its content type suggests."""
+
+
+def _advice(request: Request) -> str:
+    content_type = request.headers.get("content-type", "").lower()
+    if content_type.startswith("multipart/form-data"):
+        return "; forms are accepted by POST /v1/embeddings only, send JSON here"
+    return '; send a JSON object such as {"input": …}'
+
+
+def validate(choose: Callable[[Mapping[str, Any]], type[M]], body: bytes) -> M:
     """A JSON body as a model. Raises InvalidInput with the field and the item's index."""
     data = load_json(body)
     if not isinstance(data, dict):
-        raise InvalidInput("the request body must be a JSON object")
+        raise NotJson("the request body must be a JSON object")
     try:
-        return model.model_validate(data)
+        return choose(data).model_validate(data)
     except ValidationError as error:
         raise explain(error) from None
 
@@ -91,7 +124,7 @@ def validate(model: type[M], body: bytes) -> M:
 def load_json(body: bytes) -> Any:
     """Strict JSON, except that lone surrogates become U+FFFD.
 
-    Raises InvalidInput, TooLarge if parsing would take too much memory, and QueueFull if it would
+    Raises NotJson, TooLarge if parsing would take too much memory, and QueueFull if it would
     do so together with the other requests in progress.
     """
     size = parsed_bytes(body)
@@ -113,7 +146,7 @@ def load_json(body: bytes) -> Any:
                 return orjson.loads(_SURROGATES.sub(_replace_lone, body))
             except orjson.JSONDecodeError as second:
                 error = second
-        raise InvalidInput(f"the request body is not valid JSON: {error}") from None
+        raise NotJson(f"the request body is not valid JSON: {error}") from None
 
 
 def parsed_bytes(body: bytes) -> int:
