@@ -93,10 +93,22 @@ async def on_embedding_error(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Errors of the router: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    classes: dict[int, type[EmbeddingError]] = {404: NotFound, 405: MethodNotAllowed}
-    typed = classes.get(error.status_code, BadRequest)(message[:500])
+    headers = dict(error.headers or {})
+    methods = headers.get("Allow", "").replace("GET", "GET, HEAD")
+    typed = _router_error(error, f"{request.method} {request.url.path}"[:300], methods)
     note_error(request.scope, typed)
     response = error_response(typed, request.scope)
-    response.headers.update(error.headers or {})
+    if methods:
+        headers["Allow"] = methods
+    response.headers.update(headers)
     return response
+
+
+def _router_error(error: HTTPException, request: str, methods: str) -> EmbeddingError:
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{request}: this route accepts {methods} only")
+    if error.status_code != 404:
+        return BadRequest(f"{request}: {error.detail}")
+    if "/v1/v1" in request:
+        return NotFound(f"{request}: the path has /v1 twice; remove it from the client's base URL")
+    return NotFound(f"{request}: no such route; see /docs for all routes")

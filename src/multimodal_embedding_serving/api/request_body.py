@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
@@ -37,7 +37,10 @@ _SURROGATES = re.compile(
 )
 """An escaped backslash or a surrogate pair (left as it is), or a lone surrogate (group 1)."""
 
-TAGS = frozenset(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
+TAGS = tuple(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
+"""The values of `type` in a native input."""
+FRAME_TAGS = ("image_url", "image_base64")
+"""Those of an element of `video_frames`."""
 BRANCHES = frozenset(("str", "list[str]"))
 
 
@@ -127,6 +130,8 @@ def load_json(body: bytes) -> Any:
     Raises NotJson, TooLarge if parsing would take too much memory, and QueueFull if it would
     do so together with the other requests in progress.
     """
+    if not body:
+        raise NotJson("the request body is empty")
     size = parsed_bytes(body)
     if size > MAX_PARSED_BYTES:
         message = (
@@ -182,14 +187,31 @@ def explain(error: ValidationError, *start: str) -> InvalidInput:
     wrote it, `input.text[1]: …`; `param` has it as `input.text.1`.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    paths = [([*start, *_path(each["loc"])], each["msg"]) for each in details]
-    path, message = max(paths, key=lambda each: len(each[0]))
+    paths = [([*start, *_path(each["loc"])], each) for each in details]
+    # Of two branches that fail at the same depth, the one with the right type is meant.
+    path, detail = max(paths, key=lambda each: (len(each[0]), not each[1]["type"].endswith("_type")))
     index = next((part for part in path if isinstance(part, int)), None)
     param = ".".join(str(part) for part in path)
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    reason = message.removeprefix("Value error, ")
+    reason = _reason(path, detail["type"], detail["msg"])
     message = f"{field.removeprefix('.')}: {reason}" if path else reason
     return InvalidInput(message, index=index, param=param or None)
+
+
+def _reason(path: Sequence[int | str], kind: str, message: str) -> str:
+    """What a field must be, from pydantic's message."""
+    if kind == "missing":
+        return "is required"
+    if kind == "model_attributes_type":
+        others = ", a string or a list" if path == ["input"] else ""
+        return f"must be an object{others}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = FRAME_TAGS if "video_frames" in path else TAGS
+        given = re.search(r"tag '(.*)' found using", message, re.DOTALL)
+        problem = f"type {given[1][:80]!r} is unknown" if given else "type is required"
+        return f"{problem}; use one of {', '.join(kinds)}"
+    message = message.removeprefix("Value error, ").partition(" after validation")[0]
+    return re.sub("^(Input|List) should ", "must ", message)
 
 
 def _path(loc: tuple[int | str, ...]) -> list[int | str]:

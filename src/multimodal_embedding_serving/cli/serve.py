@@ -31,13 +31,17 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines to stderr.")] = False,
 ) -> None:
     """Serve a model over HTTP until SIGTERM or Ctrl-C; settings come from the environment."""
+    if root_path and not root_path.startswith("/"):
+        raise typer.BadParameter(f"--root-path must begin with a slash: /{root_path}")
     from multimodal_embedding_serving.api.server import serve as run
     from multimodal_embedding_serving.api.service import Listening
 
     settings = Settings.from_env(model=model, device=device, host=host, port=port)
     log_format = "json" if as_json else settings.log_format
     set_up_logging(log_format, settings.log_level)
-    listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
+    listening = Listening(
+        root_path=root_path.rstrip("/"), certificate=certificate, private_key=private_key
+    )
     try:
         status = run(settings, listening)
     except SystemExit as stop:  # uvicorn raises it if it can't bind the port
