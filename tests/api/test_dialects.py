@@ -157,7 +157,9 @@ def test_base64_is_accepted_as_libraries_write_it(http: httpx2.Client, spelling:
     }[spelling]
     items = [{"image": text}, f"data:image/png;base64,{text}", {"image": f" {URI}"}]
     assert np.allclose(vectors(http, input=items), [image_vector(IMAGE)] * 3, atol=1e-6)
-    native = http.post("/embeddings", json={"input": {"type": "image_base64", "image_base64": text}})
+    native = http.post(
+        "/embeddings", json={"input": {"type": "image_base64", "image_base64": text}}
+    )
     assert np.allclose(native.json()["embedding"], image_vector(IMAGE), atol=1e-6)
     by_url = {"type": "image_url", "image_url": f"\n{URI}"}
     native = http.post("/embeddings", json={"input": by_url})

@@ -31,8 +31,8 @@ OFFERS = {
     "several": "Upgrade: h2c, TLS/1.0\nconnection: upgrade\nUpgrade: foo\n",
 }
 GETS = ("/", "/docs", "/health", "/live", "/metrics", "/model/capabilities", "/model/current",
-        "/model/list", "/models", "/openapi.json", "/playground/main.js", "/playground/samples.json",
-        "/ready", "/v1/models", "/v1/models/clip-vit-b-32")  # fmt: skip
+        "/model/list", "/models", "/openapi.json", "/playground/main.js",
+        "/playground/samples.json", "/ready", "/v1/models", "/v1/models/clip-vit-b-32")  # fmt: skip
 
 
 @contextmanager
@@ -246,14 +246,22 @@ def test_gzip_data_of_many_megabytes_is_whole() -> None:
         decompress(gzip.compress(data, 1), (40 << 20) - 1, TooLarge(""))
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [b"", b"\x1f", gzip.compress(BODY)[:-1], gzip.compress(BODY)[:12], zlib.compress(BODY), BODY,
-     gzip.compress(BODY) + b"x", gzip.compress(BODY)[:-8] + bytes(8)],
-)  # fmt: skip
-def test_damaged_gzip_data_is_invalid(damaged: bytes) -> None:
+DAMAGED = {
+    "nothing": b"",
+    "one byte": b"\x1f",
+    "no trailer": gzip.compress(BODY)[:-1],
+    "half of it": gzip.compress(BODY)[:12],
+    "zlib data": zlib.compress(BODY),
+    "plain JSON": BODY,
+    "more behind it": gzip.compress(BODY) + b"x",
+    "a wrong checksum": gzip.compress(BODY)[:-8] + bytes(8),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_gzip_data_is_invalid(kind: str) -> None:
     with pytest.raises(InvalidInput):
-        decompress(damaged, 1 << 20, TooLarge(""))
+        decompress(DAMAGED[kind], 1 << 20, TooLarge(""))
 
 
 # ── idle connections ──
@@ -326,7 +334,9 @@ def test_every_dialect_works_behind_a_root_path(
     assert f'route="{path}"' in metrics
 
 
-@pytest.mark.parametrize(("prefix", "field"), [("", "detail"), ("/v1", "error"), ("/v2", "message")])
+@pytest.mark.parametrize(
+    ("prefix", "field"), [("", "detail"), ("/v1", "error"), ("/v2", "message")]
+)
 def test_errors_keep_their_dialect_behind_a_root_path(
     prefixed: FakeServing, prefix: str, field: str
 ) -> None:

@@ -50,7 +50,7 @@ def need(command: str, package: str) -> None:
 def run(command: Sequence[str | Path], **options: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **options)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def check(answer: Any) -> None:

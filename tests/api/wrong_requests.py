@@ -57,7 +57,7 @@ WRONG = (
     Wrong(OPENAI, [], 400, 'the request body must be a JSON object; send a JSON object such as {"input": …}'),
     Wrong(COHERE, FORM.encode(), 422, "the request body is not valid JSON: …; forms are accepted by POST /v1/embeddings only, send JSON here", headers={"content-type": "multipart/form-data; boundary=x"}),
     Wrong(OPENAI, FORM.encode(), 400, 'every part of the form needs a Content-Disposition: form-data; name="…" header', headers={"content-type": "multipart/form-data; boundary=x"}),
-    Wrong(OPENAI, FORM.encode(), 400, "the Content-Type header of the form has no boundary; let the HTTP client set the header", headers={"content-type": "multipart/form-data"}),
+    Wrong(OPENAI, FORM.encode(), 400, "the form's Content-Type has no boundary; let the HTTP client set it", headers={"content-type": "multipart/form-data"}),
     Wrong(OPENAI, b"-", 415, "Content-Encoding 'br' is not supported; send the body with gzip once, or uncompressed", headers={"content-encoding": "br"}),
     Wrong(NATIVE, b"-", 415, "Content-Encoding 'gzip, deflate' is not supported; send the body with gzip once, or uncompressed", headers={"content-encoding": "gzip, deflate"}),
     Wrong(NATIVE, b"{}", 422, "the request body is not gzip data, as its Content-Encoding header says; compress it, or leave the header out", headers={"content-encoding": "gzip"}),

@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
@@ -132,11 +133,7 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
             for path, body in dialect.bodies.items()
         }
         models = [
-            model
-            for body in bodies.values()
-            for each in body.values()
-            if isinstance(each, tuple)
-            for model in each
+            model for body in bodies.values() for each in body.values() for model in _models(each)
         ]
         _, schemas = models_json_schema(
             [(model, "validation") for model in dict.fromkeys(models)], ref_template=REFERENCE
@@ -150,8 +147,15 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return openapi
 
 
-def _schema(body: tuple[type[BaseModel], ...] | Mapping[str, Any]) -> dict[str, Any]:
+def _models(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> tuple[type[BaseModel], ...]:
+    """The models of a body; none if it is a JSON schema."""
+    if isinstance(body, Mapping):
+        return ()
+    return get_args(body) if isinstance(body, UnionType) else (body,)
+
+
+def _schema(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(body, Mapping):
         return dict(body)
-    references = [{"$ref": REFERENCE.format(model=model.__name__)} for model in body]
+    references = [{"$ref": REFERENCE.format(model=each.__name__)} for each in _models(body)]
     return references[0] if len(references) == 1 else {"anyOf": references}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 from fastapi import APIRouter
@@ -36,8 +37,8 @@ from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotFound, QueueFull
 
 JSON = "application/json"
-RequestBody = Mapping[str, tuple[type[BaseModel], ...] | Mapping[str, Any]]
-"""Media type -> the models or the JSON schema of a body."""
+RequestBody = Mapping[str, type[BaseModel] | UnionType | Mapping[str, Any]]
+"""Media type -> the model (or a union of models) or the JSON schema of a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,12 @@ class Dialect:
 
 DIALECTS = (
     Dialect(
-        "", native_routes, native_error, {"/embeddings": {JSON: (EmbeddingsRequest, OpenAIRequest)}}
+        "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
     ),
     Dialect(
-        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: (OpenAIRequest,), FORM: SCHEMA}}
+        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
     ),
-    Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: (CohereRequest,)}}),
+    Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
 )
 """The first, native dialect has all paths that are not under another dialect's prefix."""
 

@@ -81,9 +81,7 @@ class RequestMiddleware:
             self._report(routed, method, status, time.perf_counter() - start, context.items)
             current_request.reset(token)
 
-    def _report(
-        self, scope: Scope, method: str, status: int, seconds: float, items: int
-    ) -> None:
+    def _report(self, scope: Scope, method: str, status: int, seconds: float, items: int) -> None:
         self._service.metrics.count_response(_route(scope), status, seconds)
         code = error_code(scope)
         if code is not None:

@@ -146,7 +146,7 @@ class NativeRoutes:
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
 
-        def choose(body: Mapping[str, Any]) -> type[EmbeddingsRequest] | type[OpenAIRequest]:
+        def choose(body: Mapping[str, Any]) -> type[EmbeddingsRequest | OpenAIRequest]:
             if not isinstance(body.get("input"), str | list):
                 return EmbeddingsRequest
             answer_as(request.scope, OPENAI_PATH)

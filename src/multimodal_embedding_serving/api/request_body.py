@@ -189,7 +189,9 @@ def explain(error: ValidationError, *start: str) -> InvalidInput:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     paths = [([*start, *_path(each["loc"])], each) for each in details]
     # Of two branches that fail at the same depth, the one with the right type is meant.
-    path, detail = max(paths, key=lambda each: (len(each[0]), not each[1]["type"].endswith("_type")))
+    path, detail = max(
+        paths, key=lambda each: (len(each[0]), not each[1]["type"].endswith("_type"))
+    )
     index = next((part for part in path if isinstance(part, int)), None)
     param = ".".join(str(part) for part in path)
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
