@@ -14,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LINT := .venv-lint
+NODE := .node
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
 # Dependency groups need pip 25.1; `python -m venv` may bring an older one.
@@ -43,7 +44,7 @@ serve: $(VENV)/.serve
 test: $(VENV)/.test
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: test $(VENV)/.test-all
+test-all: test $(VENV)/.test-all $(NODE)/.made
 	$(BIN)/pytest $(PARALLEL) -m "slow or hub"
 
 check: $(LINT)/.made
@@ -71,7 +72,7 @@ site: $(VENV)/.docs
 	$(BIN)/mkdocs build
 
 clean:
-	rm -rf $(VENV) $(LINT) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) $(NODE) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -108,6 +109,14 @@ $(VENV)/.test-all: pyproject.toml $(VENV)/.test
 	@echo "Installing what the slow tests need besides"
 	@$(PIP) --editable ".[bulk,lancedb,otel,qdrant,quantize,ray,tiktoken]" --group test
 	@touch $@
+
+# Clients of npm that the slow tests run; those skip, with their reason, where this fails.
+$(NODE)/.made: tests/api/clients/package-lock.json
+	@mkdir -p $(NODE)
+	@cp tests/api/clients/package.json $< $(NODE)
+	@echo "Installing clients of npm"
+	@if npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --silent; then touch $@; \
+	  else echo "could not install the clients of npm: their tests skip"; fi
 
 $(LINT)/.made: pyproject.toml
 	$(call make-environment,$(LINT))

@@ -176,6 +176,7 @@ class Settings:
     queue_limit: int = env("EMBEDDING_QUEUE_LIMIT", 8192, number(1), "maximum items in progress or waiting; beyond it, 429")
     request_timeout: float = env("EMBEDDING_REQUEST_TIMEOUT_SEC", 300.0, number(0.001, unit="seconds"), "deadline of a request; after it, 504")
     header_timeout: float = env("EMBEDDING_HEADER_TIMEOUT_SEC", 20.0, number(0.001, unit="seconds"), "time limit for receiving a request's headers, and for a client to keep reading its response")
+    keepalive: float = env("EMBEDDING_KEEPALIVE_SEC", 75.0, number(0.001, unit="seconds"), "how long an idle connection stays open; keep it above the idle timeout of the load balancer in front (60 s for nginx and AWS), or requests fail now and then")
     drain: float = env("EMBEDDING_DRAIN_SEC", 25.0, number(0, unit="seconds"), "time limit for answering the requests in progress on shutdown")
     cors_origins: tuple[str, ...] = env("EMBEDDING_CORS_ORIGINS", (), parse_origins, "origins whose web pages may call the API; empty = only the server's own")
     server_names: tuple[str, ...] = env("EMBEDDING_ALLOWED_HOSTS", (), parse_list, "Host headers that a loopback server without API keys accepts besides localhost, 127.0.0.1 and [::1]; * = any")

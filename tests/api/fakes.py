@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_embedding_serving.api.service import EngineFactory, Service
+from multimodal_embedding_serving.api.service import EngineFactory, Listening, Service
 from multimodal_embedding_serving.api.uvicorn_server import Server, make_server
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
@@ -91,9 +91,11 @@ def fake_engine(
 class Running:
     """A server in a thread of this process, on a free port of the loopback."""
 
-    def __init__(self, settings: Settings, factory: EngineFactory) -> None:
+    def __init__(
+        self, settings: Settings, factory: EngineFactory, listening: Listening | None = None
+    ) -> None:
         self.service = Service(settings)
-        self.server: Server = make_server(self.service, factory=factory)
+        self.server: Server = make_server(self.service, listening, factory)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -118,13 +120,14 @@ class FakeServing:
 
     def __init__(self, modalities: Sequence[Modality] = ("text", "image"), **changes: Any) -> None:
         facts = changes.pop("facts", {})
+        listening = Listening(root_path=changes.pop("root_path", ""))
         self.graphs: dict[Modality, FakeGraph] = {each: FakeGraph(DIMENSION) for each in modalities}
         self.settings = Settings.from_env({}, **changes)
 
         def factory(settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
             return fake_engine(settings, self.graphs, metrics, **facts)
 
-        self.running = Running(self.settings, factory)
+        self.running = Running(self.settings, factory, listening)
         self.running.wait_until_open()
 
     @property

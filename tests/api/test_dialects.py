@@ -118,3 +118,49 @@ def test_a_value_that_is_not_known_is_named(http: httpx2.Client, field: str, val
     error = ask(http, 400, input=["a"], **{field: value})["error"]
     assert error["type"] == "invalid_request_error"
     assert error["param"].startswith(field)
+
+
+# ── text that begins as a data URI does ──
+
+
+DATES = ("Data: 12 maggio 2024, Roma", 'data: {"id": 7}', "data:image/png;base64, is how it begins")
+
+
+@pytest.mark.parametrize("text", DATES)
+def test_a_text_that_begins_with_data_is_a_text(http: httpx2.Client, text: str) -> None:
+    expected = vector_of(text_row(text))
+    assert np.allclose(vectors(http, input=text), [expected])
+    both = vectors(http, input=[text, f"\n {URI}"])
+    assert np.allclose(both, [expected, image_vector(IMAGE)], atol=1e-6)
+
+
+def test_modality_text_makes_a_data_uri_a_text(http: httpx2.Client) -> None:
+    expected = vector_of(text_row(URI))
+    assert np.allclose(vectors(http, input=URI, modality="text"), [expected])
+    mixed = vectors(http, input=[URI, URI], modality=["text", "image"])
+    assert np.allclose(mixed, [expected, image_vector(IMAGE)], atol=1e-6)
+
+
+def test_coheres_texts_are_never_media(http: httpx2.Client) -> None:
+    texts = [URI, *DATES]
+    answer = http.post("/v2/embed", json={"texts": texts, "input_type": "search_query"})
+    expected = [vector_of(text_row(text, "query")) for text in texts]
+    assert np.allclose(answer.json()["embeddings"]["float"], expected)
+
+
+@pytest.mark.parametrize("spelling", ["base64url", "no padding", "lines"])
+def test_base64_is_accepted_as_libraries_write_it(http: httpx2.Client, spelling: str) -> None:
+    text = {
+        "base64url": b64(IMAGE).replace("+", "-").replace("/", "_"),
+        "no padding": b64(IMAGE).rstrip("="),
+        "lines": "\r\n".join(b64(IMAGE)[at : at + 76] for at in range(0, len(b64(IMAGE)), 76)),
+    }[spelling]
+    items = [{"image": text}, f"data:image/png;base64,{text}", {"image": f" {URI}"}]
+    assert np.allclose(vectors(http, input=items), [image_vector(IMAGE)] * 3, atol=1e-6)
+    native = http.post(
+        "/embeddings", json={"input": {"type": "image_base64", "image_base64": text}}
+    )
+    assert np.allclose(native.json()["embedding"], image_vector(IMAGE), atol=1e-6)
+    by_url = {"type": "image_url", "image_url": f"\n{URI}"}
+    native = http.post("/embeddings", json={"input": by_url})
+    assert np.allclose(native.json()["embedding"], image_vector(IMAGE), atol=1e-6)

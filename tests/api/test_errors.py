@@ -159,7 +159,7 @@ def test_each_dialect_reports_an_error_in_its_own_shape(
 ) -> None:
     path = f"{dialect.prefix}/nowhere"
     answer = http.get(path)
-    reply = dialect.error(NotFound(f"GET {path}: Not Found"))
+    reply = dialect.error(NotFound(f"GET {path}: no such route; see /docs for all routes"))
     assert (answer.status_code, answer.json()) == (reply.status, reply.body)
     assert find_dialect(path) is dialect
 

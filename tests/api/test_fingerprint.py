@@ -35,7 +35,7 @@ NATIVE: list[dict[str, Any]] = [
     {"type": "video_base64", "video_base64": VIDEO, "segment_config": {"pooling": "mean"}},
 ]
 BODIES: Mapping[str, list[dict[str, Any]]] = {
-    "/embeddings": [{"input": each} for each in NATIVE],
+    "/embeddings": [*({"input": each} for each in NATIVE), {"input": "a"}, {"input": ["a", "b"]}],
     "/v1/embeddings": [{"input": "a"}, {"input": ["a", {"image": IMAGE}, {"video": VIDEO}]}],
     "/v2/embed": [
         {"texts": ["a", "b"], "input_type": "search_query"},

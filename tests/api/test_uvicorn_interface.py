@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from multimodal_embedding_serving.api.connection import Connection
+from multimodal_embedding_serving.api.request_parser import RequestParser
 
 ROOT = Path(__file__).parent.parent.parent
 INSTALLED = version("uvicorn")
@@ -70,6 +72,17 @@ def test_uvicorn_still_calls_the_overrides(name: str) -> None:
     source = inspect.getsource(vars(HttpToolsProtocol)[name])
     missing = [call for call in CALLS[name] if call not in source]
     assert not missing, f"HttpToolsProtocol.{name} no longer has {missing}. {ADVICE}"
+
+
+def test_the_stand_in_for_the_parser_has_what_uvicorn_calls() -> None:
+    source = inspect.getsource(HttpToolsProtocol)
+    used = set(re.findall(r"self\.parser\.(\w+)", source)) - {"set_dangerous_leniencies"}
+    instance = set(RequestParser.__dict__) | set(RequestParser._start.__code__.co_names)
+    assert used <= instance, f"RequestParser has no {used - instance}. {ADVICE}"
+    callbacks = {name for name in vars(HttpToolsProtocol) if name.startswith("on_")}
+    passed_on = set(RequestParser.__dict__) | set(RequestParser.__init__.__code__.co_names)
+    missing = callbacks - passed_on - {"on_response_complete"}  # which no parser calls
+    assert not missing, f"RequestParser does not pass on {missing}. {ADVICE}"
 
 
 def test_the_attributes_that_are_read_still_exist() -> None:

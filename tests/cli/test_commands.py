@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import typer
@@ -129,6 +130,24 @@ def test_a_server_logs_lines_of_json() -> None:
         lines = [json.loads(line) for line in running.log]
     assert {"time", "level", "logger", "message"} <= set(lines[0])
     assert any("running on" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize("root_path", ["/mm", "/mm/"])
+def test_a_root_path_is_that_with_or_without_its_last_slash(root_path: str) -> None:
+    environ = {"EMBEDDING_API_KEYS": "k"}
+    command = [*COMMAND, "serve", "--port", "0", "--root-path", root_path]
+    with serving(command, environ=environ) as running:
+        assert httpx2.get(f"{running.url}/health").status_code == 200
+        assert "error" in httpx2.get(f"{running.url}/v1/models").json()
+        headers = {"authorization": "Bearer k"}
+        document = httpx2.get(f"{running.url}/openapi.json", headers=headers).json()
+    assert document["servers"] == [{"url": "/mm"}]
+
+
+def test_a_root_path_without_its_first_slash_is_refused() -> None:
+    done = mmes("serve", "--root-path", "mm")
+    assert done.returncode == 2
+    assert "must begin with a slash" in done.stderr
 
 
 def test_an_output_folder_that_is_not_there_is_a_message(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
@@ -38,7 +39,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 REFERENCE = "#/components/schemas/{model}"
 
 CORS: dict[str, Any] = {
-    "allow_methods": ("GET", "POST"),
+    "allow_methods": ("GET", "HEAD", "POST"),
     "allow_headers": ("authorization", "content-type", "x-request-id"),
     "expose_headers": (
         "x-request-id",
@@ -70,6 +71,7 @@ def create_app(
         lifespan=_lifespan(service, engine_factory),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={
             EmbeddingError: on_embedding_error,
             HTTPException: on_http_exception,
@@ -134,10 +136,10 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
             for path, body in dialect.bodies.items()
         }
         models = [
-            each for body in bodies.values() for each in body.values() if isinstance(each, type)
+            model for body in bodies.values() for each in body.values() for model in _models(each)
         ]
         _, schemas = models_json_schema(
-            [(model, "validation") for model in models], ref_template=REFERENCE
+            [(model, "validation") for model in dict.fromkeys(models)], ref_template=REFERENCE
         )
         document["components"]["schemas"] |= schemas["$defs"]
         for path, body in bodies.items():
@@ -148,7 +150,15 @@ def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return openapi
 
 
-def _schema(body: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(body, type):
-        return {"$ref": REFERENCE.format(model=body.__name__)}
-    return dict(body)
+def _models(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> tuple[type[BaseModel], ...]:
+    """The models of a body; none if it is a JSON schema."""
+    if isinstance(body, Mapping):
+        return ()
+    return get_args(body) if isinstance(body, UnionType) else (body,)
+
+
+def _schema(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(body, Mapping):
+        return dict(body)
+    references = [{"$ref": REFERENCE.format(model=each.__name__)} for each in _models(body)]
+    return references[0] if len(references) == 1 else {"anyOf": references}

@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multimodal_embedding_serving.api.dialects import error_response
 from multimodal_embedding_serving.api.errors import note_error
+from multimodal_embedding_serving.api.paths import route_path
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.settings import Settings
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
-PAGES = re.compile(r"/|/docs/?|/playground/.*")
+PAGES = re.compile(r"/|/docs|/playground(/.*)?")
 """Routes that people open in a browser, also from a link on another site."""
 PORT = re.compile(r":\d*$")
 
@@ -60,7 +61,7 @@ class BrowserGuard:
             await self._app(scope, receive, send)
             return
         note_error(scope, error)
-        await error_response(error, _path(scope))(scope, receive, send)
+        await error_response(error, scope)(scope, receive, send)
 
     def _check(self, scope: Scope) -> EmbeddingError | None:
         headers = {
@@ -86,9 +87,4 @@ class BrowserGuard:
         if "*" in self._origins or headers.get(b"origin") in self._origins:
             return True
         navigates = headers.get(b"sec-fetch-mode") == "navigate" and scope["method"] == "GET"
-        return navigates and PAGES.fullmatch(_path(scope)) is not None
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+        return navigates and PAGES.fullmatch(route_path(scope)) is not None

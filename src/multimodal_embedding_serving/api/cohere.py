@@ -19,7 +19,6 @@ from starlette.responses import Response
 
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
-from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_json
 from multimodal_embedding_serving.api.schemas import (
@@ -30,7 +29,7 @@ from multimodal_embedding_serving.api.schemas import (
 )
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
-from multimodal_embedding_serving.api.vectors import MAX_INLINE_NUMBERS, encode
+from multimodal_embedding_serving.api.vectors import FINGERPRINT, MAX_INLINE_NUMBERS, encode
 from multimodal_embedding_serving.engine.results import EmbeddingResult, renormalize
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
 from multimodal_embedding_serving.inputs.items import Embeddable, InputLimits
@@ -85,7 +84,11 @@ async def _read_inputs(
 ) -> list[Embeddable]:
     """The items as inputs of the engine; all texts but those of a search query are documents."""
     is_query = parsed.input_type == "search_query"
-    request = OpenAIRequest(input=items, input_type="query" if is_query else "document")
+    request = OpenAIRequest(
+        input=items,
+        input_type="query" if is_query else "document",
+        modality="text" if parsed.texts else None,  # a text is never media, whatever it holds
+    )
     if len(items) <= MAX_INLINE_ITEMS:
         return read_items(request, settings)
     return await asyncio.to_thread(read_items, request, settings)

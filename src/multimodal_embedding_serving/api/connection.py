@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from multimodal_embedding_serving.api.request_parser import RequestParser
 from multimodal_embedding_serving.settings import Settings
 
 MAX_HEADER_BYTES = 64 << 10
@@ -41,6 +42,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = RequestParser(self)  # type: ignore[assignment]  # stands in for it
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None

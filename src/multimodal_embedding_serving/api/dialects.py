@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,11 +13,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from multimodal_embedding_serving.api.cohere import cohere_error, cohere_routes
 from multimodal_embedding_serving.api.errors import (
     ErrorReply,
     MethodNotAllowed,
+    UnsupportedEncoding,
     json_response,
     note_error,
 )
@@ -24,6 +27,7 @@ from multimodal_embedding_serving.api.multipart import FORM, SCHEMA
 from multimodal_embedding_serving.api.native import native_error, native_routes
 from multimodal_embedding_serving.api.openai import openai_routes
 from multimodal_embedding_serving.api.openai_errors import openai_error
+from multimodal_embedding_serving.api.paths import answer_path
 from multimodal_embedding_serving.api.schemas import (
     CohereRequest,
     EmbeddingsRequest,
@@ -33,8 +37,8 @@ from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotFound, QueueFull
 
 JSON = "application/json"
-RequestBody = Mapping[str, type[BaseModel] | Mapping[str, Any]]
-"""Media type -> the model or the JSON schema of a body."""
+RequestBody = Mapping[str, type[BaseModel] | UnionType | Mapping[str, Any]]
+"""Media type -> the model (or a union of models) or the JSON schema of a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ class Dialect:
 
 
 DIALECTS = (
-    Dialect("", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest}}),
+    Dialect(
+        "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
+    ),
     Dialect(
         "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
     ),
@@ -60,18 +66,20 @@ DIALECTS = (
 
 
 def find_dialect(path: str) -> Dialect:
-    """The dialect with the longest prefix that contains `path`."""
+    """The dialect with the longest prefix that contains the route path `path`."""
     return max(DIALECTS, key=lambda each: len(each.prefix) * path.startswith(f"{each.prefix}/"))
 
 
-def error_response(error: EmbeddingError, path: str) -> Response:
-    """The response for an error, in the dialect of the path."""
-    reply = find_dialect(path).error(error)
+def error_response(error: EmbeddingError, scope: Scope) -> Response:
+    """The response for an error, in the dialect of the request."""
+    reply = find_dialect(answer_path(scope)).error(error)
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(math.ceil(error.retry_after))
     elif error.status == 503:
         headers["retry-after"] = "5"
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return json_response(reply.body, reply.status, {**headers, **reply.headers})
@@ -80,16 +88,28 @@ def error_response(error: EmbeddingError, path: str) -> Response:
 async def on_embedding_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EmbeddingError)  # noqa: S101  # registered for this class
     note_error(request.scope, error)
-    return error_response(error, request.url.path)
+    return error_response(error, request.scope)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Errors of the router: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    classes: dict[int, type[EmbeddingError]] = {404: NotFound, 405: MethodNotAllowed}
-    typed = classes.get(error.status_code, BadRequest)(message[:500])
+    headers = dict(error.headers or {})
+    methods = headers.get("Allow", "").replace("GET", "GET, HEAD")
+    typed = _router_error(error, f"{request.method} {request.url.path}"[:300], methods)
     note_error(request.scope, typed)
-    response = error_response(typed, request.url.path)
-    response.headers.update(error.headers or {})
+    response = error_response(typed, request.scope)
+    if methods:
+        headers["Allow"] = methods
+    response.headers.update(headers)
     return response
+
+
+def _router_error(error: HTTPException, request: str, methods: str) -> EmbeddingError:
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{request}: this route accepts {methods} only")
+    if error.status_code != 404:
+        return BadRequest(f"{request}: {error.detail}")
+    if "/v1/v1" in request:
+        return NotFound(f"{request}: the path has /v1 twice; remove it from the client's base URL")
+    return NotFound(f"{request}: no such route; see /docs for all routes")

@@ -33,6 +33,12 @@ class MethodNotAllowed(EmbeddingError):
     status, code = 405, "method_not_allowed"
 
 
+class UnsupportedEncoding(EmbeddingError):
+    """The body has a Content-Encoding other than gzip, or several."""
+
+    status, code = 415, "unsupported_encoding"
+
+
 class Unexpected(EmbeddingError):
     """An unexpected error: the response has only an id, with which to find it in the log."""
 

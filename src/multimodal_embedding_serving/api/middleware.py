@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodal_embedding_serving.api.dialects import error_response, find_dialect
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
+from multimodal_embedding_serving.api.paths import as_routed, route_path
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id
@@ -55,35 +56,38 @@ class RequestMiddleware:
         request_id = client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
         context = RequestContext(service.memory_quota, request_id.decode())
         start, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
+        method, routed = scope["method"], as_routed(scope)
 
         async def sender(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         token = current_request.set(context)
         service.active += 1
         try:
-            with request_span(scope["method"], headers) as span:
-                await self._app(scope, receive, sender)
+            with request_span(method, headers) as span:
+                await self._app(routed, receive, sender)
                 name_request(
-                    span, scope["method"], _route(scope), status, context.items, context.request_id
+                    span, method, _route(routed), status, context.items, context.request_id
                 )
         finally:
             service.active -= 1
             context.close()
-            self._report(scope, status, time.perf_counter() - start, context.items)
+            self._report(routed, method, status, time.perf_counter() - start, context.items)
             current_request.reset(token)
 
-    def _report(self, scope: Scope, status: int, seconds: float, items: int) -> None:
+    def _report(self, scope: Scope, method: str, status: int, seconds: float, items: int) -> None:
         self._service.metrics.count_response(_route(scope), status, seconds)
         code = error_code(scope)
         if code is not None:
             self._service.metrics.count_error(code)
         path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
-        facts = {"method": scope["method"], "path": path, "status": status, "items": items}
+        facts = {"method": method, "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)
         text = "%(method)s %(path)s %(status)s %(ms)s ms %(items)s items"
         log.info(text, facts, extra=facts)
@@ -109,10 +113,10 @@ class AuthMiddleware:
 
         async def respond(error: EmbeddingError) -> None:
             note_error(scope, error)
-            await error_response(error, scope["path"])(scope, receive, sender)
+            await error_response(error, scope)(scope, receive, sender)
 
         try:
-            if self._admits(scope["path"], dict(scope["headers"])):
+            if self._admits(route_path(scope), dict(scope["headers"])):
                 await self._app(scope, receive, sender)
             else:
                 await respond(
@@ -142,7 +146,7 @@ def _route(scope: Scope) -> str:
     if route is None:
         return "unknown"
     # FastAPI's scope holds the route as its router knows it: without the dialect's prefix.
-    prefix = find_dialect(scope["path"].removeprefix(scope.get("root_path", ""))).prefix
+    prefix = find_dialect(route_path(scope)).prefix
     # (older versions keep the prefix)
     path: str = route.path
     return path if prefix and path.startswith(f"{prefix}/") else f"{prefix}{path}"

@@ -128,7 +128,7 @@ def split_form(content_type: str, body: bytes, max_parts: int) -> list[Part]:
     """The parts of a form. Raises InvalidInput if it is malformed, TooLarge above `max_parts`."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
-        raise InvalidInput("the Content-Type header of the form has no boundary")
+        raise InvalidInput("the form's Content-Type has no boundary; let the HTTP client set it")
     parts: list[Part] = []
     name, value, complete = bytearray(), bytearray(), False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +11,9 @@ from starlette.responses import Response
 
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
-from multimodal_embedding_serving.api.request_body import read_json
+from multimodal_embedding_serving.api.openai import embed_parsed
+from multimodal_embedding_serving.api.paths import answer_as
+from multimodal_embedding_serving.api.request_body import read_chosen
 from multimodal_embedding_serving.api.schemas import (
     Capabilities,
     CurrentModel,
@@ -19,9 +22,13 @@ from multimodal_embedding_serving.api.schemas import (
     ErrorAnswer,
     HealthAnswer,
     ModelsAnswer,
+    OpenAIAnswer,
+    OpenAIErrorAnswer,
+    OpenAIRequest,
 )
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.vectors import (
+    FINGERPRINT,
     MAX_INLINE_NUMBERS,
     Encoding,
     encode,
@@ -32,9 +39,11 @@ from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.errors import EmbeddingError, ModelMismatch, NotReady
 
-FINGERPRINT = "x-embedding-fingerprint"
+OPENAI_PATH = "/v1/embeddings"
+"""An `input` that is a string or a list is OpenAI's: many clients are set up without `/v1`."""
 
 ERROR: dict[str, Any] = {"model": ErrorAnswer}
+EITHER_ERROR: dict[str, Any] = {"model": ErrorAnswer | OpenAIErrorAnswer}
 
 
 class NativeRoutes:
@@ -43,6 +52,7 @@ class NativeRoutes:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.router = APIRouter(responses={"4XX": ERROR, "5XX": ERROR})
+        either: dict[int | str, dict[str, Any]] = {"4XX": EITHER_ERROR, "5XX": EITHER_ERROR}
         get, post = self.router.get, self.router.post
         get("/live", summary="Liveness")(self.live)
         get("/ready", summary="Readiness, with the progress of loading")(self.ready)
@@ -57,9 +67,12 @@ class NativeRoutes:
             summary="Show what the loaded model can embed",
             response_model=Capabilities,
         )(self.capabilities)
-        post("/embeddings", summary="Embed one input", response_model=EmbeddingsAnswer)(
-            self.embeddings
-        )
+        post(
+            "/embeddings",
+            summary="Embed one input, or what OpenAI's API takes",
+            response_model=EmbeddingsAnswer | OpenAIAnswer,
+            responses=either,
+        )(self.embeddings)
 
     async def live(self) -> Response:
         if self.service.failure is not None:
@@ -132,7 +145,16 @@ class NativeRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
-        parsed = await read_json(request, self.service.settings, EmbeddingsRequest)
+
+        def choose(body: Mapping[str, Any]) -> type[EmbeddingsRequest | OpenAIRequest]:
+            if not isinstance(body.get("input"), str | list):
+                return EmbeddingsRequest
+            answer_as(request.scope, OPENAI_PATH)
+            return OpenAIRequest
+
+        parsed = await read_chosen(request, self.service.settings, choose)
+        if isinstance(parsed, OpenAIRequest):
+            return await embed_parsed(request, self.service, parsed)
         if not self.service.accepts(parsed.model):
             raise ModelMismatch(
                 f"Model mismatch: requested model '{parsed.model}' does not match the currently "

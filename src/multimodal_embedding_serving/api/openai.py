@@ -13,7 +13,6 @@ from starlette.responses import Response
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
-from multimodal_embedding_serving.api.native import FINGERPRINT
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_body, read_json
 from multimodal_embedding_serving.api.schemas import (
@@ -26,6 +25,7 @@ from multimodal_embedding_serving.api.schemas import (
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import (
+    FINGERPRINT,
     MAX_INLINE_NUMBERS,
     Encoding,
     encode,
@@ -47,7 +47,7 @@ def openai_routes(service: Service) -> APIRouter:
 
     @routes.post("/embeddings", summary="Embed (OpenAI's API)", response_model=OpenAIAnswer)
     async def embeddings(request: Request) -> Response:
-        engine = service.ready_engine()
+        service.ready_engine()
         settings = service.settings
         content_type = request.headers.get("content-type", "")
         if content_type[: len(FORM)].lower() == FORM:
@@ -55,16 +55,9 @@ def openai_routes(service: Service) -> APIRouter:
             parsed, inputs = await asyncio.to_thread(
                 read_form, content_type, await read_body(request, settings), settings
             )
-        else:
-            parsed = await read_json(request, settings, OpenAIRequest)
-            inputs = await _read_items(parsed, settings)
-        service.require(parsed.model)
-        work = engine.embed_inputs(inputs, dimensions=parsed.dimensions)
-        results = await cancel_on_disconnect(request, work)
-        check_truncation(results, parsed.truncate)
-        if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
-            return _respond(request, parsed, results, engine.info)
-        return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
+            return await _embed(request, service, parsed, inputs)
+        parsed = await read_json(request, settings, OpenAIRequest)
+        return await embed_parsed(request, service, parsed)
 
     @routes.get("/models", summary="List the loaded model", response_model=OpenAIModels)
     async def models() -> Response:
@@ -80,6 +73,24 @@ def openai_routes(service: Service) -> APIRouter:
         return json_response({**_model_card(service), "id": model})
 
     return routes
+
+
+async def embed_parsed(request: Request, service: Service, parsed: OpenAIRequest) -> Response:
+    """The response to a JSON body. Raises NotReady and the errors of the engine."""
+    return await _embed(request, service, parsed, await _read_items(parsed, service.settings))
+
+
+async def _embed(
+    request: Request, service: Service, parsed: OpenAIRequest, inputs: Sequence[Embeddable]
+) -> Response:
+    engine = service.ready_engine()
+    service.require(parsed.model)
+    work = engine.embed_inputs(inputs, dimensions=parsed.dimensions)
+    results = await cancel_on_disconnect(request, work)
+    check_truncation(results, parsed.truncate)
+    if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
+        return _respond(request, parsed, results, engine.info)
+    return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
 
 
 async def _read_items(parsed: OpenAIRequest, settings: Settings) -> list[Embeddable]:

@@ -26,6 +26,7 @@ ERRORS = {
     "not_found": OpenAIError(404, code="not_found"),
     "method_not_allowed": OpenAIError(405, code="method_not_allowed"),
     "forbidden": OpenAIError(403, "permission_error", "forbidden"),
+    "unsupported_encoding": OpenAIError(415, code="unsupported_encoding"),
     "body_late": OpenAIError(408, code="body_late"),
     "queue_full": OpenAIError(429, "rate_limit_error", "rate_limit_exceeded"),
     "not_ready": OpenAIError(503, "service_unavailable_error", "not_ready"),

@@ -3,6 +3,7 @@ data URIs, in any mix. Each item becomes an input with one vector."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,12 @@ from multimodal_embedding_serving.inputs.kinds import (
     VideoBase64Input,
     VideoUrlInput,
 )
+from multimodal_embedding_serving.media.encoded import is_data_uri, media_type_of
 from multimodal_embedding_serving.settings import Settings
+
+SCHEME = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+:\S|//[^/]+/)", re.IGNORECASE)
+"""What a URL begins with, also one without a scheme. The fetcher rejects all but http and https.
+Base64 contains no colon, and no two slashes at the start of media that can be decoded."""
 
 ONE_VECTOR = SegmentConfig(pooling="mean")
 
@@ -44,10 +50,10 @@ def read_items(request: OpenAIRequest, settings: Settings) -> list[Embeddable]:
     """
     items = _as_list(request.input)
     if not items:
-        raise InvalidInput("input must not be empty", param="input")
+        raise InvalidInput("input must not be empty; send at least one item", param="input")
     InputLimits.of(settings).check(len(items))
     role = read_role(request)
-    if isinstance(items[0], list):
+    if _is_token_list(items[0]):
         texts = _from_tokens(items, settings.token_ids)
         return [Texts(texts, role, request.instruction, many=len(texts) > 1)]
     kinds = _kinds(request.modality, len(items))
@@ -82,18 +88,27 @@ def _is_token(item: Any) -> bool:
     return isinstance(item, int) and not isinstance(item, bool)
 
 
-def _is_text(item: Any, kind: str) -> bool:
-    return isinstance(item, str) and kind == "text" and item[:5].lower() != "data:"
+def _is_token_list(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and _is_token(item[0])
+
+
+def _is_text(item: Any, kind: str | None) -> bool:
+    if not isinstance(item, str):
+        return False
+    return kind == "text" or (kind is None and media_type_of(item) is None)
 
 
 def _check_not_empty(text: str, index: int) -> None:
     if not text:
-        raise InvalidInput("must not be empty", index=index, param="input")
+        message = "must not be empty; leave the item out, or send text or media"
+        raise InvalidInput(message, index=index, param="input")
 
 
-def _kinds(modality: str | Sequence[str] | None, count: int) -> list[str]:
-    """What a plain string at each position is."""
-    kinds = [modality or "text"] if isinstance(modality, str | None) else list(modality)
+def _kinds(modality: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """What a plain string at each position is; None: a text, unless it is a data URI of media."""
+    if not modality:
+        return [None] * count
+    kinds: list[str | None] = [modality] if isinstance(modality, str) else list(modality)
     kinds = kinds * count if len(kinds) == 1 else kinds
     if len(kinds) != count or not set(kinds) <= set(ITEM_KINDS):
         message = f"modality must be one of {', '.join(ITEM_KINDS)}, or a list with one per item"
@@ -133,11 +148,14 @@ def _decode_cl100k(items: list[list[int]]) -> list[str]:
     return texts
 
 
-def _read_item(item: Any, kind: str, index: int, template: Texts) -> Embeddable:
+def _read_item(item: Any, kind: str | None, index: int, template: Texts) -> Embeddable:
     if isinstance(item, str):
-        if item[:5].lower() == "data:":
-            kind = "video" if item[5:11].lower() == "video/" else "image"
+        if kind != "text":
+            kind = media_type_of(item) or kind or "text"
         return _make(kind, item, index, template)
+    if isinstance(item, list):
+        message = "must be a string or an object, not a list; send one flat list of items"
+        raise InvalidInput(message, index=index, param="input")
     if not isinstance(item, dict):
         message = "must be a string, or an object with text, image or video"
         raise InvalidInput(message, index=index, param="input")
@@ -168,11 +186,11 @@ def _make(kind: str, value: str, index: int, template: Texts) -> Embeddable:
     _check_not_empty(value, index)
     if kind == "text":
         return Texts([value], template.role, template.instruction, many=False)
-    remote = value[:7].lower() == "http://" or value[:8].lower() == "https://"
+    remote = SCHEME.match(value) is not None and not is_data_uri(value)
     if kind == "image" and remote:
-        return ImageUrlInput(type="image_url", image_url=value)
+        return ImageUrlInput(type="image_url", image_url=value.strip())
     if kind == "image":
         return ImageBase64Input(type="image_base64", image_base64=value)
     if remote:
-        return VideoUrlInput(type="video_url", video_url=value, segment_config=ONE_VECTOR)
+        return VideoUrlInput(type="video_url", video_url=value.strip(), segment_config=ONE_VECTOR)
     return VideoBase64Input(type="video_base64", video_base64=value, segment_config=ONE_VECTOR)

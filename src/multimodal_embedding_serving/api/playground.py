@@ -47,8 +47,6 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-METHODS = ["GET", "HEAD"]
-
 
 def playground_routes() -> APIRouter:
     """`/` and everything under `/playground/`. Only files present at startup are served."""
@@ -56,19 +54,19 @@ def playground_routes() -> APIRouter:
     page, samples = _files(FILES), _files(SAMPLES)
     media = sorted(name for name, path in samples.items() if path.suffix in MEDIA)
 
-    @routes.api_route("/", methods=METHODS)
+    @routes.get("/")
     async def index() -> Response:
         return _file_response(page, "index.html")
 
-    @routes.api_route("/playground/samples.json", methods=METHODS)
+    @routes.get("/playground/samples.json")
     async def sample_names() -> Response:
         return json_response({"samples": media}, headers=HEADERS)
 
-    @routes.api_route("/playground/samples/{name}", methods=METHODS)
+    @routes.get("/playground/samples/{name}")
     async def sample(name: str) -> Response:
         return _file_response(samples, name)
 
-    @routes.api_route("/playground/{name}", methods=METHODS)
+    @routes.get("/playground/{name}")
     async def file(name: str) -> Response:
         return _file_response(page, name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
+from multimodal_embedding_serving.api.content_encoding import decompress, is_compressed
 from multimodal_embedding_serving.api.errors import BodyLate
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs.kinds import KINDS
@@ -35,15 +37,28 @@ _SURROGATES = re.compile(
 )
 """An escaped backslash or a surrogate pair (left as it is), or a lone surrogate (group 1)."""
 
-TAGS = frozenset(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
+TAGS = tuple(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS)
+"""The values of `type` in a native input."""
+FRAME_TAGS = ("image_url", "image_base64")
+"""Those of an element of `video_frames`."""
 BRANCHES = frozenset(("str", "list[str]"))
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body; stops at EMBEDDING_MAX_BODY_MB, whatever Content-Length says.
+    """The whole body, decompressed; stops at EMBEDDING_MAX_BODY_MB, whatever Content-Length says.
 
-    Raises TooLarge, BodyLate, and ClientDisconnect when the client disconnects.
+    Raises TooLarge, BodyLate, UnsupportedEncoding, InvalidInput if its gzip data is damaged, and
+    ClientDisconnect when the client disconnects.
     """
+    compressed = is_compressed(request.headers)
+    body = await _receive(request, settings)
+    if not compressed:
+        return body
+    limit = settings.max_body_mb * 2**20
+    return await asyncio.to_thread(decompress, body, limit, _too_large(settings, " decompressed"))
+
+
+async def _receive(request: Request, settings: Settings) -> bytes:
     limit = settings.max_body_mb * 2**20
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -64,26 +79,47 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(settings: Settings) -> TooLarge:
-    limit = f"{settings.max_body_mb} MB (EMBEDDING_MAX_BODY_MB)"
-    return TooLarge(f"the request body is larger than {limit}")
+def _too_large(settings: Settings, state: str = "") -> TooLarge:
+    limit = f"{settings.max_body_mb} MB{state} (EMBEDDING_MAX_BODY_MB)"
+    return TooLarge(f"the request body is larger than {limit}; send fewer items per request")
 
 
 async def read_json(request: Request, settings: Settings, model: type[M]) -> M:
     """Read a JSON body as a model. Raises the errors of `read_body` and `validate`."""
+    return await read_chosen(request, settings, lambda _: model)
+
+
+async def read_chosen(
+    request: Request, settings: Settings, choose: Callable[[Mapping[str, Any]], type[M]]
+) -> M:
+    """Read a JSON body as the model that `choose` returns for its object."""
     body = await read_body(request, settings)
-    if len(body) <= MAX_INLINE_BYTES:
-        return validate(model, body)
-    return await asyncio.to_thread(validate, model, body)
+    try:
+        if len(body) <= MAX_INLINE_BYTES:
+            return validate(choose, body)
+        return await asyncio.to_thread(validate, choose, body)
+    except NotJson as error:
+        raise InvalidInput(error.message + _advice(request)) from None
 
 
-def validate(model: type[M], body: bytes) -> M:
+class NotJson(InvalidInput):
+    """The body is something else: `read_chosen` adds what its content type suggests."""
+
+
+def _advice(request: Request) -> str:
+    content_type = request.headers.get("content-type", "").lower()
+    if content_type.startswith("multipart/form-data"):
+        return "; forms are accepted by POST /v1/embeddings only, send JSON here"
+    return '; send a JSON object such as {"input": …}'
+
+
+def validate(choose: Callable[[Mapping[str, Any]], type[M]], body: bytes) -> M:
     """A JSON body as a model. Raises InvalidInput with the field and the item's index."""
     data = load_json(body)
     if not isinstance(data, dict):
-        raise InvalidInput("the request body must be a JSON object")
+        raise NotJson("the request body must be a JSON object")
     try:
-        return model.model_validate(data)
+        return choose(data).model_validate(data)
     except ValidationError as error:
         raise explain(error) from None
 
@@ -91,9 +127,11 @@ def validate(model: type[M], body: bytes) -> M:
 def load_json(body: bytes) -> Any:
     """Strict JSON, except that lone surrogates become U+FFFD.
 
-    Raises InvalidInput, TooLarge if parsing would take too much memory, and QueueFull if it would
+    Raises NotJson, TooLarge if parsing would take too much memory, and QueueFull if it would
     do so together with the other requests in progress.
     """
+    if not body:
+        raise NotJson("the request body is empty")
     size = parsed_bytes(body)
     if size > MAX_PARSED_BYTES:
         message = (
@@ -113,7 +151,7 @@ def load_json(body: bytes) -> Any:
                 return orjson.loads(_SURROGATES.sub(_replace_lone, body))
             except orjson.JSONDecodeError as second:
                 error = second
-        raise InvalidInput(f"the request body is not valid JSON: {error}") from None
+        raise NotJson(f"the request body is not valid JSON: {error}") from None
 
 
 def parsed_bytes(body: bytes) -> int:
@@ -149,14 +187,33 @@ def explain(error: ValidationError, *start: str) -> InvalidInput:
     wrote it, `input.text[1]: …`; `param` has it as `input.text.1`.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    paths = [([*start, *_path(each["loc"])], each["msg"]) for each in details]
-    path, message = max(paths, key=lambda each: len(each[0]))
+    paths = [([*start, *_path(each["loc"])], each) for each in details]
+    # Of two branches that fail at the same depth, the one with the right type is meant.
+    path, detail = max(
+        paths, key=lambda each: (len(each[0]), not each[1]["type"].endswith("_type"))
+    )
     index = next((part for part in path if isinstance(part, int)), None)
     param = ".".join(str(part) for part in path)
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    reason = message.removeprefix("Value error, ")
+    reason = _reason(path, detail["type"], detail["msg"])
     message = f"{field.removeprefix('.')}: {reason}" if path else reason
     return InvalidInput(message, index=index, param=param or None)
+
+
+def _reason(path: Sequence[int | str], kind: str, message: str) -> str:
+    """What a field must be, from pydantic's message."""
+    if kind == "missing":
+        return "is required"
+    if kind == "model_attributes_type":
+        others = ", a string or a list" if path == ["input"] else ""
+        return f"must be an object{others}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = FRAME_TAGS if "video_frames" in path else TAGS
+        given = re.search(r"tag '(.*)' found using", message, re.DOTALL)
+        problem = f"type {given[1][:80]!r} is unknown" if given else "type is required"
+        return f"{problem}; use one of {', '.join(kinds)}"
+    message = message.removeprefix("Value error, ").partition(" after validation")[0]
+    return re.sub("^(Input|List) should ", "must ", message)
 
 
 def _path(loc: tuple[int | str, ...]) -> list[int | str]:

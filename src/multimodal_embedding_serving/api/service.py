@@ -121,7 +121,10 @@ class Service:
         """Raise UnknownModel unless `model` is a name of the loaded model."""
         if not self.accepts(model):
             loaded = self.ready_engine().info.id
-            message = f"The model '{model}' does not exist; this server serves '{loaded}'"
+            message = (
+                f"The model '{model}' does not exist; this server serves '{loaded}': send that "
+                "name, or none"
+            )
             raise UnknownModel(message, param="model")
 
     def accepts(self, model: str | None) -> bool:

@@ -58,6 +58,7 @@ def make_server(
         access_log=False,
         server_header=False,
         root_path=listening.root_path,
+        timeout_keep_alive=settings.keepalive,  # type: ignore[arg-type]  # goes to call_later
         ssl_certfile=listening.certificate,
         ssl_keyfile=listening.private_key,
         timeout_graceful_shutdown=2,

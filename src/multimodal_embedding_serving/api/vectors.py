@@ -20,6 +20,8 @@ largest magnitude is 127 or -127, which preserves its direction (compare by cosi
 plus 128. ubinary has one bit per component, 1 if it is positive, the first in the highest bit of a
 byte; binary is ubinary minus 128."""
 
+FINGERPRINT = "x-embedding-fingerprint"
+"""Vectors with equal fingerprints are comparable."""
 SHAPE = "x-embedding-shape"
 """Rows and columns of a response that is not JSON."""
 OCTETS, NPY = "application/octet-stream", "application/x-npy"

@@ -33,6 +33,8 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines to stderr.")] = False,
 ) -> None:
     """Serve a model over HTTP until SIGTERM or Ctrl-C; settings come from the environment."""
+    if root_path and not root_path.startswith("/"):
+        raise typer.BadParameter(f"--root-path must begin with a slash: /{root_path}")
     from multimodal_embedding_serving.api.server import serve as run
     from multimodal_embedding_serving.api.service import Listening
 
@@ -41,7 +43,9 @@ def serve(
     set_up_logging(log_format, settings.log_level)
     for sentence in find_unknown_variables():
         log.warning("%s", sentence)
-    listening = Listening(root_path=root_path, certificate=certificate, private_key=private_key)
+    listening = Listening(
+        root_path=root_path.rstrip("/"), certificate=certificate, private_key=private_key
+    )
     reason = run(settings, listening)
     logging.shutdown()
     if reason is not None:

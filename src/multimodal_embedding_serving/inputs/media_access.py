@@ -15,7 +15,7 @@ from multimodal_embedding_serving.batching.priority import PriorityPool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.budget import DecodeBudget
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
-from multimodal_embedding_serving.media.encoded import Encoded
+from multimodal_embedding_serving.media.encoded import Encoded, is_data_uri
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.files import media_path, open_file
 from multimodal_embedding_serving.media.image import (
@@ -163,7 +163,7 @@ class MediaAccess:
 
     def fetch_image(self, url: str) -> Any:
         """The item for an image's URL: a coroutine function, or the contents of a data URI."""
-        if url[:5].lower() == "data:":
+        if is_data_uri(url):
             return Encoded(url)
         return partial(self._fetch_image, url)
 
@@ -183,7 +183,7 @@ class MediaAccess:
         """
         match source:
             case Remote(url):
-                if url[:5].lower() == "data:":
+                if is_data_uri(url):
                     return Encoded(url)
                 return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
             case BelowRoots(path):

@@ -149,7 +149,9 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except PYAV_ERRORS:
-        raise InvalidInput("could not decode the video: it is damaged or incomplete") from None
+        raise InvalidInput(
+            "could not decode the video: it is damaged or incomplete; send the whole file"
+        ) from None
 
 
 def _reject_file(url: str, flags: int, options: dict[str, str]) -> NoReturn:

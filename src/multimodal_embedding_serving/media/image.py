@@ -133,7 +133,9 @@ def decode_rgb(
         limit = f"{limits.max_pixels / 1e6:.4g} megapixels (EMBEDDING_MAX_IMAGE_MPIX)"
         raise TooLarge(f"the image has too many pixels; the limit is {limit}") from None
     except PILLOW_ERRORS:
-        raise InvalidInput("could not decode the image: it is damaged or incomplete") from None
+        raise InvalidInput(
+            "could not decode the image: it is damaged or incomplete; send the whole file"
+        ) from None
 
 
 def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:
@@ -158,7 +160,7 @@ def _is_final(image: Image.Image) -> bool:
 def _read_header(data: bytes, limits: ImageLimits, min_side: int) -> Image.Image:
     """Open the image and check its header against the limits; no pixel is decoded yet."""
     if not data:
-        raise InvalidInput("the image is empty")
+        raise InvalidInput("the image is empty; send the bytes of a file")
     if len(data) > limits.max_bytes:
         raise TooLarge(
             f"the image has {len(data):,} bytes; the limit is {limits.max_bytes:,} "
