@@ -3,7 +3,8 @@
 Each packet carries its ordinal through the decoder in place of its time, so every frame names its
 packet. A seek skips frames that are not needed. It is used only if the packet that it should reach
 is found there, and only as long as nothing after it is damaged: else decoding starts at the first
-frame, so that a number means the same image however it is reached.
+frame. After damage, decoding goes on from the next key frame, as it does for a frame that is
+requested alone. So a number means the same image however it is reached.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ MAX_LANDING_PACKETS = 4096
 Numbered = tuple[int, VideoFrame]
 
 
-class _Unproven(Exception):
-    """What was decoded may differ from what decoding in order gives."""
+MAX_RESTARTS = 16
+"""Key frames of a damaged video from which decoding may fail; then it is decoded in order."""
 
-    def __init__(self, *, careful: bool) -> None:
-        self.careful = careful
+
+class _Unproven(Exception):
+    """What was decoded may differ from what another way to the frame gives."""
 
 
 def limit_threads(threads: int, pixels: int) -> int:
@@ -63,6 +65,9 @@ class FrameReader:
     def __init__(self, source: Source, timeline: Timeline, *, threads: int = 0) -> None:
         self._source, self._timeline, self._threads = source, timeline, threads
         self._seekable = True
+        self._bad = -1
+        """The rank of the last key frame that is followed by damage; it is not used again."""
+        self._restarts = 0
         self._careful = threads == 1
         """With one thread, an error costs only the packet at fault: with several, PyAV loses the
         frames of other threads with it."""
@@ -125,15 +130,17 @@ class FrameReader:
         while True:
             try:
                 self._approach(rank)
-                while (item := self._next()) is not None:
-                    if item[0] > rank:
-                        self._held = item
-                        return None
-                    if item[0] == rank:
-                        return item[1]
-                return None
-            except _Unproven as reason:
-                self._start_again(reason)
+                while True:
+                    item = self._next()
+                    if self._approach(rank):  # damage was met on the way
+                        continue
+                    if item is not None and item[0] < rank:
+                        continue
+                    if item is not None and item[0] > rank:
+                        self._held, item = item, None
+                    return item and item[1]
+            except _Unproven:
+                self._start_again()
 
     def _shown(self) -> array[int]:
         """Decode everything; the ordinals in the decoder's order."""
@@ -143,8 +150,8 @@ class FrameReader:
                 for ordinal, _ in self._frames:
                     shown.append(ordinal)
                 return shown
-            except _Unproven as reason:
-                self._start_again(reason)
+            except _Unproven:
+                self._start_again()
 
     def _next(self) -> Numbered | None:
         """The next frame that has a number, with its rank."""
@@ -159,9 +166,12 @@ class FrameReader:
                 return rank, frame
         return None
 
-    def _start_again(self, reason: _Unproven) -> None:
-        self._seekable = False
-        self._careful = self._careful or reason.careful
+    def _start_again(self) -> None:
+        if self._careful:
+            self._restarts += 1
+            self._bad = self._key_rank
+            self._seekable = self._seekable and self._restarts < MAX_RESTARTS
+        self._careful = True
         self._rewind()
 
     def _rewind(self) -> None:
@@ -175,13 +185,14 @@ class FrameReader:
         self._held: Numbered | None = None
         self._position = 0
         self._sought = False
+        self._key_rank = -1
+        self._damage: int | None = None
+        """The position at which damage was met, unless decoding has started elsewhere since."""
         numbered = enumerate(packets(self._container, self._stream))
         self._frames: Iterator[Numbered] = self._decode(islice(numbered, self._timeline.start, None))
 
     def _decode(self, numbered: Iterator[tuple[int, Packet[VideoStream]]]) -> Iterator[Numbered]:
         for ordinal, packet in numbered:
-            if packet.is_corrupt:
-                self._check_damage()
             packet.pts = packet.dts = ordinal
             yield from self._decode_packet(packet)
         yield from self._decode_packet(None)
@@ -192,32 +203,39 @@ class FrameReader:
         except MemoryError:
             raise
         except PYAV_ERRORS:
-            if not self._careful:
-                raise _Unproven(careful=True) from None
-            self._check_damage()
+            self._note_damage()
             return
         while frames:
             frame = frames.pop(0)  # the list would keep it alive
             if frame.is_corrupt:
-                self._check_damage()
+                self._note_damage()
             if frame.pts is not None:
                 yield frame.pts, frame
 
-    def _check_damage(self) -> None:
-        if self._sought:
-            raise _Unproven(careful=False)
+    def _note_damage(self) -> None:
+        if self._sought or not self._careful:
+            raise _Unproven
+        self._damage = self._position if self._damage is None else self._damage
 
-    def _approach(self, rank: int) -> None:
-        """Seek to the last key frame before `rank`, if that skips enough frames."""
+    def _approach(self, rank: int) -> bool:
+        """Seek to the last key frame before `rank`, if that skips enough frames or damage. False if
+        it does neither."""
         key = self._timeline.key_before(rank)
-        if not self._seekable or key is None or key.rank - self._position < MIN_SEEK_FRAMES:
-            return
-        self._sought = True
+        if not self._seekable or key is None or key.rank <= self._bad:
+            return False
+        damaged = self._damage is not None and key.rank >= self._damage
+        if not damaged and key.rank - self._position < MIN_SEEK_FRAMES:
+            return False
+        self._held, self._damage = None, None
+        self._sought, self._key_rank = True, key.rank
         for seek in self._landings or self._seeks():
-            if self._land(key, seek):
+            if self._find(key, seek):
                 self._landings, self._position = [seek], key.rank
-                return
-        raise _Unproven(careful=False)
+                if self._begins_with(key):
+                    return True
+                break
+        self._seekable = False
+        raise _Unproven
 
     def _seeks(self) -> list[Callable[[Key], None]]:
         """Ways to reach a key frame: by its byte (a clock that jumps has no usable index), by its
@@ -238,25 +256,25 @@ class FrameReader:
         by_byte = [to_byte] if self._container.format.name == "mpegts" else []
         return [*by_byte, to_time, to_second_before]
 
-    def _land(self, key: Key, seek: Callable[[Key], None]) -> bool:
-        """Whether the key frame's packet is found after the seek, and decodes before any frame that
-        is shown after it."""
-        self._held = None
+    def _find(self, key: Key, seek: Callable[[Key], None]) -> bool:
+        """Whether the key frame's packet is found after the seek; decoding then starts there."""
         try:
             seek(key)
             after = packets(self._container, self._stream)
             for packet in islice(after, MAX_LANDING_PACKETS):
                 if (packet.pos, packet.pts, packet.size) == (key.position, key.time, key.size):
-                    numbered = enumerate(chain([packet], after), key.ordinal)
-                    return self._begins_with(key, self._decode(numbered))
+                    self._frames = self._decode(enumerate(chain([packet], after), key.ordinal))
+                    return True
         except MemoryError:
             raise
-        except (_Unproven, *PYAV_ERRORS):
+        except PYAV_ERRORS:
             pass
         return False
 
-    def _begins_with(self, key: Key, frames: Iterator[Numbered]) -> bool:
-        ranks = self._timeline.ranks
+    def _begins_with(self, key: Key) -> bool:
+        """Whether the key frame decodes before any frame that is shown after it: it does not where
+        a picture is refreshed in parts (H.264's recovery points)."""
+        ranks, frames = self._timeline.ranks, self._frames
         for ordinal, frame in frames:
             if ordinal == key.ordinal:
                 self._frames = chain([(ordinal, frame)], frames)
