@@ -51,7 +51,12 @@ OPEN_CODECS = ("libx264", "libx265", "mpeg2video")
 
 @cache
 def video(form: str, codec: str) -> bytes:
-    pixels = {"mjpeg": "yuvj420p", "prores": "yuv422p10le", "qtrle": "rgb24", "huffyuv": "yuv422p"}.get(codec, "yuv420p")
+    pixels = {
+        "mjpeg": "yuvj420p",
+        "prores": "yuv422p10le",
+        "qtrle": "rgb24",
+        "huffyuv": "yuv422p",
+    }.get(codec, "yuv420p")
     return write_video(
         form, FRAMES, codec=codec, codec_options=OPTIONS.get(codec), pixel_format=pixels
     )

@@ -235,9 +235,7 @@ class ManifestFrames:
                 f"the manifest lists {count:,} frames; the limit is {limit:,} "
                 "(EMBEDDING_MAX_FRAMES)"
             )
-        batch = ItemBatch(
-            items=(), count=count, video=True, frames=[], order=[], skip_errors=True
-        )
+        batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skip_errors=True)
         batch.items = self._items(media, batch)
         return batch
 
@@ -315,8 +313,6 @@ def _crop(frame: RGB | DisplayedFrame, entry: ManifestFrame) -> RGB | DisplayedF
         return crop
     width, height = (
         max(1, round(part * shown / stored))
-        for part, shown, stored in zip(
-            crop.shape[1::-1], frame.size, rgb.shape[1::-1], strict=True
-        )
+        for part, shown, stored in zip(crop.shape[1::-1], frame.size, rgb.shape[1::-1], strict=True)
     )
     return DisplayedFrame(crop, (width, height))

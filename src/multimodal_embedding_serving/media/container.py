@@ -44,6 +44,7 @@ PYAV_ERRORS = (
 )  # fmt: skip
 """What PyAV raises on bad bytes; their texts may contain file names and never leave this file."""
 
+
 class Source:
     """An encoded video in memory, on disk or in an open file. It can be opened repeatedly, but only
     once at a time."""

@@ -305,9 +305,7 @@ class Decoding:
 
 
 def _missing(message: Message) -> MissingFrame:
-    return MissingFrame(
-        int(message["index"]), float(message["timestamp"]), str(message["error"])
-    )
+    return MissingFrame(int(message["index"]), float(message["timestamp"]), str(message["error"]))
 
 
 def open_source(source: bytes | Path, limits: VideoLimits) -> int:

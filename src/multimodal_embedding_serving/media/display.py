@@ -40,7 +40,9 @@ class Display:
 
     def __init__(self, pixel_aspect: Fraction | None = None) -> None:
         """`pixel_aspect`: the width of a stored pixel, if its height is 1; None: not applied."""
-        valid = pixel_aspect is not None and 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT
+        valid = (
+            pixel_aspect is not None and 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT
+        )
         self._aspect = pixel_aspect if pixel_aspect is not None and valid else Fraction(1)
         self._rotation: int | None = None
         self._matrix = (1.0, 0.0, 0.0, 1.0)

@@ -189,7 +189,9 @@ class FrameReader:
         self._damage: int | None = None
         """The position at which damage was met, unless decoding has started elsewhere since."""
         numbered = enumerate(packets(self._container, self._stream))
-        self._frames: Iterator[Numbered] = self._decode(islice(numbered, self._timeline.start, None))
+        self._frames: Iterator[Numbered] = self._decode(
+            islice(numbered, self._timeline.start, None)
+        )
 
     def _decode(self, numbered: Iterator[tuple[int, Packet[VideoStream]]]) -> Iterator[Numbered]:
         for ordinal, packet in numbered:

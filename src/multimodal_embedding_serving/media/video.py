@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_embedding_serving.errors import InvalidInput, TooLarge
+from multimodal_embedding_serving.errors import TooLarge
 from multimodal_embedding_serving.media.container import (
     Source,
     check_side,

@@ -77,7 +77,10 @@ class ImageTransform:
             return self._scale(_center(image, min(image.size)), (self.size, self.size))
         side = min(shown)
         (left, right), (top, bottom) = (
-            (_offset(length, side) * stored / length, (_offset(length, side) + side) * stored / length)
+            (
+                _offset(length, side) * stored / length,
+                (_offset(length, side) + side) * stored / length,
+            )
             for length, stored in zip(shown, image.size, strict=True)
         )
         return image.resize((self.size, self.size), self._filter, (left, top, right, bottom))
