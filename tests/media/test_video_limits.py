@@ -71,7 +71,7 @@ def test_a_file_cut_short_gives_the_frames_that_ffmpeg_still_shows_or_a_422(
         with pytest.raises(InvalidInput):
             next(read_frames(data, Segment(), LIMITS))
         return
-    frames = [each for each in read_frames(data, Segment(num_frames=0), LIMITS)]
+    frames = list(read_frames(data, Segment(num_frames=0), LIMITS))
     shown = [frame.rgb for frame in frames if isinstance(frame, Frame)]
     assert len(shown) == len(expected)
     assert all(np.array_equal(*pair) for pair in zip(shown, expected, strict=True))

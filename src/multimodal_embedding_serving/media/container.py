@@ -129,8 +129,8 @@ def _video_stream(container: InputContainer, max_side: int) -> VideoStream:
         raise InvalidInput("the file contains no video stream")
     best = container.streams.best("video")
     default = (each for each in tracks if each.disposition & Disposition.default)
-    selected = best if best in tracks else next(default, tracks[0])
-    assert isinstance(selected, VideoStream)
+    chosen = [each for each in tracks if best is not None and each.index == best.index]
+    selected = chosen[0] if chosen else next(default, tracks[0])
     for stream in container.streams:
         if stream.index != selected.index:
             stream.discard = Discard.all

@@ -74,6 +74,8 @@ class FrameReader:
         self._landings: list[Callable[[Key], None]] = []
         self._stack = contextlib.ExitStack()
         self._base = 0
+        self._held: Numbered | None = None
+        self._position = 0
 
     def __enter__(self) -> Self:
         try:
@@ -182,7 +184,7 @@ class FrameReader:
         threads = 1 if self._careful else self._threads
         context.thread_count = limit_threads(threads, context.width * context.height)
         context.options = self._source.decoder_options
-        self._held: Numbered | None = None
+        self._held = None
         self._position = 0
         self._sought = False
         self._key_rank = -1

@@ -258,7 +258,7 @@ def _timeline(log: _Log, container: InputContainer, stream: VideoStream) -> Time
     keys = [replace(key, rank=int(ranks[key.ordinal])) for key in log.keys]
     return Timeline(
         ranks=ranks,
-        seconds=units * log.unit,
+        seconds=units.astype(np.float64) * log.unit,
         start=start,
         rate=rate,
         unit=log.unit,

@@ -69,14 +69,12 @@ def read_frames(
             )
         display = Display(reader.pixel_aspect if segment.pixel_aspect == "display" else None)
         for number in numbers:
-            seconds = reader.seconds(number)
-            frame = reader.frame(number)
+            seconds, frame = reader.seconds(number), reader.frame(number)
             if frame is None:
                 yield MissingFrame(number, seconds, DAMAGED)
                 continue
             check_side(frame.width, frame.height, limits.max_side)
             with translate_errors():
                 pixels, size = display.show(frame)
-            if size is not None:
-                check_side(*size, limits.max_side)
+            check_side(*(size or (1, 1)), limits.max_side)
             yield Frame(number, seconds, place(pixels), size)
