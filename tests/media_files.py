@@ -177,6 +177,8 @@ def write_video(
     codec_options: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
     audio: bool = False,
+    pixel_format: str = "yuv420p",
+    pixel_aspect: Fraction | None = None,
 ) -> bytes:
     """A video whose frame i shows `barcode(i)`.
 
@@ -192,7 +194,9 @@ def write_video(
     with av.open(out, "w", format=form, options=options or {}) as target:
         stream = target.add_stream(codec, rate=rate, options=codec_options or _quick(codec))
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *size, pixel_format
+        if pixel_aspect is not None:
+            stream.sample_aspect_ratio = pixel_aspect
         stream.gop_size = group
         stream.max_b_frames = b_frames if codec in ("libx264", "libx265", "mpeg2video") else 0
         if times is not None:

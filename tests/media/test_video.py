@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,8 +13,15 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge
-from multimodal_embedding_serving.media.container import Source, recognize, survey
-from multimodal_embedding_serving.media.video import Segment, VideoLimits, choose, read_frames
+from multimodal_embedding_serving.media.container import Source, recognize
+from multimodal_embedding_serving.media.survey import survey
+from multimodal_embedding_serving.media.video import (
+    Frame,
+    Segment,
+    VideoLimits,
+    choose,
+    read_frames,
+)
 from tests.media_files import HEIGHT, WIDTH, barcode, read_barcode, write_video
 
 LIMITS = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
@@ -69,9 +77,18 @@ SEGMENTS = (
 )
 
 
+def read(*args: Any, **options: Any) -> list[Frame]:
+    """All sampled frames; none may be missing."""
+    frames = []
+    for frame in read_frames(*args, **options):
+        assert isinstance(frame, Frame)
+        frames.append(frame)
+    return frames
+
+
 def numbers(data: bytes | Path, segment: Segment, *, threads: int = 0) -> list[int]:
     """The sampled frames' numbers, proved by their barcodes."""
-    frames = list(read_frames(data, segment, LIMITS, threads=threads))
+    frames = read(data, segment, LIMITS, threads=threads)
     indexes = [frame.index for frame in frames]
     assert [read_barcode(frame.rgb) for frame in frames] == indexes
     return indexes
@@ -81,7 +98,7 @@ def numbers(data: bytes | Path, segment: Segment, *, threads: int = 0) -> list[i
 def test_frames_are_right_to_the_number(name: str) -> None:
     data = VIDEOS[name]()
     video = survey(Source(data, max_side=8192), 3600)
-    assert video.frames == 60
+    assert video.total == 60
     for segment in SEGMENTS:
         assert numbers(data, segment) == choose(segment, 60, video.rate), segment
 
@@ -98,7 +115,7 @@ def test_frames_are_right_with_any_number_of_threads(threads: int) -> None:
 def test_the_declared_rate_counts_and_times_are_seconds_from_the_first_frame(name: str) -> None:
     data = VIDEOS[name]()
     assert survey(Source(data, max_side=8192), 3600).rate == 25.0
-    frames = list(read_frames(data, Segment(extraction_fps=5), LIMITS))
+    frames = read(data, Segment(extraction_fps=5), LIMITS)
     assert [frame.index for frame in frames] == list(range(0, 60, 5))
     assert [frame.timestamp for frame in frames] == pytest.approx([n / 25 for n in range(0, 60, 5)])
 
@@ -109,7 +126,7 @@ def test_a_variable_rate_keeps_its_true_times(name: str) -> None:
     with av.open(io.BytesIO(data), "r") as container:
         packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
         times = sorted(float((packet.pts or 0) * packet.time_base) for packet in packets)
-    frames = list(read_frames(data, Segment(num_frames=0), LIMITS))
+    frames = read(data, Segment(num_frames=0), LIMITS)
     assert [frame.timestamp for frame in frames] == pytest.approx([t - times[0] for t in times])
     assert times[1] - times[0] == pytest.approx(0.051, abs=0.001)
 
@@ -142,13 +159,13 @@ def with_edit(data: bytes, skip: int) -> bytes:
 @pytest.mark.parametrize("hidden", [5, 12, 17])
 def test_frames_that_an_edit_list_hides_are_not_counted(hidden: int) -> None:
     data = with_edit(write_video("mp4", 60), hidden * 512)
-    assert survey(Source(data, max_side=8192), 3600).frames == 60 - hidden
+    assert survey(Source(data, max_side=8192), 3600).total == 60 - hidden
     for segment in (
         Segment(num_frames=0),
         Segment(frame_indexes=(0, 20, 30)),
         Segment(num_frames=3),
     ):
-        frames = list(read_frames(data, segment, LIMITS))
+        frames = read(data, segment, LIMITS)
         shown = [read_barcode(frame.rgb) for frame in frames]
         assert shown == [frame.index + hidden for frame in frames]
     assert frames[0].timestamp == 0
@@ -165,7 +182,7 @@ def test_packets_before_the_first_key_frame_are_not_counted() -> None:
             if number >= 5 and packet.size:
                 packet.stream = stream
                 target.mux(packet)
-    frames = list(read_frames(out.getvalue(), Segment(num_frames=0), LIMITS))
+    frames = read(out.getvalue(), Segment(num_frames=0), LIMITS)
     assert [read_barcode(frame.rgb) for frame in frames] == list(range(12, 60))
     assert [frame.index for frame in frames] == list(range(48))
 
@@ -185,7 +202,7 @@ def test_a_hidden_vp8_frame_is_not_counted() -> None:
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
                 copy.is_keyframe, copy.stream = packet.is_keyframe, stream
                 target.mux(copy)
-    frames = list(read_frames(out.getvalue(), Segment(num_frames=0), LIMITS))
+    frames = read(out.getvalue(), Segment(num_frames=0), LIMITS)
     expected = [number for number in range(30) if number not in (7, 15)]
     assert [read_barcode(frame.rgb) for frame in frames] == expected
     assert [frame.index for frame in frames] == list(range(28))
@@ -196,7 +213,7 @@ def test_a_hidden_vp8_frame_is_not_counted() -> None:
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 def test_a_rotation_is_applied(container: str, rotation: int, mirrored: bool) -> None:
     data = write_video(container, 3, rotation=rotation, mirrored=mirrored)
-    for frame in read_frames(data, Segment(num_frames=0), LIMITS):
+    for frame in read(data, Segment(num_frames=0), LIMITS):
         turned = frame.rgb[:, ::-1] if mirrored else frame.rgb
         assert turned.shape[:2] == ((HEIGHT, WIDTH) if rotation % 180 == 0 else (WIDTH, HEIGHT))
         assert read_barcode(np.rot90(turned, rotation // 90)) == frame.index
@@ -213,7 +230,7 @@ def test_colors_come_back() -> None:
             pixels = np.full((64, 64, 3), color, dtype=np.uint8)
             target.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         target.mux(stream.encode(None))
-    for frame in read_frames(out.getvalue(), Segment(), LIMITS):
+    for frame in read(out.getvalue(), Segment(), LIMITS):
         assert np.abs(frame.rgb.mean(axis=(0, 1)) - colors[frame.index]).max() < 4
 
 

@@ -197,7 +197,12 @@ def native_body(result: EmbeddingResult, encoding: Encoding, model: str) -> dict
         body["frames"] = [{"index": f.index, "timestamp": f.timestamp} for f in result.frames]
     if result.skipped:
         body["skipped"] = [
-            {"frame_number": each.frame_number, "error": each.error.message}
+            {
+                "frame_number": each.frame_number,
+                "index": each.frame_number,
+                "timestamp": each.timestamp,
+                "error": each.error.message,
+            }
             for each in result.skipped
         ]
     return body

@@ -166,6 +166,10 @@ class FrameAnswer(BaseModel):
 
 class SkippedAnswer(BaseModel):
     frame_number: int
+    index: int
+    """The same as frame_number."""
+    timestamp: float
+    """Seconds."""
     error: str
 
 

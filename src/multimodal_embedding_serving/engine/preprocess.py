@@ -12,6 +12,7 @@ from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import decode_rgb
+from multimodal_embedding_serving.media.sampling import DisplayedFrame
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Features
@@ -80,7 +81,7 @@ def prepare_images(
                     copied=transform.copies,
                     reserve=reserve,
                 )
-                row = transform(image)
+                row = transform(image, item.size if isinstance(item, DisplayedFrame) else None)
                 del image  # before its share of the budget is released
         except EmbeddingError as error:
             return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class EmbeddingResult:
     truncated: bool
     frames: list[FrameInfo] | None = None
     """One for each vector; for a pooled vector, the frames that were averaged."""
-    skipped: list[Skipped] | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+    """Sampled or listed frames without a vector."""
 
 
 def assemble(
@@ -40,7 +41,7 @@ def assemble(
 
     `index` is the input's among several. Raises the first item's error.
     """
-    if batch.skipped is None:
+    if not batch.skip_errors:
         for place, result in enumerate(results):
             if result.error is not None:
                 inner = place if batch.many else None
@@ -48,7 +49,7 @@ def assemble(
     places = [place for place in range(len(results)) if _has_vector(batch, place, results[place])]
     if batch.order is not None:
         places.sort(key=batch.order.__getitem__)
-    if batch.skipped and not places:
+    if batch.skipped and not places and (batch.pooled or batch.skip_errors):
         raise set_index(batch.skipped[0].error, index)
     rows = [vector for place in places if (vector := results[place].vector) is not None]
     vectors = np.stack(rows) if rows else np.empty((0, size), np.float32)
@@ -86,7 +87,8 @@ def _has_vector(batch: ItemBatch, place: int, result: ItemResult) -> bool:
     """Whether an item has a vector; an unreadable frame is added to the skipped ones instead."""
     if result.error is None:
         return True
-    if result.error.status >= 429 or batch.skipped is None or batch.frames is None:
+    if result.error.status >= 429 or not batch.skip_errors or batch.frames is None:
         raise result.error
-    batch.skipped.append(Skipped(batch.frames[place].index, result.error))
+    frame = batch.frames[place]
+    batch.skipped.append(Skipped(frame.index, frame.timestamp, result.error))
     return False

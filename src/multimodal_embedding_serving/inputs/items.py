@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -28,7 +28,7 @@ from multimodal_embedding_serving.inputs.media_access import (
 from multimodal_embedding_serving.media.files import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
-from multimodal_embedding_serving.media.sampling import Segment
+from multimodal_embedding_serving.media.sampling import DisplayedFrame, MissingFrame, Segment
 from multimodal_embedding_serving.media.stream import stream
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality
@@ -56,9 +56,11 @@ class FrameInfo:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A frame of a manifest that could not be read, and the reason."""
+    """A frame that could not be decoded or read, and the reason."""
 
     frame_number: int
+    timestamp: float
+    """Seconds."""
     error: EmbeddingError
 
 
@@ -78,8 +80,10 @@ class ItemBatch:
     """Filled as the frames stream, in the order of the items."""
     order: list[int] | None = None
     """Filled as the frames stream: each item's place in the response; None: in stream order."""
-    skipped: list[Skipped] | None = None
-    """None: an item's error fails the request. A list: unreadable frames are skipped."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """Filled as the frames stream."""
+    skip_errors: bool = False
+    """An item that can't be read is skipped too; else it fails the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,23 +184,32 @@ class Video:
     async def expand(self, media: MediaAccess, limits: InputLimits) -> ItemBatch:
         frames: list[FrameInfo] = []
         pooled = self.segment.pooling == "mean"
+        skipped: list[Skipped] = []
         return ItemBatch(
-            items=self.stream(media, frames),
+            items=self.stream(media, frames, skipped),
             count=_estimate_frames(self.segment, media),
             many=not pooled,
             video=True,
             pooled=pooled,
             frames=frames,
+            skipped=skipped,
         )
 
-    async def stream(self, media: MediaAccess, infos: list[FrameInfo]) -> AsyncGenerator[RGB, None]:
-        """Yield the frames' pixels; append each frame's info to `infos` before yielding it."""
+    async def stream(
+        self, media: MediaAccess, infos: list[FrameInfo], skipped: list[Skipped]
+    ) -> AsyncGenerator[RGB | DisplayedFrame, None]:
+        """Yield the frames; append each frame's info to `infos` before yielding it, and each frame
+        that can't be decoded to `skipped`."""
         video = media.open_video(await media.video_source(self.source), self.segment)
         run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
         async with aclosing(run) as frames:
             async for frame in frames:
-                infos.append(FrameInfo(frame.index, round(frame.timestamp, 6)))
-                yield frame.rgb
+                timestamp = round(frame.timestamp, 6)
+                if isinstance(frame, MissingFrame):
+                    skipped.append(Skipped(frame.index, timestamp, InvalidInput(frame.error)))
+                    continue
+                infos.append(FrameInfo(frame.index, timestamp))
+                yield frame.rgb if frame.size is None else DisplayedFrame(frame.rgb, frame.size)
 
 
 def _estimate_frames(segment: Segment, media: MediaAccess) -> int:
@@ -228,7 +241,7 @@ class ManifestFrames:
                 f"the manifest lists {count:,} frames; the limit is {limit:,} "
                 "(EMBEDDING_MAX_FRAMES)"
             )
-        batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skipped=[])
+        batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skip_errors=True)
         batch.items = self._items(media, batch)
         return batch
 
@@ -261,28 +274,30 @@ class ManifestFrames:
         media: MediaAccess,
         batch: ItemBatch,
         entries: dict[int, list[tuple[int, ManifestFrame]]],
-    ) -> AsyncGenerator[RGB, None]:
+    ) -> AsyncGenerator[RGB | DisplayedFrame, None]:
         """Yield frames and crops of the video, by frame number; a video error skips the rest."""
         failure: EmbeddingError = InvalidInput("frame_number is out of range for this video")
         # num_frames=1: the sampling contract's fallback if no number is in the video's range
         segment = Segment(num_frames=1, frame_indexes=tuple(sorted(entries)))
         infos: list[FrameInfo] = []
+        missing: list[Skipped] = []
         video = Video(BelowRoots(self.manifest.video_path or ""), segment)
         try:
-            async with aclosing(video.stream(media, infos)) as frames:
-                async for rgb in frames:
+            async with aclosing(video.stream(media, infos, missing)) as frames:
+                async for frame in frames:
                     for place, entry in entries.pop(infos[-1].index, ()):
-                        crop = _crop(rgb, entry)
-                        if crop.size:
+                        crop = _crop(frame, entry)
+                        if crop is not None:
                             _add(batch, place, entry)
                             yield crop
                         else:
                             _skip(batch, entry, InvalidInput("crop_bbox is outside the frame"))
         except EmbeddingError as error:
             failure = error
-        for group in entries.values():
+        errors = {each.frame_number: each.error for each in missing}
+        for number, group in entries.items():
             for _, entry in group:
-                _skip(batch, entry, failure)
+                _skip(batch, entry, errors.get(number, failure))
 
 
 def _add(batch: ItemBatch, place: int, entry: ManifestFrame) -> None:
@@ -292,12 +307,22 @@ def _add(batch: ItemBatch, place: int, entry: ManifestFrame) -> None:
 
 
 def _skip(batch: ItemBatch, entry: ManifestFrame, error: EmbeddingError) -> None:
-    if batch.skipped is not None:
-        batch.skipped.append(Skipped(entry.frame_number, error))
+    batch.skipped.append(Skipped(entry.frame_number, entry.timestamp, error))
 
 
-def _crop(rgb: RGB, entry: ManifestFrame) -> RGB:
+def _crop(frame: RGB | DisplayedFrame, entry: ManifestFrame) -> RGB | DisplayedFrame | None:
+    """The part of the frame in crop_bbox, which counts stored pixels; None if it is empty."""
     if entry.crop_bbox is None:
-        return rgb
+        return frame
+    rgb = frame.rgb if isinstance(frame, DisplayedFrame) else frame
     left, top, right, bottom = (int(edge) for edge in entry.crop_bbox)
-    return rgb[top:bottom, left:right]
+    crop = rgb[top:bottom, left:right]
+    if not crop.size:
+        return None
+    if not isinstance(frame, DisplayedFrame):
+        return crop
+    width, height = (
+        max(1, round(part * shown / stored))
+        for part, shown, stored in zip(crop.shape[1::-1], frame.size, rgb.shape[1::-1], strict=True)
+    )
+    return DisplayedFrame(crop, (width, height))

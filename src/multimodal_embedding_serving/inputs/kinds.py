@@ -71,6 +71,8 @@ class SegmentConfig(WireModel):
         default=None, max_length=MAX_FRAME_INDEXES
     )
     pooling: Literal["mean"] | None = None
+    pixel_aspect: Literal["display", "stored"] | None = None
+    """Whether pixels that are not square are embedded as displayed (default) or as stored."""
 
     @field_validator("clip_duration")
     @classmethod
@@ -91,6 +93,7 @@ class SegmentConfig(WireModel):
             extraction_fps=choose(self.extraction_fps, defaults.extraction_fps),
             frame_indexes=choose(indexes, defaults.frame_indexes),
             pooling=choose(self.pooling, defaults.pooling),
+            pixel_aspect=choose(self.pixel_aspect, defaults.pixel_aspect),
         )
 
 

@@ -25,7 +25,7 @@ from multimodal_embedding_serving.media.image import (
     choose_jpeg_decode,
     image_limits,
 )
-from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
+from multimodal_embedding_serving.media.sampling import DisplayedFrame, Segment, VideoLimits
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.settings import Settings
 
@@ -197,6 +197,8 @@ class MediaAccess:
             source = item.decode(self.images.max_bytes, "image")
         elif isinstance(item, FetchedImage):
             source = item.release()
+        elif isinstance(item, DisplayedFrame):
+            source = item.rgb
         elif isinstance(item, Path):
             source = _read(item, self.images.max_bytes)
         if isinstance(source, bytes):

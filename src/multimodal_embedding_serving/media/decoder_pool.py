@@ -31,7 +31,13 @@ from multimodal_embedding_serving.media.decoder_handle import Decoder
 from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.files import open_file
 from multimodal_embedding_serving.media.ring import Ring, seal
-from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits, source_size
+from multimodal_embedding_serving.media.sampling import (
+    Frame,
+    MissingFrame,
+    Segment,
+    VideoLimits,
+    source_size,
+)
 
 MAX_ATTEMPTS = 3
 """Processes that may exit before they accept a video."""
@@ -158,7 +164,7 @@ class Decoding:
         """Stop decoding at once; kills the process if there is one."""
         self._decoders.stop(self)
 
-    def frames(self) -> Generator[Frame, None, None]:
+    def frames(self) -> Generator[Frame | MissingFrame, None, None]:
         """Yield frames like `read_frames`, but as read-only arrays in shared memory. Callers must
         release them: later frames reuse their slots.
 
@@ -211,7 +217,7 @@ class Decoding:
         except ConnectionError:
             return False
 
-    def _receive_frames(self, decoder: Decoder) -> Generator[Frame, None, None]:
+    def _receive_frames(self, decoder: Decoder) -> Generator[Frame | MissingFrame, None, None]:
         try:
             while True:
                 self._offer_slots(decoder)
@@ -220,6 +226,8 @@ class Decoding:
                     self._map_ring(decoder, int(message["room"]))
                 elif "slot" in message:
                     yield self._frame(message)
+                elif "missing" in message:
+                    yield _missing(message["missing"])
                 else:
                     decoder.free = message.get("again") is True
                     return self._finish(message)
@@ -274,7 +282,13 @@ class Decoding:
             raise ValueError("the frame is larger than its slot")
         self._due.remove(slot)
         index, timestamp = int(message["index"]), float(message["timestamp"])
-        return Frame(index, timestamp, ring.frame(slot, height, width))
+        size = message["size"] and self._display_size(*map(int, message["size"]))
+        return Frame(index, timestamp, ring.frame(slot, height, width), size)
+
+    def _display_size(self, width: int, height: int) -> tuple[int, int]:
+        if not 0 < min(width, height) <= max(width, height) <= self._limits.max_side:
+            raise ValueError(f"a frame is shown at {width} x {height}")
+        return width, height
 
     def _finish(self, message: Message) -> None:
         if "end" not in message:
@@ -288,6 +302,10 @@ class Decoding:
             f"the video was not decoded within {self._decoders.limits.seconds:g} s "
             "(EMBEDDING_REQUEST_TIMEOUT_SEC)"
         )
+
+
+def _missing(message: Message) -> MissingFrame:
+    return MissingFrame(int(message["index"]), float(message["timestamp"]), str(message["error"]))
 
 
 def open_source(source: bytes | Path, limits: VideoLimits) -> int:

@@ -2,7 +2,7 @@
 
 `decoder_handle.Decoder` starts it with a socket. It confines itself before the first video, and
 ends with the service. For each video it sends, in this order: taken; room (the bytes of a frame,
-each time they grow); each frame; and end or error.
+each time they grow); each frame, or that it is missing; and end or error.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from multimodal_embedding_serving.errors import EmbeddingError
@@ -22,7 +23,12 @@ from multimodal_embedding_serving.media.sandbox import (
     extend_cpu_limit,
     release_memory,
 )
-from multimodal_embedding_serving.media.video import Segment, VideoLimits, read_frames
+from multimodal_embedding_serving.media.video import (
+    MissingFrame,
+    Segment,
+    VideoLimits,
+    read_frames,
+)
 
 MAX_LEFTOVER = 256 << 20
 """Bytes of address space that a video may leave occupied; with more, the process is replaced."""
@@ -59,6 +65,9 @@ def _decode(channel: Channel, video: dict[str, Any], source: int) -> dict[str, A
         for frame in read_frames(
             source, segment, limits, threads=video["threads"], place=slots.place
         ):
+            if isinstance(frame, MissingFrame):
+                channel.send({"missing": asdict(frame)})
+                continue
             height, width, _ = frame.rgb.shape
             channel.send(
                 {
@@ -67,6 +76,7 @@ def _decode(channel: Channel, video: dict[str, Any], source: int) -> dict[str, A
                     "width": width,
                     "index": frame.index,
                     "timestamp": frame.timestamp,
+                    "size": frame.size,
                 }
             )
     except EmbeddingError as error:

@@ -32,6 +32,8 @@ class Segment:
     frame_indexes: tuple[int, ...] | None = None
     """Absolute frame numbers; those outside the segment are dropped."""
     pooling: Literal["mean"] | None = None
+    pixel_aspect: Literal["display", "stored"] = "display"
+    """Whether frames of pixels that are not square are embedded as displayed or as stored."""
 
     def config(self) -> dict[str, Any]:
         """The same as the API's segment_config."""
@@ -53,6 +55,25 @@ class Frame:
     """Seconds after the first frame."""
     rgb: NDArray[np.uint8]
     """[height, width, 3], after the video's rotation."""
+    size: tuple[int, int] | None = None
+    """Width and height as displayed; None: as stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingFrame:
+    """A sampled frame that can't be decoded."""
+
+    index: int
+    timestamp: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayedFrame:
+    """Pixels that are not square: uint8 [height, width, 3], shown at `size` (width, height)."""
+
+    rgb: NDArray[np.uint8]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

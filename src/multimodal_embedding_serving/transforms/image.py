@@ -40,15 +40,22 @@ class ImageTransform:
     patches: int
     """Tokens that `usage` counts for one image."""
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """`image` is RGB, of any size; returns uint8 [size, size, 3]."""
+    def __call__(
+        self, image: Image.Image, shown: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """`image` is RGB, of any size; returns uint8 [size, size, 3].
+
+        `shown` is the width and height at which pixels that are not square are displayed: the rule
+        is applied to it, and the pixels are resampled once.
+        """
+        shown = shown or image.size
         match self.resize:
             case "squash":
                 square = self._scale(image, (self.size, self.size))
             case "square_crop":
-                square = self._scale(_center(image, min(image.size)), (self.size, self.size))
+                square = self._square_crop(image, shown)
             case "short_side":
-                square = self._short_side(image)
+                square = self._short_side(image, shown)
         return np.asarray(square)
 
     @property
@@ -65,26 +72,40 @@ class ImageTransform:
     def from_manifest(cls, spec: Mapping[str, Any]) -> ImageTransform:
         return cls(spec["size"], spec["resize"], spec["resample"], spec["patches"])
 
-    def _short_side(self, image: Image.Image) -> Image.Image:
+    def _square_crop(self, image: Image.Image, shown: tuple[int, int]) -> Image.Image:
+        if shown == image.size:
+            return self._scale(_center(image, min(image.size)), (self.size, self.size))
+        side = min(shown)
+        (left, right), (top, bottom) = (
+            (
+                _offset(length, side) * stored / length,
+                (_offset(length, side) + side) * stored / length,
+            )
+            for length, stored in zip(shown, image.size, strict=True)
+        )
+        return image.resize((self.size, self.size), self._filter, (left, top, right, bottom))
+
+    def _short_side(self, image: Image.Image, shown: tuple[int, int]) -> Image.Image:
         """Resize the whole image and then crop it. Resizing only a part would change levels by 1:
         Pillow chooses the order of its two passes by the sizes and rounds to bytes between them."""
-        width, height = image.size
+        width, height = shown
         long = int(self.size * max(width, height) / min(width, height))
         if long > MAX_ASPECT_RATIO * self.size:
-            return self._window(image, long)
+            return self._window(image, long, wide=width >= height)
         size = (long, self.size) if width >= height else (self.size, long)
         return _center(self._scale(image, size), self.size)
 
-    def _window(self, image: Image.Image, long: int) -> Image.Image:
+    def _window(self, image: Image.Image, long: int, *, wide: bool) -> Image.Image:
         """The crop of a very long image, resized from only the part that it covers."""
         width, height = image.size
-        scale = max(width, height) / long
+        length = width if wide else height
+        scale = length / long
         start = _offset(long, self.size) * scale
         end = start + self.size * scale
         reach = SUPPORT[self.resample] * max(1.0, scale) + 1
-        first, last = max(0, int(start - reach)), min(max(width, height), int(end + reach) + 1)
+        first, last = max(0, int(start - reach)), min(length, int(end + reach) + 1)
         square = (self.size, self.size)
-        if width >= height:
+        if wide:
             part = image.crop((first, 0, last, height))
             return part.resize(square, self._filter, (start - first, 0, end - first, height))
         part = image.crop((0, first, width, last))
