@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from multimodal_embedding_serving.media.sampling import Frame, MissingFrame
+
 Rgb = NDArray[np.uint8]
 
 BLOCK = 16
@@ -152,6 +154,12 @@ def barcode(number: int, width: int = WIDTH, height: int = HEIGHT) -> Rgb:
     frame = np.full((height, width, 3), 128, dtype=np.uint8)
     frame[:HEIGHT, :WIDTH] = code[..., None]
     return frame
+
+
+def decoded(sampled: Frame | MissingFrame) -> Frame:
+    """A sampled frame that must have pixels."""
+    assert isinstance(sampled, Frame), sampled
+    return sampled
 
 
 def read_barcode(rgb: Rgb) -> int:

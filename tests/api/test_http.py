@@ -51,7 +51,7 @@ def read_response(stream: Any) -> tuple[int, dict[str, str], bytes]:
 
 
 def post_with(offer: str, framing: str) -> bytes:
-    head = f"POST /v1/embeddings HTTP/1.1\nHost: a\n{offer}{framing}\n"
+    head = f"POST /v1/embeddings HTTP/1.1\nHost: localhost\n{offer}{framing}\n"
     return head.replace("\n", "\r\n").encode()
 
 
@@ -87,7 +87,7 @@ def test_pipelined_requests_with_and_without_offers_are_answered_in_order(
     serving: FakeServing,
 ) -> None:
     length = f"Content-Length: {len(BODY)}\n"
-    get = b"GET /live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    get = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     sent = (post_with(OFFERS["h2c"], length) + BODY + get + post_with("", length) + BODY) * 20
     with connected(serving) as connection, connection.makefile("rb") as stream:
         connection.sendall(sent)
@@ -96,7 +96,7 @@ def test_pipelined_requests_with_and_without_offers_are_answered_in_order(
 
 
 def test_an_offer_leaves_the_wish_to_close_the_connection(serving: FakeServing) -> None:
-    head = "POST /v1/embeddings HTTP/1.1\nHost: a\nConnection: Upgrade, close\nUpgrade: h2c\n"
+    head = "POST /v1/embeddings HTTP/1.1\nHost: localhost\nConnection: Upgrade, close\nUpgrade: h2c\n"
     head = f"{head}Content-Length: {len(BODY)}\n\n".replace("\n", "\r\n")
     with connected(serving) as connection, connection.makefile("rb") as stream:
         connection.sendall(head.encode() + BODY)
@@ -119,7 +119,7 @@ def test_an_offer_with_a_body_above_the_limit_is_refused(start: Start) -> None:
 def test_head_is_answered_as_get_without_the_body(serving: FakeServing, path: str) -> None:
     answer = httpx2.get(serving.url + path)
     assert answer.status_code == 200
-    head = f"HEAD {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    head = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with connected(serving) as connection, connection.makefile("rb") as stream:
         connection.sendall(head.encode())
         lines, _, body = stream.read().partition(b"\r\n\r\n")
@@ -268,7 +268,7 @@ def test_damaged_gzip_data_is_invalid(kind: str) -> None:
 
 
 def test_an_idle_connection_is_closed_after_the_setting_and_not_before(start: Start) -> None:
-    ask = b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n"
+    ask = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with (
         connected(start(keepalive=0.2)) as short,
         connected(start()) as long,

@@ -72,8 +72,8 @@ WRONG = (
     # ── native inputs ──
     Wrong(NATIVE, {}, 422, "input: is required"),
     Wrong(NATIVE, {"input": 5}, 422, "input: must be an object, a string or a list"),
-    Wrong(NATIVE, native(text="a"), 422, "input: type is required; use one of text, image_url, image_base64, video_frames, video_url, video_base64, video_file, frames_batch"),
-    Wrong(NATIVE, native(type="poem", text="a"), 422, "input: type 'poem' is unknown; use one of text, image_url, image_base64, video_frames, video_url, video_base64, video_file, frames_batch"),
+    Wrong(NATIVE, native(text="a"), 422, "input: type is required; use one of text, image_url, image_base64, image_file, video_frames, video_url, video_base64, video_file, frames_batch"),
+    Wrong(NATIVE, native(type="poem", text="a"), 422, "input: type 'poem' is unknown; use one of text, image_url, image_base64, image_file, video_frames, video_url, video_base64, video_file, frames_batch"),
     Wrong(NATIVE, native(type="text"), 422, "input.text: is required"),
     Wrong(NATIVE, native(type="text", text=[]), 422, "input.text: must have at least 1 item"),
     Wrong(NATIVE, native(type="text", text=["a", None]), 422, "input.text[1]: must be a valid string"),

@@ -62,8 +62,8 @@ def test_what_is_broken_is_marked_and_told_by_the_status(tmp_path: Path) -> None
     assert lines[-1].startswith("2 broken, ")
 
 
-def test_a_setting_that_is_not_allowed_is_status_2() -> None:
-    assert mmes("doctor", EMBEDDING_PRECISION="fp8").returncode == 2
+def test_a_setting_that_is_not_allowed_is_status_1() -> None:
+    assert mmes("doctor", EMBEDDING_PRECISION="fp8").returncode == 1
 
 
 def test_what_would_be_downloaded_is_told_and_not_downloaded(

@@ -63,6 +63,8 @@ UPSTREAM = {
         "sentence-transformers, a Dense layer",
         "sentence-transformers, prompts of its own",
         "no end token appended",
+        "attention in both directions (`is_causal: false`)",
+        "attention in both directions (`use_bidirectional_attention`)",
         "tokenizer from another repository (`?tokenizer=`)",
     ),
 }
@@ -89,7 +91,6 @@ REJECTED = {
         "fewer tokens than positions (`model_max_length`)",
     ),
     "QwenText": (
-        "attention in both directions (`is_causal: false`)",
         "a key that nothing is known of",
         "a DoRA adapter",
         "an adapter without its model",

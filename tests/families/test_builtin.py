@@ -24,6 +24,7 @@ from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
 from multimodal_embedding_serving.types import Graph, Modality, Vectors
 from tests.conftest import Figure
+from tests.media_files import decoded
 from tests.retrieval import PHOTOS, list_photos, rank, read_queries, score
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "builtin"
@@ -209,7 +210,7 @@ def test_the_samples_are_small() -> None:
 def test_each_shot_of_the_film_is_found_by_its_description(model: Model) -> None:
     limits = VideoLimits(max_bytes=1 << 20, max_seconds=60, max_frames=100)
     frames = read_frames(FOLDER / "samples" / "film.mp4", Segment(num_frames=12), limits)
-    rows = [model.see(Image.fromarray(frame.rgb)) for frame in frames]
+    rows = [model.see(Image.fromarray(decoded(frame).rgb)) for frame in frames]
     shown = np.concatenate([model.graphs["image"]([row]) for row in rows])
     texts = model.embed_texts(["a cup of coffee", "a cat", "a rocket"])
     assert (texts @ shown.T).argmax(1).tolist() == pytest.approx([1, 5, 10], abs=2)

@@ -55,15 +55,6 @@ def test_a_sentencepiece_tokenizer_says_which_file_is_needed(
     tested("a SentencePiece tokenizer alone", message)
 
 
-def test_attention_in_both_directions_is_rejected(tmp_path: Path, tested: Tested) -> None:
-    write_qwen(tmp_path / "m")
-    path = tmp_path / "m" / "config.json"
-    write_json(path, {**json.loads(path.read_text()), "is_causal": False})
-    message = message_of(tmp_path / "m")
-    assert message.startswith("config.json: is_causal = False")
-    tested("attention in both directions (`is_causal: false`)", message)
-
-
 def test_a_gguf_file_is_named(tmp_path: Path, tested: Tested) -> None:
     folder = empty(tmp_path / "m")
     (folder / "Qwen3-Q8_0.gguf").write_bytes(b"GGUF" + bytes(64))

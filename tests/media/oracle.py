@@ -16,7 +16,7 @@ def decode_in_order(data: bytes) -> list[Pixels]:
     """uint8 [height, width, 3] of every frame of the default track; errors cost only a packet."""
     frames: list[Pixels] = []
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream: Any = container.streams.best("video")
             stream.codec_context.thread_count = 1
             for packet in container.demux(stream):

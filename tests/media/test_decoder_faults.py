@@ -23,7 +23,7 @@ from multimodal_embedding_serving.media.decoder_handle import Decoder
 from multimodal_embedding_serving.media.decoder_pool import DecoderPool, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
 from tests.media.processes import memory_files, open_files, runs
-from tests.media_files import read_barcode, write_video
+from tests.media_files import decoded, read_barcode, write_video
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are Linux's own")
 
@@ -154,7 +154,7 @@ def outcome(decoders: DecoderPool, clip: bytes) -> list[int] | str:
     """The frames' barcodes, or the error that the caller gets."""
     try:
         video = Decoding(decoders, clip, Segment(num_frames=0), LIMITS)
-        return [read_barcode(frame.rgb) for frame in video.frames()]
+        return [read_barcode(decoded(frame).rgb) for frame in video.frames()]
     except EmbeddingError as error:
         return f"{error.status} {error.message}"
 

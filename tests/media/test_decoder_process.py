@@ -26,10 +26,10 @@ from multimodal_embedding_serving.errors import (
     UnsupportedMedia,
 )
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
-from multimodal_embedding_serving.media.sampling import Frame, Segment, VideoLimits
+from multimodal_embedding_serving.media.sampling import Frame, MissingFrame, Segment, VideoLimits
 from multimodal_embedding_serving.media.video import read_frames
 from tests.media.processes import eventually, memory_files, open_files, peak_memory, runs
-from tests.media_files import VIDEO_KINDS, read_barcode, write_video
+from tests.media_files import VIDEO_KINDS, decoded, read_barcode, write_video
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are Linux's own")
 
@@ -62,7 +62,9 @@ def decoding(decoders: DecoderPool, source: Source = CLIP, segment: Segment = AL
 
 def numbers(decoders: DecoderPool, source: Source = CLIP, segment: Segment = ALL) -> list[int]:
     """The barcodes of the frames, each looked at when it comes."""
-    return [read_barcode(frame.rgb) for frame in decoding(decoders, source, segment).frames()]
+    return [
+        read_barcode(decoded(frame).rgb) for frame in decoding(decoders, source, segment).frames()
+    ]
 
 
 # ── what it answers ──
@@ -84,15 +86,15 @@ def test_frames_are_those_that_are_decoded_here(
     for frame in decoding(decoders, source).frames():
         here = expected[came]
         assert (frame.index, frame.timestamp) == (here.index, here.timestamp)
-        np.testing.assert_array_equal(frame.rgb, here.rgb)
+        np.testing.assert_array_equal(decoded(frame).rgb, decoded(here).rgb)
         came += 1
     assert came == len(expected) > 0
 
 
 def test_frames_may_grow_within_a_video(decoders: DecoderPool) -> None:
     both = write_video("ts", 12) + write_video("ts", 12, size=(640, 360))
-    expected = [frame.rgb.shape for frame in read_frames(both, ALL, LIMITS)]
-    assert [frame.rgb.shape for frame in decoding(decoders, both).frames()] == expected
+    expected = [decoded(frame).rgb.shape for frame in read_frames(both, ALL, LIMITS)]
+    assert [decoded(frame).rgb.shape for frame in decoding(decoders, both).frames()] == expected
     assert len(set(expected)) == 2
 
 
@@ -134,7 +136,7 @@ def test_a_refusal_is_the_one_that_is_raised_here(
 def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: DecoderPool) -> None:
     first: Frame | None = None
     for frame in decoding(decoders).frames():
-        first = first or frame
+        first = first or decoded(frame)
     assert first is not None
     assert numbers(decoders, write_video("mp4", 40)) == list(range(40))
     assert read_barcode(first.rgb) == 0
@@ -145,7 +147,7 @@ def test_a_frame_stays_what_it_is_as_long_as_someone_looks_at_it(decoders: Decod
 def test_frames_that_are_looked_at_hold_the_decoder_back(decoders: DecoderPool) -> None:
     frames = decoding(decoders).frames()
     held = [next(frames) for _ in range(decoders.slots)]
-    assert [read_barcode(frame.rgb) for frame in held] == list(range(decoders.slots))
+    assert [read_barcode(decoded(frame).rgb) for frame in held] == list(range(decoders.slots))
     waiting = decoders.threads.submit(next, frames)
     assert not waiting.done()
     held.pop()
@@ -182,7 +184,7 @@ def test_memory_does_not_grow_with_the_videos_length(decoders: DecoderPool) -> N
 # ── how it ends ──
 
 
-def killed_in_the_middle(decoders: DecoderPool, number: int) -> Iterator[Frame]:
+def killed_in_the_middle(decoders: DecoderPool, number: int) -> Iterator[Frame | MissingFrame]:
     frames = decoding(decoders, wide_video()).frames()
     yield next(frames)
     os.kill(decoders.pids[0], number)
@@ -225,7 +227,7 @@ def test_stopping_ends_a_video_whatever_its_process_does(decoders: DecoderPool) 
     frames = video.frames()
     next(frames)
     os.kill(decoders.pids[0], signal.SIGSTOP)
-    rest: Future[list[Frame]] = decoders.threads.submit(list, frames)
+    rest: Future[list[Frame | MissingFrame]] = decoders.threads.submit(list, frames)
     video.stop()
     with pytest.raises(NotReady):
         rest.result()
@@ -236,7 +238,7 @@ def test_stopping_ends_a_video_that_waits_for_room(decoders: DecoderPool) -> Non
     video = decoding(decoders)
     frames = video.frames()
     held = [next(frames) for _ in range(decoders.slots)]
-    rest: Future[list[Frame]] = decoders.threads.submit(list, frames)
+    rest: Future[list[Frame | MissingFrame]] = decoders.threads.submit(list, frames)
     video.stop()
     with pytest.raises(NotReady):
         rest.result()

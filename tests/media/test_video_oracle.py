@@ -95,7 +95,7 @@ def check_alone(data: bytes, row: list[Frame]) -> None:
 def cut(data: bytes, form: str, key: int) -> bytes:
     """A copy from the key frame with this number on, without encoding."""
     out, seen = io.BytesIO(), -1
-    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=form) as target:
+    with av.open(io.BytesIO(data), "r") as source, av.open(out, "w", format=form) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             seen += bool(packet.size) and packet.is_keyframe
@@ -177,7 +177,7 @@ def packed(frames: int) -> bytes:
     options = {"g": "12", "bf": "1", "qscale": "3", "b_strategy": "0"}
     source = write_video("avi", frames, codec="mpeg4", b_frames=1, codec_options=options)
     out, mark = io.BytesIO(), b"\0\0\1\xb2DivX503b1393p\0"
-    with av.open(io.BytesIO(source)) as given, av.open(out, "w", format="avi") as target:
+    with av.open(io.BytesIO(source), "r") as given, av.open(out, "w", format="avi") as target:
         stream = target.add_stream_from_template(given.streams.video[0])
         packets = [packet for packet in given.demux(video=0) if packet.size]
         bodies = list(_pack([bytes(packet) for packet in packets]))
@@ -185,7 +185,7 @@ def packed(frames: int) -> bytes:
             vop = body.index(b"\0\0\1\xb6")
             packet = av.Packet(body[:vop] + mark + body[vop:] if number == 0 else body)
             packet.pts = packet.dts = number
-            packet.time_base, packet.stream = stream.time_base, stream
+            packet.time_base, packet.stream = stream.time_base or Fraction(1, 25), stream
             packet.is_keyframe = packets[number].is_keyframe
             target.mux(packet)
     return out.getvalue()
@@ -246,7 +246,7 @@ def test_a_damaged_video_gives_what_ffmpeg_shows_and_a_number_means_one_image(
 
 def test_a_packet_without_a_frame_keeps_its_number() -> None:
     data = bytearray(video("mp4", "mjpeg"))
-    with av.open(io.BytesIO(bytes(data))) as container:
+    with av.open(io.BytesIO(bytes(data)), "r") as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     hit = packets[20]
     assert hit.pos is not None

@@ -67,7 +67,7 @@ def _read(field: Field[Any], value: Any) -> Any:
         if isinstance(value, list | tuple | set | frozenset):
             separator = os.pathsep if field.name == "media_roots" else ","
             return separator.join(map(str, value)) or ()
-    elif isinstance(value, Path) or _both_numbers(field.default, value):
+    elif isinstance(value, Path) or _both_numbers(_example(field), value):
         return str(value)
     if isinstance(value, str):
         if not value.strip():
@@ -79,6 +79,11 @@ def _read(field: Field[Any], value: Any) -> Any:
     )
 
 
+def _example(field: Field[Any]) -> Any:
+    """The default, or 0 for a number whose default is None."""
+    return 0 if field.default is None and str(field.type).startswith("int") else field.default
+
+
 def _both_numbers(first: Any, second: Any) -> bool:
     """Whether both are numbers, or both are booleans."""
     number = isinstance(first, int | float) and isinstance(second, int | float)
@@ -88,6 +93,6 @@ def _both_numbers(first: Any, second: Any) -> bool:
 def _expected(field: Field[Any]) -> str:
     if isinstance(field.default, bool):
         return "True or False"
-    if isinstance(field.default, int | float):
+    if isinstance(_example(field), int | float):
         return "a number"
     return "a list" if isinstance(field.default, tuple) else "a string"

@@ -94,6 +94,9 @@ class ImageLimits:
     """Keys of DECODERS that are allowed."""
 
 
+DAMAGED = "could not decode the image: it is damaged or incomplete; send the whole file"
+
+
 def decode_rgb(
     source: ImageSource,
     limits: ImageLimits,
@@ -110,9 +113,8 @@ def decode_rgb(
     `reserve` is called with the memory that the image needs before it is allocated; `copied` adds
     the copy that the caller will make.
 
-    Raises UnsupportedMedia (unknown signature, a format that is not allowed, a kind of TIFF that is
-    not supported, or HEIC where its decoder is not installed), TooLarge (bytes or
-    pixels, before decoding), InvalidInput (damaged).
+    Raises UnsupportedMedia (unknown signature, format or kind of TIFF, no decoder for HEIC),
+    TooLarge (bytes or pixels, before decoding), InvalidInput (damaged).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, limits, copied, reserve)
@@ -133,9 +135,7 @@ def decode_rgb(
         limit = f"{limits.max_pixels / 1e6:.4g} megapixels (EMBEDDING_MAX_IMAGE_MPIX)"
         raise TooLarge(f"the image has too many pixels; the limit is {limit}") from None
     except PILLOW_ERRORS:
-        raise InvalidInput(
-            "could not decode the image: it is damaged or incomplete; send the whole file"
-        ) from None
+        raise InvalidInput(DAMAGED) from None
 
 
 def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:

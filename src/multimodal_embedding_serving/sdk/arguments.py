@@ -37,6 +37,7 @@ SEGMENT_KEYS = (
     "fps",
     "frame_indexes",
     "pooling",
+    "pixel_aspect",
 )
 """The keys of segment_config."""
 MEDIA = {
