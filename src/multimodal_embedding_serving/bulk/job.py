@@ -164,7 +164,8 @@ async def run(
     """Embed what of a listing is not done; `wait` for another job on the same output.
 
     Raises InvalidInput if the output was started with another model, dtype or recipe, or another
-    job writes to it; OutputDamaged if its files are not as the last job left them; what ends a job (see `stream.embed`); OSError.
+    job writes to it; OutputDamaged if its files are not as the last job left them; what ends a job
+    (see `stream.embed`); OSError.
     """
     layout = Layout.of(model.identity, options.dtype)
     with ExitStack() as open_:

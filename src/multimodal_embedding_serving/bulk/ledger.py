@@ -103,15 +103,15 @@ class Ledger:
         self._record.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA cache_size = -16384")  # KiB
-        self._db.execute("PRAGMA temp_store = FILE")
         try:
             with reporting_damage(name):
-                if recorded is None and self._db.execute("PRAGMA quick_check(1)").fetchone() != (
-                    "ok",
-                ):
-                    raise damage(name)
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA cache_size = -16384")  # KiB
+                self._db.execute("PRAGMA temp_store = FILE")
+                if recorded is None:
+                    (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+                    if verdict != "ok":
+                        raise damage(name)
                 self._db.executescript(TABLES)
         except BaseException:
             self._db.close()

@@ -95,9 +95,7 @@ class Index:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         options = Options(dtype="f16", removed="drop", recipe=self._recipe)
         output = FileOutput(self._file)
-        return await run(
-            listing, self._model, output, options, fresh=fresh, wait=True, watch=watch
-        )
+        return await run(listing, self._model, output, options, fresh=fresh, wait=True, watch=watch)
 
     def best(self, query: Vector, top: int) -> list[Match]:
         """The most similar files, at most `top`."""

@@ -238,8 +238,7 @@ class ModelLoader:
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        prepare = prepare_with(None)
-        graph = self._open_graph(modality, settings, shape)
+        graph, prepare = self._open_graph(modality, settings, shape), prepare_with(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
