@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion import store
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.conversion.probes import upgrade
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.engine import loader as loader_module
 from multimodal_embedding_serving.engine.loader import ModelLoader
 from multimodal_embedding_serving.engine.preprocess import prepare_texts
 from multimodal_embedding_serving.errors import (
@@ -145,8 +145,9 @@ def test_a_graph_with_other_vectors_is_not_served(
 ) -> None:
     """Whatever the reason: the files are whole, and the vectors are those of another model."""
     whole = upgrade(bundle)
-    real = loader_module.compile_tower
-    monkeypatch.setattr(loader_module, "compile_tower", lambda *given: Turned(real(*given)))
+    monkeypatch.setattr(
+        f"{ModelLoader.__module__}.compile_tower", lambda *given: Turned(compile_tower(*given))
+    )
     with pytest.raises(
         BundleError, match=r"differ from those in its manifest: cosine -?\d\.\d+ < "
     ):

@@ -37,7 +37,7 @@ class Damage(Whole):
 
 
 def find_damage(settings: Settings) -> Iterator[Whole]:
-    """Check the installed files, the configured and every converted model, and what was compiled."""
+    """Check the installed files, the configured and the converted models, what was compiled."""
     yield check_installed(distribution(NAME))
     for folder in _bundles(settings):
         yield check_bundle(folder)
