@@ -49,7 +49,7 @@ from multimodal_embedding_serving.checkpoints.weights import STORAGE, StoredTens
 from multimodal_embedding_serving.conversion.blueprint import Blueprint
 from multimodal_embedding_serving.conversion.build import TOKENIZER, Conversion, build_bundle
 from multimodal_embedding_serving.conversion.parity import Check, check_parity
-from multimodal_embedding_serving.conversion.probes import Probes, add_probes
+from multimodal_embedding_serving.conversion.probes import Probes, upgrade
 from multimodal_embedding_serving.families import Checkpoint, TowerSpec
 from multimodal_embedding_serving.families.builtin import LENGTH, PAD, minilm, plan
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
@@ -263,7 +263,7 @@ def main() -> None:
     )  # fmt: skip
     options = parser.parse_args()
     if options.probes:
-        print(add_probes(Bundle.load(options.target)).manifest.fingerprint)
+        print(upgrade(Bundle.load(options.target)).manifest.fingerprint)
         options.target.with_name(f"{options.target.name}.lock").unlink(missing_ok=True)
         return
     wordnet = WordNet(options.wordnet)

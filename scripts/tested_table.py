@@ -14,7 +14,7 @@ from textwrap import shorten
 import pytest
 
 from multimodal_embedding_serving.backends.quantization import list_instructions
-from multimodal_embedding_serving.catalog import resolve
+from multimodal_embedding_serving.catalog import MODELS, resolve
 from scripts.generate_docs import END
 from scripts.tables import table
 from tests.families.forms import BEGIN, FORMS, OUTCOMES, PAGE, Outcome, Outcomes
@@ -48,7 +48,7 @@ def layouts(measured: Measured) -> Iterator[Row]:
     """Each family in each layout of its rows: the least figure of them in float32."""
     least: dict[tuple[str, str, str], float] = {}
     for (row, layout, oracle), cells in measured.items():
-        if row not in CATALOG:
+        if row not in {spec.id for spec in MODELS}:
             continue  # a form, which has a row of its own
         library = re.split(r"_torch|,? [\d(]|, ", oracle)[0]
         key = resolve(row).family, f"{layout} layout, as in the catalog", library

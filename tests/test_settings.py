@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_OV_CACHE_DIR": None,
     "OV_CACHE_DIR": None,
     "OV_ENABLE_MODEL_CACHE": True,
+    "EMBEDDING_VERIFY": "full",
     "EMBEDDING_PRECISION": "auto",
     "EMBEDDING_DYNAMIC_QUANTIZATION": "auto",
     "EMBEDDING_HOST": "127.0.0.1",

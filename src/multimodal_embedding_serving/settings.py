@@ -131,6 +131,7 @@ class Settings:
     search_dir: Path = env("EMBEDDING_SEARCH_DIR", Path("~/.cache/mmes/search"), parse_folder, "folder for the vectors of folders searched with `mmes search`")
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, parse_folder, "cache of compiled graphs; next to the bundle if unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, parse_boolean, "cache compiled graphs")
+    verify: str = env("EMBEDDING_VERIFY", "full", one_of("full", "background", "off"), "when the model's files are compared with their checksums: full = before the model is served; background = the weights of a model above 2 GB afterwards, all else before; off = never ([what is checked](operations.md#damaged-files))")
     precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
     dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, parse_folder, "folder of images and .txt files to calibrate EMBEDDING_PRECISION=int8 with; the bundled samples if unset")

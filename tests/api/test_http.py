@@ -96,7 +96,9 @@ def test_pipelined_requests_with_and_without_offers_are_answered_in_order(
 
 
 def test_an_offer_leaves_the_wish_to_close_the_connection(serving: FakeServing) -> None:
-    head = "POST /v1/embeddings HTTP/1.1\nHost: localhost\nConnection: Upgrade, close\nUpgrade: h2c\n"
+    head = (
+        "POST /v1/embeddings HTTP/1.1\nHost: localhost\nConnection: Upgrade, close\nUpgrade: h2c\n"
+    )
     head = f"{head}Content-Length: {len(BODY)}\n\n".replace("\n", "\r\n")
     with connected(serving) as connection, connection.makefile("rb") as stream:
         connection.sendall(head.encode() + BODY)

@@ -126,10 +126,7 @@ def test_a_device_gets_only_the_options_that_it_supports(caplog: pytest.LogCaptu
     """An NPU rejects the number of threads, and with it the whole graph."""
     chosen = Settings(precision="f32", num_threads=2, performance_mode="THROUGHPUT")
     npu = ["PERFORMANCE_HINT", "PERFORMANCE_HINT_NUM_REQUESTS", "NUM_STREAMS"]
-    assert supported_options(compile_options(chosen), npu).keys() == {
-        "PERFORMANCE_HINT",
-        "CACHE_DIR",
-    }
+    assert supported_options(compile_options(chosen), npu).keys() == {"PERFORMANCE_HINT"}
     assert "INFERENCE_NUM_THREADS" in caplog.text
     assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in caplog.text
     cpu = ov.Core().get_property("CPU", "SUPPORTED_PROPERTIES")
@@ -178,10 +175,10 @@ def test_ids_are_padded_on_the_right_and_masked() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
 
 
-def test_openvino_options_follow_the_settings(tmp_path: Path) -> None:
+def test_openvino_options_follow_the_settings() -> None:
     chosen = Settings(
         performance_mode="THROUGHPUT", num_streams=2, num_threads=3, num_requests=4,
-        precision="bf16", cache_dir=tmp_path,
+        precision="bf16",
     )  # fmt: skip
     assert compile_options(chosen) == {
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
@@ -190,7 +187,6 @@ def test_openvino_options_follow_the_settings(tmp_path: Path) -> None:
         "NUM_STREAMS": 2,
         "INFERENCE_NUM_THREADS": 3,
         "PERFORMANCE_HINT_NUM_REQUESTS": 4,
-        "CACHE_DIR": str(tmp_path),
     }
     assert compile_options(Settings(model_cache=False)) == {
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from multimodal_embedding_serving.backends.tuning import (
     tune,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.bundles.checksums import open_json, seal_json
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.engine import Engine
@@ -155,9 +155,9 @@ def test_another_model_and_a_damaged_file_have_nothing_measured(
 def test_a_server_opens_its_graphs_the_way_that_was_measured(
     bundle: Bundle, settings: Settings, tuned: Path
 ) -> None:
-    kept = json.loads(tuned.read_text("utf-8"))
+    kept = open_json(tuned.read_bytes())
     kept["towers"]["text"] |= {"streams": 2, "threads": 2, "batch": 5}
-    tuned.write_text(json.dumps(kept), "utf-8")
+    tuned.write_text(seal_json(kept), "utf-8")
     with Engine.open(settings=settings) as engine:
         assert engine.towers["text"].graph.parallel == 2
         assert len(engine.embed(texts=["cat"] * 3)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,3 +141,13 @@ def errors(out: Path) -> dict[str, str]:
         return {}
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {Path(each["path"]).name: each["code"] for each in lines}
+
+
+def damage(folder: Path, suffix: str) -> Path:
+    """Flip a bit in the middle of the one file whose name ends so, and keep its times."""
+    (path,) = (each for each in folder.rglob("*") if each.name.endswith(suffix))
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return path

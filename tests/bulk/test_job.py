@@ -13,6 +13,7 @@ import pytest
 
 from multimodal_embedding_serving.bulk.items import mark_by_content
 from multimodal_embedding_serving.bulk.job import Tally, run
+from multimodal_embedding_serving.bulk.ledger import OutputDamaged
 from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
 from multimodal_embedding_serving.bulk.output import FileOutput, lock
 from multimodal_embedding_serving.errors import (
@@ -21,7 +22,7 @@ from multimodal_embedding_serving.errors import (
     ModelMismatch,
     NotReady,
 )
-from tests.bulk.fakes import BAD, SMALL, FakeModel, embed, errors, fill, rows
+from tests.bulk.fakes import BAD, SMALL, FakeModel, damage, embed, errors, fill, rows
 from tests.fakes import PATIENCE
 
 NAMES = ["a.jpg", "b.mp4", "c.png", "d.txt", "e/f.jpg", "e/g.jpg", "h.webp", "i.jpg"]
@@ -281,3 +282,44 @@ def test_an_empty_folder_gives_an_empty_file(tmp_path: Path) -> None:
 def test_a_name_without_a_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"must end with \.parquet, \.npy or \.jsonl"):
         FileOutput(tmp_path / "vectors.csv")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("what", ["output", "ledger"])
+def test_a_damaged_file_of_a_job_is_rejected(
+    folder: Path, tmp_path: Path, name: str, what: str
+) -> None:
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    embed(folder, out)
+    damage(out.parent, name if what == "output" else ".sqlite")
+    for _ in range(2):
+        with pytest.raises(OutputDamaged, match="is damaged; use --fresh to start over"):
+            embed(folder, out)
+    assert embed(folder, out, fresh=True).embedded == 8
+    assert embed(folder, out).unchanged == 8
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_part_is_not_merged(folder: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    with pytest.raises(NotReady):
+        embed(folder, out, FakeModel(raises={"i.jpg": NotReady("gone")}))
+    damage(out.parent, "part-000001" + Path(name).suffix)
+    with pytest.raises(OutputDamaged, match=r"a part of .* is damaged; use --fresh"):
+        embed(folder, out)
+    assert embed(folder, out, fresh=True).embedded == 8
+
+
+def test_a_ledger_of_a_killed_job_is_checked_by_sqlite(folder: Path, out: Path) -> None:
+    embed(folder, out)
+    state = out.with_name(out.name + ".state")
+    (state / "ledger.json").unlink()
+    assert embed(folder, out).unchanged == 8
+    (state / "ledger.json").unlink()
+    (state / "ledger.sqlite").write_bytes(
+        b"no database at all, but long enough to be looked at" * 99
+    )
+    with pytest.raises(OutputDamaged, match=r"the ledger of vectors\.parquet is damaged"):
+        embed(folder, out)

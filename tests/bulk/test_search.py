@@ -13,7 +13,7 @@ from multimodal_embedding_serving.bulk.items import Kind
 from multimodal_embedding_serving.bulk.search import SearchResult, search
 from multimodal_embedding_serving.cli.search import clock
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
-from tests.bulk.fakes import BAD, FakeModel, fill, vector
+from tests.bulk.fakes import BAD, FakeModel, damage, fill, vector
 from tests.cli.test_cli import mmes
 
 
@@ -140,3 +140,14 @@ def test_the_command_finds_the_shipped_photos_and_the_moment_in_the_film(
     assert best["path"] == str(samples / "coffee.jpg")
     assert np.isclose(best["similarity"], float(first.split()[0]), atol=1e-3)
     assert 0 < video["timestamp"] < 6
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".rows.jsonl", ".sqlite", "ledger.json"])
+def test_a_damaged_index_is_built_again(folder: Path, suffix: str) -> None:
+    expected = find(folder, "b.png", top=10)
+    path = damage(folder.parent / "index", suffix)
+    again = find(folder, "b.png", top=10)
+    assert again.matches == expected.matches
+    rebuilt = 0 if suffix == "ledger.json" else 4  # which holds only a checksum
+    assert again.tally.embedded == rebuilt, path
+    assert find(folder, "b.png", top=10).tally.unchanged == 4

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from multimodal_embedding_serving.bundles.bundle import (
     publishing,
     remove_leftovers,
 )
+from multimodal_embedding_serving.bundles.checksums import FIELD, seal_json
 from multimodal_embedding_serving.conversion.build import (
     STORAGES,
     Conversion,
@@ -94,7 +96,7 @@ def test_the_shortest_vector_of_an_older_manifest_is_the_familys(
     """Manifests did not hold it, and bundles made then are still served."""
     data = json.loads((bundle.path / MANIFEST).read_text())
     assert data.pop("min_dimension") is None
-    (bundle.path / MANIFEST).write_text(json.dumps({**data, "family": family}))
+    rewrite(bundle.path, {**data, "family": family})
     manifest = Bundle.load(bundle.path).manifest
     assert manifest.min_dimension == shortest
     assert manifest.fingerprint == bundle.manifest.fingerprint
@@ -112,9 +114,112 @@ def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle) -> None:
     data = json.loads((bundle.path / MANIFEST).read_text())
     data["files"]["../outside"] = {"sha256": "", "size": 0}
     (bundle.path.parent / "outside").write_bytes(b"")
-    (bundle.path / MANIFEST).write_text(json.dumps(data))
-    with pytest.raises(BundleError, match="outside is missing"):
+    rewrite(bundle.path, data)
+    with pytest.raises(BundleError, match=r"'\.\./outside' is not the plain name of a file"):
         Bundle.load(bundle.path)
+
+
+def rewrite(folder: Path, data: dict[str, Any]) -> None:
+    """Write a manifest as an attacker would: with a checksum that is right."""
+    data.pop(FIELD, None)
+    (folder / MANIFEST).write_text(seal_json(data))
+
+
+def changed(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A manifest with one field changed, by its path; DELETE: without it."""
+    copy: dict[str, Any] = json.loads(json.dumps(data))
+    *parents, last = path.split("/")
+    place: Any = copy
+    for name in parents:
+        place = place[name]
+    if value is DELETE:
+        del place[last]
+    else:
+        place[last] = value
+    return copy
+
+
+DELETE = object()
+IDS: list[list[Any]] = [[-1]]
+FORGERIES: list[tuple[str, object, str]] = [
+    ("model", DELETE, "model is missing"),
+    ("model", 3, "model has a value"),
+    ("surprise", 1, "surprise is not a known field"),
+    ("precision", "f64", "precision is not one of f32, f16"),
+    ("dimension", 0, "dimension is 0"),
+    ("dimension", True, "dimension has a value"),
+    ("dimension", 10**12, "dimension is 1000000000000"),
+    ("min_dimension", 9, "min_dimension is 9; allowed: 1 to 8"),
+    ("towers", {}, "towers is empty"),
+    ("towers", [], "towers has a value"),
+    ("towers/audio", {"graph": "a.xml", "transform": {}, "structure": ""}, "not a tower"),
+    ("towers/text/graph", "../text.xml", r"'?\.\./text\.xml'? is not in the list of files"),
+    ("towers/text/graph", "/etc/passwd", "is not in the list of files"),
+    ("towers/text/structure", None, r"towers\.text\.structure has a value"),
+    ("towers/text/transform/max_length", 10**9, "max_length is 1000000000"),
+    ("towers/text/transform/pad_id", -1, "pad_id is -1"),
+    ("towers/text/transform/clean", "all", "clean has a value"),
+    ("towers/text/transform/prompts", {"query": 1}, "prompts has a value"),
+    ("towers/image/transform/size", 10**6, "size is 1000000"),
+    ("towers/image/transform/resize", "stretch", "resize has a value"),
+    ("towers/image/transform/resample", ["bicubic"], "resample has a value"),
+    ("towers/image/transform/more", 1, "more is not a known field"),
+    ("tokenizer", "../tokenizer.json", "tokenizer is not in the list of files"),
+    ("files/text.bin/sha256", "0", "sha256 is malformed"),
+    ("files/text.bin/xxh3", DELETE, "other fields than"),
+    ("files/text.bin/size", -1, "size is -1"),
+    ("files/text.bin/size", "1", "size is not a whole number"),
+    ("files/text.bin", [], "files has a value"),
+    ("files/manifest.json", {"sha256": "", "size": 0, "xxh3": ""}, "not the plain name"),
+    ("files/.hidden", {"sha256": "", "size": 0, "xxh3": ""}, "not the plain name"),
+    ("extras", {"logit_scale": "1"}, "extras has a value"),
+    ("extras", {"logit_scale": 10**400}, "extras has a value"),
+    ("probes", {"text": {}}, "probes.text has other fields"),
+    ("probes", {"audio": {}}, "belongs to no tower"),
+    (
+        "probes",
+        {"text": {"inputs": IDS, "vectors": "A" * 43 + "=", "reference": ""}},
+        "token ids of 1 texts",
+    ),
+    ("probes", {"text": {"inputs": [[1]], "vectors": "AAAA", "reference": ""}}, "8 dimensions"),
+    ("probes", {"text": {"inputs": [[1]], "vectors": "?", "reference": ""}}, "not base64"),
+    ("probes", {"image": {"inputs": "x", "vectors": "A" * 43 + "=", "reference": ""}}, "SHA-256"),
+    ("format", "3", "the format is '3'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    FORGERIES,
+    ids=[f"{path}-{n}" for n, (path, *_) in enumerate(FORGERIES)],
+)
+def test_every_field_of_a_manifest_is_checked(
+    bundle: Bundle, path: str, value: object, message: str
+) -> None:
+    data = json.loads((bundle.path / MANIFEST).read_text())
+    rewrite(bundle.path, changed(data, path, value))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(bundle.path)
+
+
+def test_a_file_of_the_same_size_with_other_contents_is_found(bundle: Bundle) -> None:
+    for name in bundle.manifest.files:
+        path = bundle.path / name
+        data = path.read_bytes()
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        Bundle.load(bundle.path)  # sizes only
+        with pytest.raises(BundleError, match=f"{name} is damaged: its checksum differs"):
+            bundle.check()
+        bundle.check([other for other in bundle.manifest.files if other != name])
+        path.write_bytes(data)
+    bundle.check()
+
+
+def test_a_manifest_whose_fingerprint_is_another_models_is_refused(bundle: Bundle) -> None:
+    data = json.loads((bundle.path / MANIFEST).read_text())
+    rewrite(bundle.path, changed(data, "towers/text/transform/max_length", 7))
+    with pytest.raises(BundleError, match="its fingerprint differs"):
+        Bundle.load(bundle.path).verify()
 
 
 def test_the_same_conversion_gives_the_same_fingerprint(bundle: Bundle, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from multimodal_embedding_serving.conversion.parity import (
     judge,
     least_batch_bound,
 )
-from multimodal_embedding_serving.conversion.probes import Probes, add_probes, probes_of
+from multimodal_embedding_serving.conversion.probes import Probes, probes_of, upgrade
 from multimodal_embedding_serving.conversion.serving_form import (
     Step,
     choose_form,
@@ -53,7 +53,7 @@ def vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """INT8 weights, with probes."""
-    return add_probes(Bundle.load(Path(shutil.copytree(GOLDEN, tmp_path / "models" / "small"))))
+    return upgrade(Bundle.load(Path(shutil.copytree(GOLDEN, tmp_path / "models" / "small"))))
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:

@@ -203,8 +203,8 @@ def test_a_bundle_of_another_format_is_converted_again(
 ) -> None:
     chosen = settings(checkpoint, own_model_folders)
     manifest = load_bundle(chosen).path / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 0'))
-    assert load_bundle(chosen).manifest.format == 2
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 0'))
+    assert load_bundle(chosen).manifest.format == 3
 
 
 def test_conversion_may_be_asked_for_again(checkpoint: Path, own_model_folders: Path) -> None:

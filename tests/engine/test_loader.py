@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multimodal_embedding_serving.backends import compile_tower
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.conversion import store
 from multimodal_embedding_serving.conversion.build import build_bundle
+from multimodal_embedding_serving.conversion.probes import upgrade
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelLoader
 from multimodal_embedding_serving.engine.preprocess import prepare_texts
@@ -28,7 +32,7 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Features
+from multimodal_embedding_serving.types import Features, Graph, Row, Vectors
 from tests.fakes import PATIENCE, FakeGraph
 from tests.media_files import photo
 from tests.small_model import DIMENSION, small_conversion
@@ -155,3 +159,79 @@ class Flaky(FakeGraph):
     def __call__(self, rows: Any) -> Any:
         vectors = super().__call__(rows)
         return vectors * np.nan if self.broken else vectors
+
+
+def test_a_graph_with_other_vectors_is_not_served(
+    bundle: Bundle, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason: the files are whole, and the vectors are those of another model."""
+    whole = upgrade(bundle)
+    monkeypatch.setattr(
+        f"{ModelLoader.__module__}.compile_tower", lambda *given: Turned(compile_tower(*given))
+    )
+    with pytest.raises(
+        BundleError, match=r"differ from those in its manifest: cosine -?\d\.\d+ < "
+    ):
+        Engine.open(str(whole.path), precision="f32", model_cache=False)
+
+
+class Turned:
+    """A graph whose vectors are off by the order of their numbers."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.dimension, self.parallel = graph.dimension, graph.parallel
+        self.precision = graph.precision
+
+    def __call__(self, rows: Sequence[Row]) -> Vectors:
+        return np.ascontiguousarray(self._graph(rows)[:, ::-1])
+
+    def close(self) -> None:
+        self._graph.close()
+
+
+def harmless_damage(path: Path) -> None:
+    """Change a blank of a graph's XML into another one: no vector shows it."""
+    data = path.read_bytes()
+    assert b"\t" in data
+    path.write_bytes(data.replace(b"\t", b"\r", 1))
+
+
+def test_files_are_compared_with_their_checksums_unless_that_is_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = upgrade(build_bundle(small_conversion(), tmp_path / "small"))
+    harmless_damage(bundle.graph("image"))
+    options: dict[str, Any] = {"precision": "f32", "model_cache": False}
+    for verify in ("full", "background"):  # which is for large weights only
+        with pytest.raises(BundleError, match=r"image\.xml is damaged.*copy or convert the model"):
+            Engine.open(str(bundle.path), verify=verify, **options)
+    with Engine.open(str(bundle.path), verify="off", **options) as engine:
+        assert engine.healthy
+    assert "EMBEDDING_VERIFY=off: the files of Tests/small are used unchecked" in caplog.text
+
+
+def test_large_weights_may_be_checked_once_the_model_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "BACKGROUND_BYTES", 0)
+    caplog.set_level(logging.INFO)
+    bundle = upgrade(build_bundle(small_conversion(), tmp_path / "small"))
+    path = bundle.weights("image")
+    options: dict[str, Any] = {"precision": "f32", "model_cache": False, "verify": "background"}
+    with Engine.open(str(bundle.path), **options) as engine:
+        join("verify")
+        assert "Tests/small: the weights are as they were converted" in caplog.text
+        assert engine.healthy
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        engine.check_in_background(bundle, {path.name})
+        join("reopen")
+        assert engine.dead
+        assert not engine.healthy
+    assert "could not reload the model: small: image.bin is damaged" in caplog.text
+
+
+def join(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(PATIENCE)

@@ -152,6 +152,30 @@ def test_dense_layers_follow_the_pooling(tmp_path: Path, tested: Tested) -> None
     tested("sentence-transformers, a Dense layer", least_cosine(found, expected))
 
 
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        ({"is_causal": False}, "attention in both directions (`is_causal: false`)"),
+        (
+            {"use_bidirectional_attention": True},
+            "attention in both directions (`use_bidirectional_attention`)",
+        ),
+    ],
+)
+def test_attention_in_both_directions_is_obeyed(
+    key: dict[str, bool], form: str, tmp_path: Path, tested: Tested
+) -> None:
+    """transformers reads `is_causal`; the other key is that of voyage-4-nano's own code."""
+    folder = tmp_path / "m"
+    write_qwen(folder)
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "is_causal": False})
+    model = transformers.Qwen3Model.from_pretrained(folder).eval()
+    write_json(folder / "config.json", {**config, **key})
+    expected = torch.stack([hidden(model, text)[-1] for text in WORDS]).numpy()
+    tested(form, least_cosine(text_vectors(open_folder(folder), tmp_path / "t-f32.xml"), expected))
+
+
 def test_a_tokenizer_that_appends_nothing_is_pooled_at_its_last_token(
     tmp_path: Path, tested: Tested
 ) -> None:

@@ -18,15 +18,22 @@ def compile_tower(
     """Compile one tower of a model for the device that the settings name.
 
     A bundle's graphs run on OpenVINO, in a static `shape` on devices that need one; a checkpoint's
-    tower specs run on torch. Raises SettingsError.
+    tower specs run on torch. Raises SettingsError,
+    BundleError.
     """
     match model:
         case Bundle():
             from multimodal_embedding_serving.backends.openvino import compile_graph
 
-            transform = model.manifest.towers[modality].transform
-            pad_id = transform.get("pad_id", 0)
-            return compile_graph(model.graph(modality), settings, pad_id=pad_id, shape=shape)
+            tower = model.manifest.towers[modality]
+            pad_id = tower.transform.get("pad_id", 0)
+            return compile_graph(
+                model.graph(modality),
+                settings,
+                pad_id=pad_id,
+                shape=shape,
+                identity=tower.structure,
+            )
         case TorchModel():
             from multimodal_embedding_serving.backends.torch import build_torch_graph
 

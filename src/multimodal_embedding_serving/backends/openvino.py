@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import queue
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from multimodal_embedding_serving.backends.blobs import BLOBS, checked_blobs
 from multimodal_embedding_serving.backends.quantization import QUANTIZATION_GROUP, group_size
 from multimodal_embedding_serving.backends.static import StaticShape
-from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.bundles.checksums import checksum
+from multimodal_embedding_serving.errors import BundleError, SettingsError
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Row, Vectors
@@ -109,28 +113,55 @@ def inference_precision(compiled: ov.CompiledModel) -> str:
 
 
 def compile_graph(
-    path: Path, settings: Settings, *, pad_id: int = 0, shape: StaticShape | None = None
+    path: Path,
+    settings: Settings,
+    *,
+    pad_id: int = 0,
+    shape: StaticShape | None = None,
+    identity: str = "",
 ) -> OpenVINOGraph:
     """Compile a graph file for the device that the settings name, in `shape` if that is static.
 
-    Raises SettingsError with the available devices where the device is not one of them.
+    `identity` is a hash of what the graph computes; its compiled blobs are found by it. Raises
+    SettingsError with the available devices where the device is not one of them, BundleError where
+    OpenVINO cannot read the graph.
     """
     core = ov.Core()
-    model = core.read_model(path)
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise BundleError(f"OpenVINO cannot read {path.name}: it is damaged") from error
     if shape is not None:
         shape.fix(model)
-    options = compile_options(replace(settings, cache_dir=cache_folder(path, settings)))
+    options = compile_options(settings)
     try:
         if not VIRTUAL.match(settings.device):
             options = supported_options(
                 options, core.get_property(settings.device, "SUPPORTED_PROPERTIES")
             )
-        compiled = core.compile_model(model, settings.device, options)
+        with _blobs(path, settings, (identity or checksum(path), shape)) as cache:
+            compiled = core.compile_model(model, settings.device, {**options, **cache})
     except RuntimeError as error:
         if settings.device.upper() in core.available_devices:
             raise
         raise SettingsError(unavailable(settings.device, core)) from error
     return OpenVINOGraph(compiled, pad_id, shape)
+
+
+@contextmanager
+def _blobs(path: Path, settings: Settings, graph: object) -> Iterator[Mapping[str, str]]:
+    """The option with the folder of this graph's compiled blobs, after those were checked.
+
+    The blobs name the options with which they were compiled; OpenVINO replaces one that has others.
+    """
+    if not settings.model_cache:
+        yield {}
+        return
+    facts = (str(graph), settings.device, ov.get_version())
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    folder = cache_folder(path, settings) / f"{BLOBS}{name}"
+    with checked_blobs(folder, check=settings.verify != "off") as usable:
+        yield {"CACHE_DIR": str(folder)} if usable else {}
 
 
 def lists_group(device: str) -> bool:
@@ -157,7 +188,7 @@ def unavailable(device: str, core: ov.Core) -> str:
 
 def supported_options(options: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
     """The options that a device supports; it rejects all others (an NPU has no threads)."""
-    ignored = sorted(options.keys() - {*supported, "CACHE_DIR"})
+    ignored = sorted(options.keys() - set(supported))
     # The notices of the model report a device without that property.
     if unmet := [name for name in ignored if name != QUANTIZATION_GROUP]:
         log.warning("ignoring settings this device does not support: %s", ", ".join(unmet))
@@ -165,7 +196,8 @@ def supported_options(options: Mapping[str, Any], supported: Collection[str]) ->
 
 
 def cache_folder(path: Path, settings: Settings) -> Path:
-    """The folder of compiled blobs: beside the bundle, if that is in the models folder."""
+    """The folder of what is compiled and measured: beside the bundle, if that is in the models
+    folder."""
     model_dir, ours = path.parent.parent, settings.models_dir
     return (
         settings.cache_dir or (model_dir if model_dir.is_relative_to(ours) else ours) / "compiled"
@@ -184,8 +216,4 @@ def compile_options(settings: Settings) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": settings.num_threads,
         "PERFORMANCE_HINT_NUM_REQUESTS": settings.num_requests,
     }
-    options |= {name: value for name, value in numbers.items() if value}
-    if settings.model_cache:
-        folder = settings.cache_dir or settings.models_dir / "compiled"
-        options["CACHE_DIR"] = str(folder)
-    return options
+    return options | {name: value for name, value in numbers.items() if value}

@@ -30,6 +30,7 @@ from multimodal_embedding_serving.backends.openvino import cache_folder
 from multimodal_embedding_serving.backends.quantization import group_size
 from multimodal_embedding_serving.backends.static import is_static
 from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.bundles.checksums import open_json, seal_json
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.settings import Settings
@@ -45,6 +46,8 @@ BATCHES = {"image": (1, 2, 4, 8, 16), "text": (8, 16, 32, 64)}
 MIN_RATE_SHARE = 0.9
 """Among the configs with at least this share of the best rate, the lowest latency wins."""
 FILES = "tuning-"
+VERSION = 1
+"""Of the file: results of another version are not read."""
 CAPTIONS = ("a photo of a cat", "two people walk along the beach at sunset with their dog")
 
 Compiler = Callable[[Bundle, Modality, Settings], Graph]
@@ -88,9 +91,12 @@ def find_tuned_config(
     if not any(folder.glob(f"{FILES}*")):  # querying the device's name is slow
         return None
     try:
-        content = json.loads(_place(model, settings).read_bytes())
+        content = open_json(_place(model, settings).read_bytes())
         return TunedConfig(**content["towers"][modality])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, KeyError):  # not tuned, or not this tower
+        return None
+    except (ValueError, TypeError):
+        log.warning("the tuning results are damaged and not used; run `mmes tune` again")
         return None
 
 
@@ -219,7 +225,7 @@ def _place(bundle: Bundle, settings: Settings) -> Path:
         processor = ""
     cores = len(os.sched_getaffinity(0))
     facts: Iterable[Any] = (
-        bundle.manifest.fingerprint, settings.device, settings.precision, processor, cores,
+        VERSION, bundle.manifest.fingerprint, settings.device, settings.precision, processor, cores,
         ov.get_version(), *(["quantized"] if group_size(settings) else []),
     )  # fmt: skip
     mark = hashlib.sha256(json.dumps(list(facts)).encode()).hexdigest()[:16]
@@ -235,7 +241,7 @@ def _save(bundle: Bundle, settings: Settings, configs: dict[Modality, TunedConfi
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        partial.write_text(seal_json(content), "utf-8")
         partial.replace(place)
     except OSError as error:
         log.warning("could not save the tuning results: %s", error.strerror)

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Literal
 
 from multimodal_embedding_serving.bulk.items import Item
-from multimodal_embedding_serving.bulk.ledger import Ledger
+from multimodal_embedding_serving.bulk.ledger import Ledger, reporting_damage
 from multimodal_embedding_serving.bulk.listing import ListingEntry
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.bulk.output import LEDGER, STATE, Output, forget, lock
@@ -164,7 +164,8 @@ async def run(
     """Embed what of a listing is not done; `wait` for another job on the same output.
 
     Raises InvalidInput if the output was started with another model, dtype or recipe, or another
-    job writes to it; what ends a job (see `stream.embed`); OSError.
+    job writes to it; OutputDamaged if its files are not as the last job left them; what ends a job
+    (see `stream.embed`); OSError.
     """
     layout = Layout.of(model.identity, options.dtype)
     with ExitStack() as open_:
@@ -172,8 +173,10 @@ async def run(
         open_.enter_context(lock(output.state, wait=wait))
         if fresh:
             forget(output.state)
-        ledger = open_.enter_context(Ledger(output.state / LEDGER))
-        _check(ledger, layout, options.recipe, output.state.name.removesuffix(STATE))
+        name = output.state.name.removesuffix(STATE)
+        ledger = open_.enter_context(Ledger(output.state / LEDGER, name))
+        open_.enter_context(reporting_damage(name))
+        _check(ledger, layout, options.recipe, name)
         output.open(ledger, layout, fresh=fresh)
         return await Job(ledger, output, options, watch).run(entries, model)
 

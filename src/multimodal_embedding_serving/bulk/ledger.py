@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from multimodal_embedding_serving.bulk.items import Item
-from multimodal_embedding_serving.errors import EmbeddingError, RemoteFailed
+from multimodal_embedding_serving.bundles.checksums import checksum, open_json, seal_json
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, RemoteFailed
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -33,6 +34,9 @@ RENUMBER = (
 )
 """Live rows keep their order: the new index is the number of live rows before."""
 PAGE_ROWS = 1000
+RECORD = "ledger.json"
+"""Beside the ledger while it is closed: its checksum, for SQLite finds only some damage itself."""
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 ErrorRecord = tuple[str, str, str]
 """(key, code, message) of an item that could not be embedded."""
@@ -65,25 +69,69 @@ class Done:
         return (self.key, self.error.code, self.error.message) if self.error else None
 
 
-class Ledger:
-    """Thread-safe. Opens the database at `path`, or creates it."""
+class OutputDamaged(InvalidInput):
+    """The files of a job are not as it left them."""
 
-    def __init__(self, path: Path) -> None:
+
+@contextmanager
+def reporting_damage(name: str) -> Iterator[None]:
+    """Raise OutputDamaged where SQLite finds that a ledger is damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) not in DAMAGED:
+            raise
+        raise damage(name) from None
+
+
+def damage(name: str) -> OutputDamaged:
+    return OutputDamaged(f"the ledger of {name} is damaged; use --fresh to start over")
+
+
+class Ledger:
+    """Thread-safe. Opens the database at `path`, or creates it.
+
+    `name` is that of the output. Raises OutputDamaged where the database is not as it was closed;
+    one that a killed job left has no checksum, and SQLite's own check decides.
+    """
+
+    def __init__(self, path: Path, name: str = "the job") -> None:
+        self._path, self._record = path, path.with_name(RECORD)
+        recorded = _read_record(self._record)
+        if recorded is not None and not (path.is_file() and checksum(path) == recorded):
+            raise damage(name)
+        self._record.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA cache_size = -16384")  # KiB
-        self._db.execute("PRAGMA temp_store = FILE")
-        self._db.executescript(TABLES)
+        try:
+            with reporting_damage(name):
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA cache_size = -16384")  # KiB
+                self._db.execute("PRAGMA temp_store = FILE")
+                if recorded is None:
+                    (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+                    if verdict != "ok":
+                        raise damage(name)
+                self._db.executescript(TABLES)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
+        """Close the database and write its checksum. Raises OSError."""
         self._db.close()
+        partial = self._record.with_suffix(".new")
+        partial.write_text(seal_json({"xxh3": checksum(self._path)}), "utf-8")
+        partial.replace(self._record)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, OutputDamaged):
+            self._db.close()  # without a checksum: what is damaged must not look whole
+        else:
+            self.close()
 
     # ── facts ──
 
@@ -210,6 +258,14 @@ class Ledger:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+
+def _read_record(path: Path) -> str | None:
+    """The checksum of a ledger; None if there is none, or if it is itself damaged."""
+    try:
+        return str(open_json(path.read_bytes())["xxh3"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _bytes(key: str) -> bytes:

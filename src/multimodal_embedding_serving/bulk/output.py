@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from multimodal_embedding_serving.bulk.formats import Format, Piece, files_at, find_format, flush
-from multimodal_embedding_serving.bulk.ledger import ErrorRecord, Ledger
+from multimodal_embedding_serving.bulk.ledger import ErrorRecord, Ledger, OutputDamaged
 from multimodal_embedding_serving.bulk.parts import part_stem
 from multimodal_embedding_serving.bulk.schema import Layout, Rows
+from multimodal_embedding_serving.bundles.checksums import checksums
 from multimodal_embedding_serving.errors import InvalidInput
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 STATE = ".state"
 LEDGER = "ledger.sqlite"
 LOCK = "lock"
+FACT = "checksums-"
 
 
 class Output(Protocol):
@@ -61,7 +63,7 @@ class FileOutput:
         self.state = path.with_name(path.name + STATE)
 
     def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
-        self._format = self._format_class(layout)
+        self._format, self._ledger = self._format_class(layout), ledger
         if fresh:
             ledger.note({"stamp": self._stamp()})
             return
@@ -71,6 +73,8 @@ class FileOutput:
             return
         stamp, current = facts.get("stamp"), self._stamp()
         if current == stamp:
+            if current is not None:
+                self._check(facts, 0)
             return
         if current is None:
             log.warning("%s is missing; embedding its inputs again", self.path.name)
@@ -78,11 +82,12 @@ class FileOutput:
             ledger.note({"stamp": None, "rows": None})
         else:
             why = "was changed by something else" if stamp else "was not written by this job"
-            raise InvalidInput(f"{self.path.name} {why}; use --fresh to overwrite it")
+            raise OutputDamaged(f"{self.path.name} {why}; use --fresh to overwrite it")
 
     def write(self, part: int, rows: Rows, keys: Sequence[str]) -> None:
         self._format.write(self._part(part), rows)
         flush(self.state)
+        self._ledger.note({_fact(part): self._checksums(part)})
 
     def remove(self, keys: Sequence[str]) -> None:
         """Do nothing: the next merge skips rows that the ledger no longer names."""
@@ -90,11 +95,17 @@ class FileOutput:
     def finish(self, ledger: Ledger) -> None:
         """Merge all live rows into one file, if they are not there; then write the errors."""
         rows, outside = ledger.count()
-        if outside or ledger.facts().get("rows") != str(rows):
+        facts = ledger.facts()
+        if outside or facts.get("rows") != str(rows):
+            parts = {part for part, _, _ in ledger.live()}
+            for part in parts - {0}:  # the output itself was checked when it was opened
+                self._check(facts, part)
             self._format.merge(self.state / "merged", self._pieces(ledger), rows)
             flush(self.state)
             # From here on the merged file is the output, whatever its name still is.
-            ledger.merged({"pending": "1", "rows": str(rows)})
+            merged: dict[str, str | None] = {name: None for name in facts if name.startswith(FACT)}
+            merged[_fact(0)] = json.dumps(checksums(self._merged()))
+            ledger.merged({**merged, "pending": "1", "rows": str(rows)})
             self._replace(ledger)
         write_errors(self.path.with_suffix(".errors.jsonl"), ledger.errors())
 
@@ -104,6 +115,26 @@ class FileOutput:
     def _files(self) -> list[Path]:
         return files_at(self.path.with_suffix(""), self._format_class.suffixes)
 
+    def _merged(self) -> list[Path]:
+        return files_at(self.state / "merged", self._format_class.suffixes)
+
+    def _checksums(self, part: int) -> str:
+        return json.dumps(checksums(files_at(self._part(part), self._format_class.suffixes)))
+
+    def _check(self, facts: Mapping[str, str], part: int) -> None:
+        """Raise OutputDamaged unless a part's files are as they were written.
+
+        What an earlier version wrote has no checksums.
+        """
+        recorded = facts.get(_fact(part))
+        try:
+            whole = recorded is None or recorded == self._checksums(part)
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            where = f"a part of {self.path.name}" if part else self.path.name
+            raise OutputDamaged(f"{where} is damaged; use --fresh to start over")
+
     def _part(self, number: int) -> Path:
         return part_stem(self.state, number) if number else self.path.with_suffix("")
 
@@ -112,8 +143,7 @@ class FileOutput:
 
     def _replace(self, ledger: Ledger) -> None:
         """Rename the merged files; a run after a kill in here completes it."""
-        merged = files_at(self.state / "merged", self._format_class.suffixes)
-        for source, target in zip(merged, self._files(), strict=True):
+        for source, target in zip(self._merged(), self._files(), strict=True):
             if source.exists():
                 source.replace(target)
         flush(self.path.parent)
@@ -128,6 +158,11 @@ class FileOutput:
         except FileNotFoundError:
             return None
         return json.dumps([(each.st_size, each.st_mtime_ns) for each in stats])
+
+
+def _fact(part: int) -> str:
+    """The fact with the checksums of a part's files; part 0 is the output."""
+    return f"{FACT}{part}"
 
 
 def write_errors(path: Path, errors: Iterable[ErrorRecord]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 
 from multimodal_embedding_serving.bulk.items import Kind, absolute
 from multimodal_embedding_serving.bulk.job import Options, Tally, Watch, run
+from multimodal_embedding_serving.bulk.ledger import OutputDamaged
 from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import Model
 from multimodal_embedding_serving.bulk.output import FileOutput
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
 from multimodal_embedding_serving.types import Vector
+
+log = logging.getLogger(__name__)
 
 MAX_BLOCK_ROWS = 1 << 16
 """Compared at a time: 128 MB at 512 dimensions."""
@@ -75,13 +79,23 @@ class Index:
         self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
 
     async def renew(self, watch: Watch = lambda tally, total: None) -> Tally:
-        """Embed new and changed files, drop removed ones. Raises as `bulk.job.run`."""
+        """Embed new and changed files, drop removed ones; all of them if the index is damaged.
+
+        Raises as `bulk.job.run`.
+        """
+        try:
+            return await self._renew(watch)
+        except OutputDamaged as error:
+            log.warning("the index of %s is not as it was left (%s); building it again",
+                        self._folder.name, error.message.partition(";")[0])  # fmt: skip
+            return await self._renew(watch, fresh=True)
+
+    async def _renew(self, watch: Watch, *, fresh: bool = False) -> Tally:
         listing = Listing((str(self._folder),), kinds=self._kinds)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         options = Options(dtype="f16", removed="drop", recipe=self._recipe)
-        return await run(
-            listing, self._model, FileOutput(self._file), options, wait=True, watch=watch
-        )
+        output = FileOutput(self._file)
+        return await run(listing, self._model, output, options, fresh=fresh, wait=True, watch=watch)
 
     def best(self, query: Vector, top: int) -> list[Match]:
         """The most similar files, at most `top`."""

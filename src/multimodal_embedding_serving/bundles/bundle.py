@@ -2,9 +2,10 @@
 
 A bundle holds a graph for each tower (`text.xml` + `text.bin`, …), the tokenizer and
 `manifest.json`. It is written under a temporary name, checked, and then renamed, so that a killed
-conversion never leaves a bundle that looks valid. The manifest lists every file with its size and
-SHA-256, and the fingerprint: a hash over everything that decides the vectors (weights, structure,
-pooling, tokenizer, transforms), and over nothing else.
+conversion never leaves a bundle that looks valid. The manifest lists every file with its size,
+SHA-256 and checksum (see checksums.py), carries a checksum of itself, and the fingerprint: a hash
+over everything that decides the vectors (weights, structure, pooling, tokenizer, transforms), and
+over nothing else.
 """
 
 from __future__ import annotations
@@ -15,20 +16,29 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from multimodal_embedding_serving.bundles.checksums import checksums, open_json, seal_json
+from multimodal_embedding_serving.bundles.validation import (
+    MAX_DIMENSION,
+    check_fields,
+    check_files,
+    check_probes,
+    check_range,
+    check_transform,
+)
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import CHANGES, FAMILIES, find_family
 from multimodal_embedding_serving.types import Modality
 
-FORMAT = 2
-OLDER_FORMATS = (1,)
-"""Read as well: format 1 has no probes."""
+FORMAT = 3
+OLDER_FORMATS = (1, 2)
+"""Read as well: format 2 has no checksums but SHA-256, format 1 has no probes either."""
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial-"
 STORED = ("f32", "f16", "int8-weights", "int4-weights", "int8")
@@ -68,7 +78,7 @@ class Manifest:
     tokenizer: str | None = None
     """The tokenizer's file."""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Every other file of the folder: {"sha256": …, "size": bytes}."""
+    """Every other file of the folder: {"sha256": …, "size": bytes, "xxh3": its checksum}."""
     fingerprint: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """The accuracy report: cosines of the stored graphs to the float32 ones, on the probe set."""
@@ -93,20 +103,57 @@ class Manifest:
         return CHANGES.get(self.family, ())[self.rules :]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return seal_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises BundleError where the text is not a manifest of this format."""
+        """Raises BundleError where the text is not a manifest of this format, with the field."""
         try:
             data = json.loads(text)
+            if not isinstance(data, dict):
+                raise BundleError(f"{MANIFEST} is not an object")
             check_format(data.get("format"), FORMAT, OLDER_FORMATS)
-            if "min_dimension" not in data:  # earlier versions derived it from the family
-                data["min_dimension"] = _family_min_dimension(data["family"])
-            data["towers"] = {name: TowerManifest(**t) for name, t in data["towers"].items()}
-            return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BundleError(f"{MANIFEST} is malformed: {type(error).__name__}") from None
+            if data["format"] == FORMAT:
+                data = open_json(text)
+        except (ValueError, RecursionError) as error:
+            reason = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise BundleError(f"{MANIFEST} is damaged: {reason}") from None
+        try:
+            _validate(data)
+        except BundleError as error:
+            raise BundleError(f"{MANIFEST}: {error.message}") from None
+        if "min_dimension" not in data:  # earlier versions derived it from the family
+            data["min_dimension"] = _family_min_dimension(data["family"])
+        towers = {name: TowerManifest(**tower) for name, tower in data["towers"].items()}
+        return cls(**{**data, "towers": towers})
+
+
+def _validate(data: dict[str, Any]) -> None:
+    """Check every field of a manifest. Raises BundleError with the field."""
+    check_fields(Manifest, data, "it")
+    if data["precision"] not in STORED:
+        raise BundleError(f"precision is not one of {', '.join(STORED)}")
+    dimension = data["dimension"]
+    check_range(dimension, 1, MAX_DIMENSION, "dimension")
+    if data.get("min_dimension") is not None:
+        check_range(data["min_dimension"], 1, dimension, "min_dimension")
+    if not data["towers"]:
+        raise BundleError("towers is empty")
+    files = data.get("files", {})
+    check_files(files, MANIFEST, fast=data["format"] == FORMAT)
+    for modality, tower in data["towers"].items():
+        where = f"towers.{modality}"
+        check_transform(modality, check_fields(TowerManifest, tower, where)["transform"], where)
+        graph = tower["graph"]
+        for name in (graph, f"{graph.removesuffix('.xml')}.bin"):
+            if not graph.endswith(".xml") or name not in files:
+                raise BundleError(f"{where}.graph: {name[:60]} is not in the list of files")
+    if data.get("tokenizer") is not None and data["tokenizer"] not in files:
+        raise BundleError("tokenizer is not in the list of files")
+    for modality, entry in data.get("probes", {}).items():
+        if modality not in data["towers"]:
+            raise BundleError(f"probes.{modality[:40]} belongs to no tower")
+        check_probes(modality, entry, dimension)
 
 
 def check_format(version: object, current: int, older: Sequence[int] = ()) -> None:
@@ -169,6 +216,8 @@ class Bundle:
             manifest = Manifest.from_json((path / MANIFEST).read_text("utf-8"))
         except OSError:
             raise BundleError(f"{path.name}: cannot read {MANIFEST}") from None
+        except UnicodeDecodeError:
+            raise BundleError(f"{path.name}: {MANIFEST} is damaged: not UTF-8") from None
         except BundleError as error:
             raise BundleError(f"{path.name}: {error.message}") from None
         for name, facts in manifest.files.items():
@@ -180,18 +229,62 @@ class Bundle:
                     f"{path.name}: {name} is truncated or was modified: its size differs "
                     "from the manifest"
                 )
-        for tower in manifest.towers.values():
-            if tower.graph not in manifest.files:
-                raise BundleError(
-                    f"{path.name}: {tower.graph} is not in the manifest's list of files"
-                )
         return cls(path, manifest)
 
+    def check(self, names: Collection[str] | None = None) -> None:
+        """Compare the checksums of the files, or of those `names`, with the manifest's.
+
+        A bundle of an earlier format has only SHA-256. Raises BundleError with the first file that
+        differs.
+        """
+        files = {
+            name: facts
+            for name, facts in self.manifest.files.items()
+            if names is None or name in names
+        }
+        if self.manifest.format < FORMAT:
+            self._verify_files(files)
+            return
+        try:
+            actual = checksums([self.path / name for name in files])
+        except OSError as error:
+            raise BundleError(
+                f"{self.path.name}: cannot read its files: {error.strerror}"
+            ) from None
+        for (name, facts), digest in zip(files.items(), actual, strict=True):
+            if digest != facts["xxh3"]:
+                raise BundleError(f"{self.path.name}: {name} is damaged: its checksum differs")
+
     def verify(self) -> None:
-        """Hash every file. Raises BundleError with the first file that differs."""
-        for name, facts in self.manifest.files.items():
-            if hash_file(self.path / name) != facts["sha256"]:
+        """Compare every SHA-256 and the fingerprint with the manifest's.
+
+        Raises BundleError with the first file that differs.
+        """
+        self._verify_files(self.manifest.files)
+        manifest = self.manifest
+        identity = fingerprint(manifest.towers, self.tokenizer, manifest.precision)
+        if identity != manifest.fingerprint:
+            raise BundleError(f"{self.path.name}: {MANIFEST} is damaged: its fingerprint differs")
+
+    def _verify_files(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, facts in files.items():
+            try:
+                digest = hash_file(self.path / name)
+            except OSError as error:
+                raise BundleError(
+                    f"{self.path.name}: cannot read {name}: {error.strerror}"
+                ) from None
+            if digest != facts["sha256"]:
                 raise BundleError(f"{self.path.name}: {name} was modified: its SHA-256 differs")
+
+    def hash_files(self) -> dict[str, dict[str, Any]]:
+        """The manifest's `files` with the checksums that an earlier format lacks."""
+        files = self.manifest.files
+        digests = checksums([self.path / name for name in files])
+        return {
+            name: {**facts, "xxh3": digest}
+            for (name, facts), digest in zip(files.items(), digests, strict=True)
+        }
 
     def graph(self, modality: Modality) -> Path:
         return self.path / self.manifest.towers[modality].graph
@@ -219,7 +312,10 @@ def settle(folder: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     for path in paths:
         _flush(path)
-    return {path.name: {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
+    return {
+        path.name: {"sha256": hash_file(path), "size": path.stat().st_size, "xxh3": digest}
+        for path, digest in zip(paths, checksums(paths), strict=True)
+    }
 
 
 def seal(

@@ -17,17 +17,27 @@ if TYPE_CHECKING:
 Open = Annotated[
     bool, typer.Option("--open", help="Load the model as well; download and convert it if needed.")
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="Hash the installed files, every converted model and what was compiled."
+    ),
+]
 
 
 def doctor(
-    model: Model = None, device: Device = None, open_model: Open = False, as_json: Json = False
+    model: Model = None,
+    device: Device = None,
+    open_model: Open = False,
+    verify: Verify = False,
+    as_json: Json = False,
 ) -> None:
     """Check devices, folders, hub, model and settings (exit 0: healthy, 1: broken)."""
     from multimodal_embedding_serving.diagnostics.doctor import examine
 
     settings = Settings.from_env(model=model, device=device)
     findings: list[Finding] = []
-    for finding in examine(settings, open_model=open_model):
+    for finding in examine(settings, open_model=open_model, verify=verify):
         if not as_json:
             _show(finding, findings[-1].topic if findings else "")
         findings.append(finding)

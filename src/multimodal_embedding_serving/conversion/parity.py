@@ -28,7 +28,7 @@ from multimodal_embedding_serving.bundles.bundle import Bundle, Manifest
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.probe_inputs import by_length, probe_rows
-from multimodal_embedding_serving.conversion.probes import Probes
+from multimodal_embedding_serving.conversion.probes import Probes, read_probes
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.numpy_ops import NumpyOps
@@ -36,7 +36,14 @@ from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
 from multimodal_embedding_serving.graph.runtime import ov
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings
-from multimodal_embedding_serving.types import Modality, Progress, Row, Vectors, ignore_progress
+from multimodal_embedding_serving.types import (
+    Graph,
+    Modality,
+    Progress,
+    Row,
+    Vectors,
+    ignore_progress,
+)
 
 BOUNDS: Mapping[str, float | None] = {
     "f32": 0.99999,
@@ -51,6 +58,15 @@ BOUNDS: Mapping[str, float | None] = {
 BATCH_BOUNDS: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.9999, "quantized": 0.999}
 """Lowest cosine of an item alone to the same item in a batch, by inference precision, or for
 dynamically quantized activations."""
+
+
+OPENING_PROBES: Mapping[Modality, int] = {"image": 1, "text": 2}
+"""How many probes each opening runs: the shortest ones."""
+RESIZED_BOUND = 0.99
+"""For images that this machine's Pillow rounds differently than the one that converted."""
+MIN_UNBOUND_COSINE, UNBOUND_MARGIN = 0.8, 0.01
+"""For 4-bit weights, whose cosine is only reported: a form that nobody measured, and the distance
+between the batches of two checks."""
 
 
 class ParityFailed(BundleError):
@@ -145,6 +161,56 @@ def check_bundle(
         served = run_served(bundle, modality, settings, fitting.rows, shape)
         figures[modality] = assess(bundle.manifest, modality, served, fitting)
     return figures
+
+
+def check_opened(
+    graph: Graph,
+    bundle: Bundle,
+    modality: Modality,
+    shape: StaticShape | None = None,
+    parity: Mapping[str, Any] | None = None,
+) -> None:
+    """Compare an opened graph's vectors with the manifest's, as the accuracy check does.
+
+    Two probes are enough to find a damaged blob or weight; where they miss the bound, all of them
+    decide, in the batches in which the form was chosen. `parity` has the figures of that choice.
+    Raises ParityFailed.
+    """
+    bound = opening_bound(bundle.manifest, modality, graph.precision, parity or {})
+    stored = read_probes(bundle, modality)
+    if stored is None and (stored := read_probes(bundle, modality, exact=False)) is not None:
+        bound = min(bound, RESIZED_BOUND)
+    if stored is None:  # a bundle that gets its probes later
+        return
+    probes = fit(stored, shape)
+    order = sorted(range(len(probes.rows)), key=lambda place: len(probes.rows[place]))
+    few = order[: OPENING_PROBES[modality]]
+    for places in (few, order):
+        rows = [probes.rows[place] for place in places]
+        vectors, expected = by_length(graph, rows), probes.vectors[places]
+        if vectors.shape != expected.shape:
+            raise ParityFailed(
+                f"{bundle.manifest.model}: the {modality} tower returns vectors of "
+                f"{vectors.shape[-1]} dimensions, not {expected.shape[-1]}"
+            )
+        least = float(cosines_of(vectors, expected).min())
+        if least >= bound:  # not so for NaN
+            return
+    raise ParityFailed(
+        f"{bundle.manifest.model}: the vectors of the {modality} tower differ from those in its "
+        f"manifest: cosine {least:.5f} < {bound:.5f}"
+    )
+
+
+def opening_bound(
+    manifest: Manifest, modality: Modality, inference: str, parity: Mapping[str, Any]
+) -> float:
+    """The bound of the form that is served; where it has none, just below what was measured."""
+    bound = least_bound(manifest.precision, inference)
+    if bound is not None:
+        return bound
+    figures = parity.get(modality) or manifest.parity.get(modality) or {}
+    return float(figures.get("minimum", MIN_UNBOUND_COSINE)) - UNBOUND_MARGIN
 
 
 def fit(probes: Probes, shape: StaticShape | None) -> Probes:

@@ -1,9 +1,10 @@
 """The probe set of a bundle: inputs and their float32 vectors, kept in its manifest.
 
 A conversion computes the vectors from the checkpoint's float32 weights. Every machine that serves
-the bundle compares its own vectors with them (see serving_form.py), so that no checkpoint is needed
-for that. A bundle of an earlier version has none: they are computed once from its stored weights,
-in f32 and without dynamic quantization, and written into its manifest.
+the bundle compares its own vectors with them: all of them when it chooses a form to serve it in
+(see serving_form.py), a few at every opening, so that no checkpoint is needed for that. A bundle of
+an earlier version has none: they are computed once from its stored weights, in f32 and without
+dynamic quantization, and written into its manifest.
 """
 
 from __future__ import annotations
@@ -64,26 +65,25 @@ def hash_rows(rows: Sequence[Row]) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(row).tobytes() for row in rows)).hexdigest()
 
 
-def read_probes(bundle: Bundle, modality: Modality) -> Probes | None:
-    """A tower's probes in a manifest; None where they are missing, malformed, or differ here.
+def read_probes(bundle: Bundle, modality: Modality, *, exact: bool = True) -> Probes | None:
+    """A tower's probes in a manifest; None where they are missing, or if `exact` differ here.
 
     Images are resized by Pillow, and a release of it may round differently.
     """
     manifest = bundle.manifest
-    try:
-        entry = manifest.probes[modality]
-        data = np.frombuffer(base64.b64decode(entry["vectors"]), "<f4")
-        vectors = data.reshape(-1, manifest.dimension).astype(np.float32)
-        rows: Sequence[Row]
-        if isinstance(entry["inputs"], str):
-            rows = probe_rows(modality, manifest.towers[modality].transform, bundle.tokenizer)
-            if hash_rows(rows) != entry["inputs"]:
-                return None
-        else:
-            rows = [np.array(ids, np.int32) for ids in entry["inputs"]]
-        return Probes(rows, vectors, entry["reference"]) if len(rows) == len(vectors) else None
-    except (KeyError, ValueError, TypeError):
+    entry = manifest.probes.get(modality)
+    if entry is None:
         return None
+    data = np.frombuffer(base64.b64decode(entry["vectors"]), "<f4")
+    vectors = data.reshape(-1, manifest.dimension).astype(np.float32)
+    rows: Sequence[Row]
+    if isinstance(entry["inputs"], str):
+        rows = probe_rows(modality, manifest.towers[modality].transform, bundle.tokenizer)
+        if exact and hash_rows(rows) != entry["inputs"]:
+            return None
+    else:
+        rows = [np.array(ids, np.int32) for ids in entry["inputs"]]
+    return Probes(rows, vectors, entry["reference"]) if len(rows) == len(vectors) else None
 
 
 def compute_probes(bundle: Bundle, modality: Modality) -> Probes:
@@ -96,24 +96,32 @@ def compute_probes(bundle: Bundle, modality: Modality) -> Probes:
     return Probes(rows, vectors, STORED_WEIGHTS)
 
 
-def add_probes(bundle: Bundle) -> Bundle:
-    """The bundle with probes, in the current format; written to its folder where that is possible.
+def upgrade(bundle: Bundle) -> Bundle:
+    """The bundle in the current format, with probes and checksums; written where that is possible.
 
-    The vectors, the fingerprint and every other file stay as they are.
+    The vectors, the fingerprint and every other file stay as they are. Raises BundleError where a
+    file of an earlier format no longer has its SHA-256.
     """
     known = bundle.manifest.probes
     missing = [modality for modality in bundle.manifest.towers if modality not in known]
     if not missing and bundle.manifest.format == FORMAT:
         return bundle
+    if bundle.manifest.format < FORMAT:
+        bundle.verify()
     computed = {each: compute_probes(bundle, each).to_manifest() for each in missing}
-    manifest = dataclasses.replace(bundle.manifest, probes={**known, **computed}, format=FORMAT)
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        probes={**known, **computed},
+        files=bundle.hash_files(),
+        format=FORMAT,
+    )
     try:
         with locked(bundle.path.parent / LOCK).acquire(timeout=LOCK_SECONDS):
             rewrite_manifest(bundle.path, manifest)
-        log.info("%s: added probe vectors to the bundle (format %d)", manifest.model, FORMAT)
+        log.info("%s: added probe vectors and checksums (format %d)", manifest.model, FORMAT)
     except (OSError, Timeout) as error:
         reason = getattr(error, "strerror", None) or "another process holds its lock"
-        log.warning("%s: could not write probe vectors: %s", bundle.path.name, reason)
+        log.warning("%s: could not write probe vectors and checksums: %s", bundle.path.name, reason)
     return Bundle(bundle.path, manifest)
 
 

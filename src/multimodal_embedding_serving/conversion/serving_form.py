@@ -31,6 +31,7 @@ from multimodal_embedding_serving.backends.quantization import (
     multiplies_int8,
 )
 from multimodal_embedding_serving.bundles.bundle import Bundle
+from multimodal_embedding_serving.bundles.checksums import open_json, seal_json
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.conversion.parity import (
     Check,
@@ -47,7 +48,7 @@ from multimodal_embedding_serving.types import Modality, Progress, ignore_progre
 log = logging.getLogger(__name__)
 
 FILES = "accuracy-"
-VERSION = 1
+VERSION = 2
 """Of the check and of its file: another one measures again."""
 
 
@@ -219,10 +220,12 @@ def read_steps(bundle: Bundle, settings: Settings) -> list[Step] | None:
     if not settings.model_cache or not any(_folder(bundle, settings).glob(f"{FILES}*")):
         return None
     try:
-        steps = [
-            Step(**each) for each in json.loads(_place(bundle, settings).read_bytes())["steps"]
-        ]
-    except (OSError, ValueError, TypeError, KeyError):
+        content = open_json(_place(bundle, settings).read_bytes())
+        steps = [Step(**each) for each in content["steps"]]
+    except OSError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        log.warning("the accuracy figures of this machine are damaged; measuring them again")
         return None
     return steps if steps and steps[-1].failure is None else None
 
@@ -240,7 +243,7 @@ def save_steps(bundle: Bundle, settings: Settings, steps: Sequence[Step]) -> Non
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        partial.write_text(seal_json(content), "utf-8")
         partial.replace(place)
     except OSError as error:
         log.warning("could not save the accuracy figures of this machine: %s", error.strerror)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.catalog import ModelSpec
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.convert import convert
-from multimodal_embedding_serving.conversion.probes import add_probes
+from multimodal_embedding_serving.conversion.probes import upgrade
 from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
 from multimodal_embedding_serving.conversion.serving_form import find_notices
 from multimodal_embedding_serving.conversion.torch_model import load_torch_model
@@ -40,6 +40,10 @@ from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
+
+BACKGROUND_BYTES = 2 * 10**9
+"""Only a larger bundle is checked in the background: a smaller one takes under a second."""
+REINSTALL = "reinstall multimodal-embedding-serving"
 
 
 def load_model(
@@ -50,7 +54,7 @@ def load_model(
     Raises what `load_bundle` or `load_torch_model` raises.
     """
     if settings.use_openvino:
-        return add_probes(load_bundle(settings, progress, access=access))
+        return upgrade(load_bundle(settings, progress, access=access))
     return load_torch_model(settings, progress, access)
 
 
@@ -68,7 +72,7 @@ def load_bundle(
     """
     resolved = resolve_model(settings)
     if resolved.bundle is not None:
-        return Bundle.load(resolved.bundle)
+        return open_ready(resolved, resolved.bundle, settings)
     if not force and (bundle := find_converted(resolved, settings)):
         _remove_leftovers_unless_in_use(resolved.model_dir)
         return bundle
@@ -89,12 +93,12 @@ def _remove_leftovers_unless_in_use(model_dir: Path) -> None:
 def find_bundle(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
     """The local bundle that serves these settings, or None. Raises BundleError."""
     if resolved.bundle is not None:
-        return Bundle.load(resolved.bundle)
+        return open_ready(resolved, resolved.bundle, settings)
     return find_converted(resolved, settings)
 
 
 def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None:
-    """A bundle in the model's folder that serves these settings, or None if none loads."""
+    """A bundle in the model's folder that serves these settings, or None if none is whole."""
     acceptable = _acceptable(settings, resolved.spec)
     fallbacks = [] if settings.precision in STORED else ["f16", "f32"]
     for precision in dict.fromkeys([*acceptable, *fallbacks]):
@@ -102,12 +106,45 @@ def find_converted(resolved: ResolvedModel, settings: Settings) -> Bundle | None
         if (folder / MANIFEST).is_file():
             try:
                 bundle = Bundle.load(folder)
+                if precision in acceptable or bundle.manifest.fallback_from in acceptable:
+                    check_files(bundle, settings)
+                    return bundle
             except BundleError as error:
                 log.warning("%s; converting it again", error.message)
-                continue
-            if precision in acceptable or bundle.manifest.fallback_from in acceptable:
-                return bundle
     return None
+
+
+def open_ready(resolved: ResolvedModel, folder: Path, settings: Settings) -> Bundle:
+    """A bundle that no conversion replaces. Raises BundleError, which says what to do instead."""
+    try:
+        bundle = Bundle.load(folder)
+        check_files(bundle, settings)
+    except BundleError as error:
+        shipped = resolved.spec is not None
+        remedy = REINSTALL if shipped else "copy or convert the model again"
+        raise BundleError(f"{error.message}; {remedy}") from None
+    return bundle
+
+
+def check_files(bundle: Bundle, settings: Settings) -> None:
+    """Compare a bundle's files with its manifest, as EMBEDDING_VERIFY says.
+
+    Weights that are to be checked in the background are left out. Raises BundleError.
+    """
+    if settings.verify == "off":
+        log.warning(
+            "EMBEDDING_VERIFY=off: the files of %s are used unchecked", bundle.manifest.model
+        )
+        return
+    deferred = weights_to_check_later(bundle, settings)
+    bundle.check([name for name in bundle.manifest.files if name not in deferred])
+
+
+def weights_to_check_later(bundle: Bundle, settings: Settings) -> Collection[str]:
+    """The files that EMBEDDING_VERIFY=background checks once the model is open."""
+    if settings.verify != "background" or bundle.size <= BACKGROUND_BYTES:
+        return ()
+    return {bundle.weights(modality).name for modality in bundle.manifest.towers}
 
 
 @contextlib.contextmanager

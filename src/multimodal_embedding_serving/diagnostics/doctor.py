@@ -25,6 +25,7 @@ from multimodal_embedding_serving.checkpoints.hub import describe_client, missin
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
+from multimodal_embedding_serving.diagnostics.integrity import Damage, find_damage
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
 from multimodal_embedding_serving.monitoring.memory import free_memory
@@ -55,8 +56,14 @@ class Finding:
 Check = Callable[[Settings], Iterator[Finding]]
 
 
-def examine(settings: Settings, *, open_model: bool = False) -> Iterator[Finding]:
-    """Yield the findings one by one. `open_model`: load the model, too, and run its self-test."""
+def examine(
+    settings: Settings, *, open_model: bool = False, verify: bool = False
+) -> Iterator[Finding]:
+    """Yield the findings one by one.
+
+    `open_model`: load the model, too, and run its self-test. `verify`: hash what is installed and
+    every converted model.
+    """
     checks: list[Check] = [
         versions,
         devices,
@@ -69,6 +76,8 @@ def examine(settings: Settings, *, open_model: bool = False) -> Iterator[Finding
     ]
     for check in checks:
         yield from check(settings)
+    if verify:
+        yield from integrity(settings)
     if open_model:
         yield from trial(settings)
 
@@ -278,6 +287,13 @@ def _is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def integrity(settings: Settings) -> Iterator[Finding]:
+    """Whether the installed package, the converted models and what was compiled are whole."""
+    for each in find_damage(settings):
+        state: State = "broken" if isinstance(each, Damage) else "ok"
+        yield Finding("integrity", each.name, each.value, state)
 
 
 def trial(settings: Settings) -> Iterator[Finding]:

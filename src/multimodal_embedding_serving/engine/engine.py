@@ -11,8 +11,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -21,8 +30,9 @@ import numpy as np
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import ItemResult, Tower
+from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.serving_form import choose_form
-from multimodal_embedding_serving.conversion.store import load_model
+from multimodal_embedding_serving.conversion.store import load_model, weights_to_check_later
 from multimodal_embedding_serving.engine.arguments import argument_names, read_settings
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import (
@@ -32,6 +42,7 @@ from multimodal_embedding_serving.engine.results import (
     set_index,
 )
 from multimodal_embedding_serving.errors import (
+    BundleError,
     DeadlineExceeded,
     DimensionsNotAllowed,
     EmbeddingError,
@@ -133,8 +144,19 @@ class Engine(Embedder, AsyncEmbedder):
         loader = ModelLoader(loaded_model, settings, media, metrics, form=form)
         towers = loader.open()
         info = loader.describe(towers)
-        engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=loader.open)
+
+        def reopen() -> Mapping[Modality, Tower]:
+            if isinstance(loaded_model, Bundle) and settings.verify != "off":
+                loaded_model.check()
+            return loader.open()
+
+        engine = cls(info, towers, settings, media=media, metrics=metrics, reopen=reopen)
         loader.on_broken = engine.reopen
+        if isinstance(loaded_model, Bundle) and (
+            names := weights_to_check_later(loaded_model, settings)
+        ):
+            check = partial(engine.check_in_background, loaded_model, names)
+            threading.Thread(target=check, name="verify", daemon=True).start()
         return engine
 
     def __repr__(self) -> str:
@@ -397,13 +419,26 @@ class Engine(Embedder, AsyncEmbedder):
         thread.start()
         return thread
 
+    def check_in_background(self, bundle: Bundle, names: Collection[str]) -> None:
+        """Compare files with their checksums while requests are served; damage ends that."""
+        try:
+            bundle.check(names)
+        except BundleError as error:
+            log.error("%s", error.message)
+            self.reopen()
+        else:
+            log.info("%s: the weights are as they were converted", bundle.manifest.model)
+
     def _rebuild(self) -> None:
         broken = list(self.towers.values())
         self.dead = True
-        if self._open_towers is not None:
-            self.towers = dict(self._open_towers())
-            self.dead = False
-            self.healthy = not self._closed
+        try:
+            if self._open_towers is not None:
+                self.towers = dict(self._open_towers())
+                self.dead = False
+                self.healthy = not self._closed
+        except EmbeddingError as error:
+            log.error("could not reload the model: %s", error.message)
         for tower in broken:
             tower.close()
 

@@ -25,6 +25,7 @@ from multimodal_embedding_serving.batching.replica import OpenReplica
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
+from multimodal_embedding_serving.conversion.parity import ParityFailed, check_opened
 from multimodal_embedding_serving.conversion.serving_form import ServingForm
 from multimodal_embedding_serving.engine.cache import TowerCache, VectorCache
 from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
@@ -236,7 +237,7 @@ class ModelLoader:
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
         if shape is not None:
             batch = 1
-        graph, prepare = compile_tower(self._model, modality, settings, shape), prepare_with(None)
+        graph, prepare = self._open_graph(modality, settings, shape), prepare_with(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
             graph,
@@ -257,6 +258,29 @@ class ModelLoader:
             window=window,
             slice_size=slice_size,
         )
+
+    def _open_graph(
+        self, modality: Modality, settings: Settings, shape: StaticShape | None
+    ) -> Graph:
+        """A tower's graph whose vectors are those of the manifest.
+
+        If they are not, it is compiled once more without what earlier starts left.
+        """
+        graph = compile_tower(self._model, modality, settings, shape)
+        if not isinstance(self._model, Bundle):
+            return graph
+        try:
+            check_opened(graph, self._model, modality, shape, self._form.parity)
+        except ParityFailed as error:
+            graph.close()
+            if not settings.model_cache:
+                raise
+            log.warning("%s; compiling it again", error.message)
+            graph = compile_tower(
+                self._model, modality, replace(settings, model_cache=False), shape
+            )
+            check_opened(graph, self._model, modality, shape, self._form.parity)
+        return graph
 
     def _replica_opener(
         self, modality: Modality, settings: Settings, prepare: Prepare
@@ -279,7 +303,15 @@ class ModelLoader:
                 return None
             # Reading a compiled graph from OpenVINO's cache would set the C locale for a moment,
             # while other threads are at work; compiling doesn't.
-            copy = compile_tower(model, modality, replace(settings, model_cache=False))
+            uncached = replace(settings, model_cache=False)
+            try:
+                if settings.verify != "off":  # since the model was opened, hours may have passed
+                    model.check([model.graph(modality).name, model.weights(modality).name])
+                copy = compile_tower(model, modality, uncached)
+                check_opened(copy, model, modality, parity=self._form.parity)
+            except BundleError as error:
+                log.error("%s; serving without an interactive replica", error.message)
+                return None
             self_test(copy, prepare, modality)
             log.info("%s: the interactive replica is open", modality)
             return copy
