@@ -48,7 +48,7 @@ def layouts(measured: Measured) -> Iterator[Row]:
     """Each family in each layout of its rows: the least figure of them in float32."""
     least: dict[tuple[str, str, str], float] = {}
     for (row, layout, oracle), cells in measured.items():
-        if row not in {spec.id for spec in MODELS}:
+        if row not in {spec.name for spec in MODELS}:
             continue  # a form, which has a row of its own
         library = re.split(r"_torch|,? [\d(]|, ", oracle)[0]
         key = resolve(row).family, f"{layout} layout, as in the catalog", library

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from PIL import Image
 
 END = b"\xff\xd9"
-TAILS = [bytes([byte]) * 64 for byte in (0x55, 0xAA, 0x00, 0xF7, 0x31, 0xCE)]
+TAILS = [bytes([byte]) * 4096 for byte in (0x55, 0xAA, 0x00, 0xF7, 0x31, 0xCE)]
 """Continuations of the compressed data that begin with different bits. With two of them, 3 of 216
-truncated files decoded to the same wrong last block twice; with these, none did."""
+truncated files decoded to the same wrong last block twice; with these, none did. They are longer
+than the blocks that are decoded together (10 at most): after the end, libjpeg reads zeros."""
+RESTARTS = [b"\xff" + bytes([0xD0 + number]) + TAILS[number % 6] for number in range(8)]
+"""Continuations for a file that was cut before a restart marker: without the right one, libjpeg
+skips them all. 0xDD defines the interval of such markers."""
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 """A marker; within compressed data, FF00 is the byte FF and FFD0 to FFD7 are restart markers."""
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -27,7 +31,8 @@ def load_unterminated(data: bytes, open_jpeg: Callable[[bytes], Image.Image]) ->
 
     libjpeg asks for more data before it can tell whether it needs them, and if it is given an end
     marker, it fills what is missing with gray without an error. But an image that is the same
-    whatever comes next has all its data: it is decoded with several continuations and compared.
+    whatever comes next has all its data: it is decoded with several continuations and compared,
+    including what the last blocks hold beyond the edges.
 
     Raises OSError if the image is truncated.
     """
@@ -35,13 +40,35 @@ def load_unterminated(data: bytes, open_jpeg: Callable[[bytes], Image.Image]) ->
     if not has_all_scans(data):
         raise OSError("image file is truncated")
     checksums = set()
-    for tail in TAILS:
-        image = open_jpeg(data + tail + END)  # rebinding the name frees the image before
+    whole_blocks = _to_whole_blocks(data)
+    for tail in TAILS + (RESTARTS if b"\xff\xdd" in data else []):
+        image = open_jpeg(whole_blocks + tail + END)  # rebinding the name frees the image before
         image.load()
         checksums.add(_checksum(image))
         if len(checksums) > 1:
             raise OSError("image file is truncated")
+    image = open_jpeg(data + TAILS[0] + END)
+    image.load()
     return image
+
+
+def _to_whole_blocks(data: bytes) -> bytes:
+    """The JPEG with its sides rounded up to a multiple of 8 pixels: the same blocks, all visible.
+
+    Of a side of 33 pixels, the last block shows one column, which many continuations share.
+    """
+    out, place = bytearray(data), 2
+    while found := MARKER.search(data, place):
+        marker, place = found[1][0], found.end()
+        if marker in FRAMES and place + 7 <= len(data):
+            sides = struct.unpack_from(">HH", data, place + 3)
+            struct.pack_into(
+                ">HH", out, place + 3, *(min(-(-each // 8) * 8, 65528) for each in sides)
+            )
+        if place + 2 > len(data):
+            break
+        place += struct.unpack_from(">H", data, place)[0]
+    return bytes(out)
 
 
 def has_all_scans(data: bytes) -> bool:
