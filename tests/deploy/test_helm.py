@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from multimodal_embedding_serving.settings import Settings
+from tests.deploy.helm_process import HelmError, lint_chart, render_chart
 from tests.lazy import lazy
 
-helm = lazy("helm_python")
 kubernetes_validate = lazy("kubernetes_validate")
 pytestmark = pytest.mark.skipif(
     find_spec("helm_python") is None, reason="helm-python-sdk is not installed"
 )
 
-CHART = Path(__file__).parent.parent.parent / "deploy" / "helm" / "multimodal-embedding-ms"
 MODEL = {"embeddingModelName": "CLIP/clip-vit-b-32"}
 DEVICE_PLUGIN = {"GPU": "gpu.intel.com/i915", "NPU": "npu.intel.com/accel"}
 
@@ -81,7 +79,7 @@ videoFrameLogLevel: INFO
 
 def render(values: dict[str, Any]) -> dict[str, Any]:
     """The resources by kind, each valid by the schemas of the API."""
-    texts = helm.Chart.load(CHART).render(values=values, name="release", namespace="default")
+    texts = render_chart(values)
     resources = [each for text in texts.values() for each in yaml.safe_load_all(text) if each]
     for each in resources:
         kubernetes_validate.validate(each, "1.31", strict=True)
@@ -90,13 +88,13 @@ def render(values: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("values", [MODEL, yaml.safe_load(INTELS_VALUES)])
 def test_the_chart_is_linted(values: dict[str, Any]) -> None:
-    report = helm.lint(CHART, values, strict=True)
+    report = lint_chart(values)
     serious = [each for each in report["messages"] if each["severity"] > 1]
     assert (serious, report["errors"]) == ([], [])
 
 
 def test_the_linter_would_find_a_fault() -> None:
-    report = helm.lint(CHART, {**MODEL, "inferBatchSise": 3}, strict=True)
+    report = lint_chart({**MODEL, "inferBatchSise": 3})
     assert any("inferBatchSise" in each["error"] for each in report["messages"])
 
 
@@ -129,7 +127,7 @@ def test_an_accelerator_brings_its_resource_image_and_groups(device: str) -> Non
     assert container["image"] == "multimodal-embedding-serving:gpu"
     assert 44 in pod["securityContext"]["supplementalGroups"]
     assert Settings.from_env(found["ConfigMap"]["data"]).device == device
-    with pytest.raises(helm.HelmError, match="device plugin's resource"):
+    with pytest.raises(HelmError, match="device plugin's resource"):
         render({**MODEL, "embeddingDevice": f"{device}.0"})
 
 
@@ -162,7 +160,7 @@ def test_intels_values_are_obeyed() -> None:
 
 
 def test_without_a_model_it_says_what_to_set() -> None:
-    with pytest.raises(helm.HelmError, match="Set embeddingModelName"):
+    with pytest.raises(HelmError, match="Set embeddingModelName"):
         render({})
 
 
