@@ -149,33 +149,33 @@ TRAPS = {
     ),
     "the EXIF orientation is overlooked": Trap(
         "media/image.py",
-        "return image if transposition is None else image.transpose(transposition)",
-        "return image",
+        "_to_rgb(image if transposition is None else image.transpose(transposition))",
+        "_to_rgb(image)",
         f"{PICTURES}::test_an_exif_orientation_is_applied",
     ),
     "sixteen bits are clipped": Trap(
         "media/image.py",
-        "_gray((np.asarray(image) >> 8).astype(np.uint8))",
-        "_gray(np.minimum(np.asarray(image), 255).astype(np.uint8))",
+        "(np.asarray(image) >> 8).astype(np.uint8)",
+        "np.minimum(np.asarray(image), 255).astype(np.uint8)",
         f"{PICTURES}::test_sixteen_bit_grey_loses_its_low_byte_in_files_images_and_arrays",
     ),
     "floats are clipped": Trap(
         "media/image.py",
-        "_gray(normalize_range(np.asarray(image)))",
-        'image.convert("L").convert("RGB")',
-        f"{PICTURES}::test_floats_and_deep_integers_are_stretched_by_their_own_range",
+        "Image.fromarray(normalize_range(np.asarray(image)))",
+        'image.convert("L")',
+        f"{PICTURES}::test_pillow_images_of_floats_and_deep_integers_are_stretched_by_their_own_range",
     ),
     "alpha is composited on white": Trap(
         "media/image.py",
-        'return image if mode == "RGB" else image.convert("RGB")',
+        'return image if image.mode == "RGB" else image.convert("RGB")',
         'white = Image.new("RGBA", image.size, "white")\n'
         '    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")',
         f"{PICTURES}::test_alpha_is_dropped_and_not_composited",
     ),
     "palettes and CMYK become grey": Trap(
         "media/image.py",
-        'return image if mode == "RGB" else image.convert("RGB")',
-        'return image if mode == "RGB" else image.convert("L").convert("RGB")',
+        'return image if image.mode == "RGB" else image.convert("RGB")',
+        'return image if image.mode == "RGB" else image.convert("L").convert("RGB")',
         f"{PICTURES}::test_every_kind_of_file_shows_the_same_image",
     ),
     "vectors that are no numbers pass": Trap(

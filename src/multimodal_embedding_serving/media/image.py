@@ -325,8 +325,7 @@ def _from_array(
     height, width = pixels.shape[:2]
     _check_size((width, height), limits)
     reserve(height * width * (8 if copied or pixels.ndim == 2 else 4))
-    image = Image.fromarray(np.ascontiguousarray(to_uint8(pixels)))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(to_uint8(pixels))))
 
 
 def choose_jpeg_decode(settings: Settings) -> JpegDecode:
