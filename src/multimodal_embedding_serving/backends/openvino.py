@@ -172,6 +172,9 @@ def lists_group(device: str) -> bool:
     if VIRTUAL.match(device):
         return True
     core = ov.Core()
+    kinds = {each.partition(".")[0] for each in core.available_devices}
+    if device.upper().partition(".")[0] not in kinds:  # some plugins answer without a device
+        raise SettingsError(unavailable(device, core))
     try:
         return QUANTIZATION_GROUP in core.get_property(device, "SUPPORTED_PROPERTIES")
     except RuntimeError as error:
