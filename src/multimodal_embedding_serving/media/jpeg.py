@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from PIL import Image
 
@@ -57,17 +57,12 @@ def _to_whole_blocks(data: bytes) -> bytes:
 
     Of a side of 33 pixels, the last block shows one column, which many continuations share.
     """
-    out, place = bytearray(data), 2
-    while found := MARKER.search(data, place):
-        marker, place = found[1][0], found.end()
-        if marker in FRAMES and place + 7 <= len(data):
-            sides = struct.unpack_from(">HH", data, place + 3)
-            struct.pack_into(
-                ">HH", out, place + 3, *(min(-(-each // 8) * 8, 65528) for each in sides)
-            )
-        if place + 2 > len(data):
-            break
-        place += struct.unpack_from(">H", data, place)[0]
+    out = bytearray(data)
+    for marker, start, _ in _segments(data):
+        if marker in FRAMES:
+            sides = struct.unpack_from(">HH", data, start + 1)
+            whole = (min(-(-each // 8) * 8, 65528) for each in sides)
+            struct.pack_into(">HH", out, start + 1, *whole)
     return bytes(out)
 
 
@@ -75,15 +70,10 @@ def has_all_scans(data: bytes) -> bool:
     """Whether the last scan has begun: each component has all coefficients in full precision."""
     expected: set[tuple[int, int]] = set()
     complete: set[tuple[int, int]] = set()
-    place = 2
-    while found := MARKER.search(data, place):
-        marker, place = found[1][0], found.end()
-        if place + 2 > len(data):
-            break
-        (length,) = struct.unpack_from(">H", data, place)
-        segment = data[place + 2 : place + length]
-        if len(segment) != length - 2:
+    for marker, start, end in _segments(data):
+        if not start <= end <= len(data):
             return False
+        segment = data[start:end]
         if marker in FRAMES:
             expected = {(segment[6 + 3 * each], k) for each in range(segment[5]) for k in range(64)}
         elif marker == SCAN:
@@ -92,8 +82,19 @@ def has_all_scans(data: bytes) -> bool:
             if precision & 15 == 0:
                 names = segment[1 : 1 + 2 * count : 2]
                 complete |= {(name, k) for name in names for k in range(first, last + 1)}
-        place += length
     return bool(expected) and expected <= complete
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Each marker segment: (marker, start, end) of its content. The file may end within the last.
+
+    It stops at a marker without a length: the end marker, or where the file ends.
+    """
+    place = 2
+    while (found := MARKER.search(data, place)) and found.end() + 2 <= len(data):
+        start = found.end() + 2
+        place = found.end() + struct.unpack_from(">H", data, found.end())[0]
+        yield found[1][0], start, place
 
 
 def _checksum(image: Image.Image) -> int:
