@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from ipaddress import ip_address
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,14 @@ class Settings:
         if self.max_length is not None:
             return self.max_length
         return min(DEFAULT_MAX_LENGTH, own or DEFAULT_MAX_LENGTH)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server listens for this machine only."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def worker_count(self) -> int:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from multimodal_embedding_serving.api.browser_guard import BrowserGuard, needs_guard
+from multimodal_embedding_serving.api.browser_guard import BrowserGuard
 from multimodal_embedding_serving.api.dialects import (
     DIALECTS,
     on_embedding_error,
@@ -85,7 +85,7 @@ def create_app(
     app.add_middleware(AuthMiddleware, service=service)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    if needs_guard(settings):
+    if settings.is_local and not settings.api_keys:
         app.add_middleware(BrowserGuard, settings=settings)
     app.add_middleware(RequestMiddleware, service=service)
     app.openapi = _with_bodies(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents

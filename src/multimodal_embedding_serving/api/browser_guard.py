@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -35,16 +34,6 @@ class OtherSite(EmbeddingError):
     """A web page of another site called this loopback server."""
 
     status, code = 403, "cross_site"
-
-
-def needs_guard(settings: Settings) -> bool:
-    """Whether the server listens on the loopback only and asks for no key."""
-    if settings.api_keys:
-        return False
-    try:
-        return settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        return False
 
 
 class BrowserGuard:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from ipaddress import ip_address
 from os import R_OK as READABLE
 from os import W_OK as WRITABLE
 from os import access, geteuid, scandir
@@ -275,18 +274,11 @@ def cautions(settings: Settings) -> Iterator[Finding]:
         if not root.is_dir():
             problem = f"{root} does not exist: requests for files in it fail with 404"
             yield Finding("settings", "EMBEDDING_MEDIA_ROOTS", problem, "warning")
-    if not settings.api_keys and not _is_local(settings.host):
+    if not settings.api_keys and not settings.is_local:
         problem = (
             f"not set, and {settings.host} accepts other machines: the API is open to everyone"
         )
         yield Finding("settings", "EMBEDDING_API_KEYS", problem, "warning")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def integrity(settings: Settings) -> Iterator[Finding]:
