@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -41,6 +43,16 @@ class SmallServer(ThreadingHTTPServer):
         self.refusals: list[Reply] = []
         self.meeting = threading.Barrier(1)
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+@contextmanager
+def serving_small() -> Iterator[SmallServer]:
+    with SmallServer() as small:
+        thread = threading.Thread(target=small.serve_forever, args=(0.01,))
+        thread.start()
+        yield small
+        small.shutdown()
+        thread.join()
 
 
 class Exchange(BaseHTTPRequestHandler):

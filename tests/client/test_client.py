@@ -22,17 +22,13 @@ from multimodal_embedding_serving.client import AsyncClient, Client
 from multimodal_embedding_serving.client.protocol import RequestBuilder
 from multimodal_embedding_serving.sdk.arguments import ImageLike
 from multimodal_embedding_serving.types import Vectors
-from tests.server_standin import DIMENSION, Reply, SmallServer, on_wire, vector_of
+from tests.server_standin import DIMENSION, Reply, SmallServer, on_wire, serving_small, vector_of
 
 
 @pytest.fixture
 def server() -> Iterator[SmallServer]:
-    with SmallServer() as small:
-        thread = threading.Thread(target=small.serve_forever, args=(0.01,))
-        thread.start()
+    with serving_small() as small:
         yield small
-        small.shutdown()
-        thread.join()
 
 
 @pytest.fixture

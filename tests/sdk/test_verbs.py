@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +24,7 @@ from multimodal_embedding_serving.inputs.items import Role
 from multimodal_embedding_serving.inputs.kinds import SegmentConfig
 from multimodal_embedding_serving.media.sampling import Segment
 from multimodal_embedding_serving.sdk import PartialResult, VideoVectors, arguments
-from tests.server_standin import DIMENSION, Reply, SmallServer, vector_of
+from tests.server_standin import DIMENSION, Reply, SmallServer, serving_small, vector_of
 from tests.serving import Running
 
 VERBS = ("embed_texts", "embed_images", "embed_video")
@@ -51,12 +50,8 @@ def embedder(request: pytest.FixtureRequest) -> mmes.Engine | mmes.Client:
 
 @pytest.fixture
 def small() -> Iterator[SmallServer]:
-    with SmallServer() as small:
-        thread = threading.Thread(target=small.serve_forever, args=(0.01,))
-        thread.start()
+    with serving_small() as small:
         yield small
-        small.shutdown()
-        thread.join()
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any, str]]:
