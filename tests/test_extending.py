@@ -156,22 +156,23 @@ def test_a_family_is_one_file_and_its_rows(copy: Copy) -> None:
     )
 
 
-IMAGE_FILE = """
+IMAGE_SEQUENCE = """
 import httpx2
 
 from tests.api.fakes import Start
 from tests.media_files import write_image
 
 
-def test_a_file_is_embedded_and_a_bad_path_is_named(start: Start, tmp_path) -> None:
-    (tmp_path / "a.png").write_bytes(write_image("png"))
+def test_numbered_files_are_embedded_and_a_bad_field_is_named(start: Start, tmp_path) -> None:
+    for name in ("a-08.png", "a-09.png", "a-10.png"):
+        (tmp_path / name).write_bytes(write_image("png"))
     url = f"{start(media_roots=(tmp_path,)).url}/embeddings"
-    asked = {"type": "image_file", "image_path": "a.png"}
+    asked = {"type": "image_sequence", "image_pattern": "a-##.png", "first": 8, "count": 3}
     reply = httpx2.post(url, json={"input": asked})
     assert reply.status_code == 200, reply.text
-    assert len(reply.json()["embedding"]) == 8
-    reply = httpx2.post(url, json={"input": {**asked, "image_path": 7}})
-    assert reply.json()["detail"].startswith("input.image_path: ")
+    assert [len(vector) for vector in reply.json()["embedding"]] == [8, 8, 8]
+    reply = httpx2.post(url, json={"input": {**asked, "count": 0}})
+    assert reply.json()["detail"].startswith("input.count: ")
 """
 
 
@@ -179,14 +180,26 @@ def test_a_file_is_embedded_and_a_bad_path_is_named(start: Start, tmp_path) -> N
 def test_an_input_kind_is_one_class_and_its_example(copy: Copy) -> None:
     copy.follow("An input kind")
     page = copy.folder / "docs" / "api.md"
-    (example,) = re.findall(r"^```json\n.*?^```\n", PAGE, re.MULTILINE | re.DOTALL)
-    text = page.read_text("utf-8")
-    page.write_text(
-        text.replace("### segment_config\n", f"{example}\n### segment_config\n"), "utf-8"
+    section = PAGE.split("\n## An input kind\n", 1)[1].split("\n## ", 1)[0]
+    (example,) = re.findall(r"^```json\n.*?^```\n", section, re.MULTILINE | re.DOTALL)
+    replace(page, "### segment_config\n", f"{example}\n### segment_config\n")
+    root = "    shutil.copytree(samples, folder, dirs_exist_ok=True)\n"
+    files = "".join(
+        f'    shutil.copy(samples / "cat.jpg", folder / "shot-0{n}.jpg")\n' for n in (1, 2)
     )
-    copy.write("tests/api/test_image_file.py", IMAGE_FILE)
-    copy.test("tests/inputs", "tests/api/test_image_file.py", "tests/api/test_request_body.py")
-    copy.test("tests/test_docs.py", "-k", "every_kind or image_file")
+    replace(copy.folder / "tests" / "test_docs.py", root, root + files)
+    several = "    if isinstance(content, list):\n        return len(content)\n"
+    counted = '    if source["type"] == "image_sequence":\n        return source["count"]\n'
+    replace(copy.folder / "tests" / "test_docs.py", several, several + counted)
+    copy.write("tests/api/test_image_sequence.py", IMAGE_SEQUENCE)
+    copy.test("tests/inputs", "tests/api/test_image_sequence.py", "tests/api/test_request_body.py")
+    copy.test("tests/test_docs.py", "-k", "every_kind or image_sequence")
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Replace the only occurrence of a text in a file."""
+    before, after = path.read_text("utf-8").split(old)
+    path.write_text(before + new + after, "utf-8")
 
 
 TEI = """
