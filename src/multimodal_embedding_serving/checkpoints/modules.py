@@ -40,6 +40,8 @@ ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 FIRST = ("Transformer", "CLIPModel")
+MODULE_KEYS, MODULE_NOTES = split("type path"), split("idx name kwargs")
+"""Of each module of modules.json; kwargs are the names of arguments that a call may pass."""
 POOLING_RULES = KeyRules(
     obeyed=frozenset([*POOLING_MODES, "pooling_mode", "include_prompt"]),
     harmless=split("word_embedding_dimension embedding_dimension"),
@@ -123,6 +125,7 @@ def read_modules(content: object) -> Sequence[Module]:
         path = each.get("path", "") if isinstance(each, Mapping) else None
         if not (isinstance(kind, str) and isinstance(path, str)):
             raise CheckpointError(f"{MODULES}: every module needs a type and a path")
+        check_keys(each, KeyRules(MODULE_KEYS, MODULE_NOTES), MODULES)
         path = path.strip("/")
         if ".." in path or "\\" in path or "/" in path:
             raise CheckpointError(f"{MODULES}: {quote(path)} is not a folder beside it")
