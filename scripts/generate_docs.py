@@ -21,6 +21,7 @@ from multimodal_embedding_serving.catalog import MODELS
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.settings import Settings
+from scripts.keys_table import keys_table, rejected_table
 from scripts.setup_rules import compose_environment, setup_rules
 from scripts.tables import code, table
 
@@ -225,6 +226,7 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     "docs/configuration.md": Target((settings_table,)),
     "docs/models.md": Target((models_table, sizes_table, torch_table)),
+    "docs/checkpoint-files.md": Target((keys_table, rejected_table)),
     "docs/parity.md": Target((unmeasured_rows,)),
     "docs/errors.md": Target((errors_table,)),
     "docs/cli.md": Target((commands_table,)),
