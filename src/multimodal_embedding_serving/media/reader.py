@@ -198,8 +198,14 @@ class FrameReader:
                 self._advance()
 
     def _take(self, rank: int) -> VideoFrame | None:
-        """The frame, if the section shows it."""
-        if self._held is None or self._held[0] < rank:
+        """The frame, if the section shows it.
+
+        No frame is kept while the next one is decoded: a decoder may show, where data is damaged,
+        what the memory that it uses again held before, which must not depend on the caller.
+        """
+        if self._held is not None and self._held[0] < rank:
+            self._held = None
+        if self._held is None:
             self._held = next((item for item in self._frames if item[0] >= rank), None)
         if self._held is None or self._held[0] > rank:
             return None
