@@ -14,7 +14,7 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import decode_rgb
 from multimodal_embedding_serving.media.sampling import DisplayedFrame
 from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.transforms.text import TextTransform
+from multimodal_embedding_serving.transforms.text import Role, TextTransform
 from multimodal_embedding_serving.types import Features
 
 
@@ -27,6 +27,16 @@ def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> 
         except EmbeddingError as error:
             return error
 
+    def tokenize(
+        texts: Sequence[str], role: Role | None, instruction: str | None
+    ) -> list[Prepared]:
+        try:
+            return [*transform.prepare_many(texts, role=role, instruction=instruction)]
+        except EmbeddingError as error:  # of one of them: the others are not to blame
+            if len(texts) == 1:
+                return [error]
+            return [each for text in texts for each in tokenize([text], role, instruction)]
+
     def prepare(items: Sequence[TextItem]) -> list[Prepared]:
         prepared: list[Prepared] = []
         for (role, instruction), group in groupby(
@@ -34,7 +44,7 @@ def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> 
         ):
             texts = [read(item) for item in group]
             valid = [text for text in texts if isinstance(text, str)]
-            features = iter(transform.prepare_many(valid, role=role, instruction=instruction))
+            features = iter(tokenize(valid, role, instruction))
             prepared += [next(features) if isinstance(text, str) else text for text in texts]
         return prepared
 
