@@ -115,7 +115,7 @@ class DecoderPool:
 
     def _start(self) -> Decoder:
         try:
-            return Decoder(self.limits.memory)
+            return Decoder("video", self.limits.memory)
         except OSError:
             raise NotReady(NO_PROCESS) from None
 

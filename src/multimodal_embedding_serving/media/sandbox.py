@@ -1,4 +1,7 @@
-"""Limits a decoder process: memory, CPU time, files, and a lifetime that ends with its parent."""
+"""Limits a decoder process: memory, CPU time, files, and a lifetime that ends with its parent.
+
+`isolation` takes more from it, where the kernel can.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 MMAP_THRESHOLD = 1 << 20
 """Bytes from which a block is its own mapping, and so returns to the system when it is freed."""
 MAX_OPEN_FILES = 16
-"""The three standard streams, the channel, a video, a ring, and spares for files in `/proc`."""
+"""The three standard streams, the channel, an input, a ring, a file in `/proc`, and spares."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -35,7 +38,7 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def confine(memory: int) -> None:
+def confine(memory: int, space: AddressSpace) -> None:
     """Limit the address space to `memory` bytes above its present size, and forbid writing files.
 
     If the machine runs out of memory, the kernel kills this process before the service.
@@ -47,7 +50,7 @@ def confine(memory: int) -> None:
     # them. It also learns to keep large blocks on its heaps, where small ones then fragment them.
     libc.mallopt(M_ARENA_MAX, 2)
     libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-    max_space = address_space() + memory
+    max_space = space.size() + memory
     for limit, value in (
         (resource.RLIMIT_AS, max_space),
         (resource.RLIMIT_CORE, 0),
@@ -65,10 +68,16 @@ def extend_cpu_limit(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def address_space() -> int:
-    """Size of this process's address space in bytes."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
-    return int(pages) * resource.getpagesize()
+class AddressSpace:
+    """The size of this process's address space; the file that says it stays open."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/self/statm", os.O_RDONLY)
+
+    def size(self) -> int:
+        """In bytes."""
+        pages = os.pread(self._file, 64, 0).split()[0]
+        return int(pages) * resource.getpagesize()
 
 
 def release_memory() -> None:
