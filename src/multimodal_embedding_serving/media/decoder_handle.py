@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Literal
 from multimodal_embedding_serving.media.channel import Channel
 from multimodal_embedding_serving.media.isolation import Isolation
 
+Kind = Literal["video", "image"]
 STATEMENT_SECONDS = 60.0
 """A process starts in half a second; on a machine that has much to do, in several."""
 BOOTSTRAP = """
@@ -27,7 +29,7 @@ main(sys.argv[2], *map(int, sys.argv[3:]))
 class Decoder:
     """One process. It ends with the thread that started it, which must outlive the service."""
 
-    def __init__(self, kind: Literal["video", "image"], memory: int) -> None:
+    def __init__(self, kind: Kind, memory: int) -> None:
         """`memory`: bytes of address space beyond what a newly started process has."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -44,7 +46,9 @@ class Decoder:
         self.channel = Channel(ours)
         self.pid = self._process.pid
         self.free = True
-        """Ready for the next video."""
+        """Ready for the next input."""
+        self.pixels: mmap.mmap | None = None
+        """Memory that it shares with the service for an image."""
 
     def isolation(self) -> Isolation:
         """What the process is kept from. Raises ConnectionError or TimeoutError if it does not say."""
@@ -66,3 +70,4 @@ class Decoder:
         self.kill()
         self._process.wait()
         self.channel.close()
+        self.pixels = None

@@ -18,7 +18,7 @@ from pathlib import Path
 from multimodal_embedding_serving.media.budget import trim_memory
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 MMAP_THRESHOLD = 1 << 20
 """Bytes from which a block is its own mapping, and so returns to the system when it is freed."""
 MAX_OPEN_FILES = 16
@@ -38,10 +38,11 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def confine(memory: int, space: AddressSpace) -> None:
+def confine(memory: int, space: AddressSpace, threshold: int = MMAP_THRESHOLD) -> None:
     """Limit the address space to `memory` bytes above its present size, and forbid writing files.
 
-    If the machine runs out of memory, the kernel kills this process before the service.
+    Freed blocks of up to `threshold` bytes are reused, larger ones returned to the system. If the
+    machine runs out of memory, the kernel kills this process before the service.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
@@ -49,7 +50,8 @@ def confine(memory: int, space: AddressSpace) -> None:
     # glibc reserves 64 MB of addresses for each thread's heap; they count although nothing uses
     # them. It also learns to keep large blocks on its heaps, where small ones then fragment them.
     libc.mallopt(M_ARENA_MAX, 2)
-    libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    libc.mallopt(M_MMAP_THRESHOLD, threshold)
+    libc.mallopt(M_TRIM_THRESHOLD, threshold)
     max_space = space.size() + memory
     for limit, value in (
         (resource.RLIMIT_AS, max_space),

@@ -1,4 +1,4 @@
-"""Decodes one video in a decoder process: sends room (the bytes of a frame, each time they grow)
+"""Decodes videos in a decoder process: sends room (the bytes of a frame, each time they grow)
 and each frame, or that it is missing."""
 
 from __future__ import annotations
@@ -31,38 +31,43 @@ def load_decoders() -> None:
             import_module(name)
 
 
-def decode(channel: Channel, video: Message, source: int) -> None:
-    """Raises what `read_frames` raises."""
-    indexes = video["segment"].pop("frame_indexes")
-    segment = Segment(**video["segment"], frame_indexes=indexes and tuple(indexes))
-    limits, slots = VideoLimits(**video["limits"]), _slots(channel)
-    for frame in read_frames(source, segment, limits, threads=video["threads"], place=slots.place):
-        if isinstance(frame, MissingFrame):
-            channel.send({"missing": asdict(frame)})
-            continue
-        height, width, _ = frame.rgb.shape
-        channel.send(
-            {
-                "slot": slots.last,
-                "height": height,
-                "width": width,
-                "index": frame.index,
-                "timestamp": frame.timestamp,
-                "size": frame.size,
-            }
-        )
+class VideoTask:
+    """Decodes one video after another."""
 
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
-def _slots(channel: Channel) -> Slots:
-    def next_slot() -> int:
-        message, _ = channel.receive_with_file()
+    def decode(self, video: Message, source: int) -> Message:
+        """Raises what `read_frames` raises."""
+        indexes = video["segment"].pop("frame_indexes")
+        segment = Segment(**video["segment"], frame_indexes=indexes and tuple(indexes))
+        limits, slots = VideoLimits(**video["limits"]), Slots(self._next_slot, self._grow)
+        for frame in read_frames(
+            source, segment, limits, threads=video["threads"], place=slots.place
+        ):
+            if isinstance(frame, MissingFrame):
+                self._channel.send({"missing": asdict(frame)})
+                continue
+            height, width, _ = frame.rgb.shape
+            self._channel.send(
+                {
+                    "slot": slots.last,
+                    "height": height,
+                    "width": width,
+                    "index": frame.index,
+                    "timestamp": frame.timestamp,
+                    "size": frame.size,
+                }
+            )
+        return {}
+
+    def _next_slot(self) -> int:
+        message, _ = self._channel.receive_with_file()
         return int(message["slot"])
 
-    def grow(size: int) -> tuple[int, int]:
-        channel.send({"room": size})
+    def _grow(self, size: int) -> tuple[int, int]:
+        self._channel.send({"room": size})
         while True:  # slots of the previous ring may still arrive
-            message, file = channel.receive_with_file()
+            message, file = self._channel.receive_with_file()
             if file is not None:
                 return file, int(message["slot_bytes"])
-
-    return Slots(next_slot, grow)
