@@ -164,6 +164,7 @@ class Settings:
     media_proxy: str = env("EMBEDDING_MEDIA_PROXY", "", str, "proxy for fetching media")
     image_formats: tuple[str, ...] = env("EMBEDDING_IMAGE_FORMATS", tuple(IMAGE_FORMATS), some_of(*IMAGE_FORMATS), "accepted image formats")
     jpeg_decode: str = env("EMBEDDING_JPEG_DECODE", "auto", one_of("auto", "exact", "fast"), "JPEG decoding: exact = at full size; fast = scaled down while decoding, to at least twice the side that the model needs ([cost](parity.md#jpeg-decoding)); auto = exact if EMBEDDING_PRECISION is f32, else fast")
+    image_isolation: bool = env("EMBEDDING_IMAGE_ISOLATION", False, parse_boolean, "decode images in separate processes that have neither files nor a network ([what it costs](safety.md#isolation)); false = in the server's own process")
     max_body_mb: int = env("EMBEDDING_MAX_BODY_MB", 64, number(1), "maximum size of a request body")
     max_image_mb: int = env("EMBEDDING_MAX_IMAGE_MB", 32, number(1), "maximum size of an encoded image")
     max_image_mpix: int = env("EMBEDDING_MAX_IMAGE_MPIX", 64, number(1), "maximum megapixels of an image, read from its header")

@@ -11,7 +11,6 @@ from multimodal_embedding_serving.engine.cache import TowerCache
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
-from multimodal_embedding_serving.media.image import decode_rgb
 from multimodal_embedding_serving.media.sampling import DisplayedFrame
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import Role, TextTransform
@@ -84,10 +83,9 @@ def prepare_images(
             if cache and key and (hit := cache.get(key)):
                 return hit
             with media.budget.share() as reserve:
-                image = decode_rgb(
+                image = media.decode_image(
                     source,
-                    media.images,
-                    min_side=transform.min_side if media.jpeg_decode == "fast" else 0,
+                    min_side=transform.min_side,
                     copied=transform.copies,
                     reserve=reserve,
                 )

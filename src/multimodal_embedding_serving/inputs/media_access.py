@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from PIL import Image
+
 from multimodal_embedding_serving.batching.priority import PriorityPool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.budget import DecodeBudget, Reserve
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
 from multimodal_embedding_serving.media.encoded import Encoded, is_data_uri
 from multimodal_embedding_serving.media.fetch import Fetcher
@@ -23,8 +25,10 @@ from multimodal_embedding_serving.media.image import (
     ImageSource,
     JpegDecode,
     choose_jpeg_decode,
+    decode_rgb,
     image_limits,
 )
+from multimodal_embedding_serving.media.image_decoding import ImageDecoding
 from multimodal_embedding_serving.media.sampling import DisplayedFrame, Segment, VideoLimits
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.settings import Settings
@@ -111,6 +115,8 @@ class MediaAccess:
     """The processes that decode videos."""
     budget: DecodeBudget
     """Memory for the images that are being decoded."""
+    image_decoders: DecoderPool | None = None
+    """The processes that decode images; None: the workers decode them."""
     jpeg_decode: JpegDecode = "fast"
     threads: int = 0
     """FFmpeg threads per video; 0 = FFmpeg decides."""
@@ -150,6 +156,11 @@ class MediaAccess:
                 limits=DecoderLimits(seconds=settings.request_timeout),
             ),
             budget=DecodeBudget(DECODE_BYTES),
+            image_decoders=DecoderPool(
+                1, slots=0, limits=DecoderLimits(seconds=settings.request_timeout), kind="image"
+            )
+            if settings.image_isolation
+            else None,
             jpeg_decode=choose_jpeg_decode(settings),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
@@ -160,6 +171,8 @@ class MediaAccess:
         """Stop the threads after their current tasks, and the decoder processes."""
         self.workers.shutdown(wait=False)
         self.decoders.close()
+        if self.image_decoders is not None:
+            self.image_decoders.close()
 
     def fetch_image(self, url: str) -> Any:
         """The item for an image's URL: a coroutine function, or the contents of a data URI."""
@@ -204,6 +217,22 @@ class MediaAccess:
         if isinstance(source, bytes):
             self.on_media("image", len(source))
         return source
+
+    def decode_image(
+        self, source: ImageSource, *, min_side: int, copied: bool, reserve: Reserve
+    ) -> Image.Image:
+        """`decode_rgb` with this service's limits, of an encoded image in a process of its own if
+        EMBEDDING_IMAGE_ISOLATION is set. `min_side` matters only for fast decoding of JPEGs.
+        Blocks: for worker threads."""
+        min_side = min_side if self.jpeg_decode == "fast" else 0
+        if self.image_decoders is None or not isinstance(source, bytes):
+            return decode_rgb(
+                source, self.images, min_side=min_side, copied=copied, reserve=reserve
+            )
+        decoding = ImageDecoding(
+            self.image_decoders, self.images, min_side=min_side, copied=copied
+        )
+        return decoding.decode(source, reserve)
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
         """Start decoding a video in a decoder process."""

@@ -69,7 +69,8 @@ def limit_threads(threads: int, pixels: int) -> int:
     limit = MAX_FRAME_BYTES // max(1, 3 * pixels) - MAX_REFERENCE_FRAMES
     if limit >= (threads or 16):
         return threads
-    return max(1, min(threads or (os.cpu_count() or 1) + 1, limit))
+    # The affinity, since the number of cores is in a file, which an isolated process can't open.
+    return max(1, min(threads or len(os.sched_getaffinity(0)) + 1, limit))
 
 
 class FrameReader:
