@@ -20,7 +20,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,7 +49,6 @@ from multimodal_embedding_serving.errors import (
     EmbeddingError,
     ModalityNotSupported,
     NotReady,
-    QueueFull,
 )
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
@@ -61,8 +61,9 @@ from multimodal_embedding_serving.inputs.items import (
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import ImageSource
+from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
 from multimodal_embedding_serving.monitoring.metrics import Metrics
-from multimodal_embedding_serving.monitoring.request import current_request
+from multimodal_embedding_serving.monitoring.request import current_client, current_request
 from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
@@ -79,8 +80,10 @@ _LATE = (
     "less, or ask for a higher value"
 )
 
-MAX_INTERACTIVE_ITEMS = 32
-"""Requests with more items than this have bulk priority, as do videos."""
+MAX_INTERACTIVE_ITEMS = 8
+"""Requests with more items than this are bulk, as are videos. While several clients are served, so
+are further requests of one that has as many items in progress: its many small requests must not
+delay the others' few."""
 
 
 class Engine(Embedder, AsyncEmbedder):
@@ -107,8 +110,9 @@ class Engine(Embedder, AsyncEmbedder):
         self._metrics = metrics or Metrics()
         self._media = media or MediaAccess.from_settings(settings, self._metrics.count_media)
         self._lock = threading.Lock()
-        self._admitted = 0
-        self._pace = 1.0
+        self._queue = QueueBound(settings.queue_limit)
+        for name, bound in (("items", self._queue), *self._media.bounds.items()):
+            self._metrics.watch_bound(name, bound)
         self._closed = False
         self._background: asyncio.AbstractEventLoop | None = None
         self.healthy = True
@@ -209,9 +213,10 @@ class Engine(Embedder, AsyncEmbedder):
                     await _expand(inputs, place, self._media, self._limits)
                     for place in range(len(inputs))
                 ]
-                with self._admit(batches), span("embed", {"mmes.inputs": len(batches)}):
+                self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
+                with span("embed", {"mmes.inputs": len(batches)}):
                     results = await self._run(
-                        inputs, batches, priority or _priority(batches), deadline
+                        inputs, batches, priority or self._priority(batches), deadline
                     )
         except TimeoutError:
             if scope.expired():
@@ -340,31 +345,39 @@ class Engine(Embedder, AsyncEmbedder):
             param="dimensions",
         )
 
+    def _priority(self, batches: Sequence[ItemBatch]) -> Priority:
+        """The priority of a request, by its size and by what its client has in progress."""
+        client = current_client()
+        total = self._queue.held_by(client) + sum(batch.count for batch in batches)
+        greedy = total > MAX_INTERACTIVE_ITEMS and self._queue.is_shared(client)
+        return Priority.INTERACTIVE if _is_small(batches) and not greedy else Priority.BULK
+
     @contextmanager
-    def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
-        """Count the items in and out. A request larger than the queue may enter if it is alone."""
-        self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
-        limit = self._settings.queue_limit
-        count = sum(batch.count for batch in batches)
-        with self._lock:
-            if self._admitted and self._admitted + count > limit:
-                wait = min(60, math.ceil(self._pace))
-                raise QueueFull(
-                    f"the queue has no room for {count:,} more items (limit: {limit:,}, "
-                    "EMBEDDING_QUEUE_LIMIT); retry later",
-                    retry_after=wait,
+    def _admit(
+        self, batches: Sequence[ItemBatch], groups: Sequence[_Group]
+    ) -> Iterator[list[Admission]]:
+        """Take places in the queue for the items whose bytes are here: an admission per group.
+
+        Raises QueueFull.
+        """
+        request, client = current_request.get(), current_client()
+        with ExitStack() as stack:
+            admissions = []
+            for group in groups:
+                admission = Admission(self._queue, client, interactive=_is_small(batches))
+                stack.callback(admission.close)
+                lists = [batches[number].items for number in group.numbers]
+                ready = sum(
+                    not callable(item)
+                    for items in lists
+                    if not isinstance(items, AsyncGenerator)
+                    for item in items
                 )
-            self._admitted += count
-        request = current_request.get()
-        if request is not None:
-            request.items += count
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._admitted -= count
-                self._pace = time.monotonic() - started
+                admission.reserve(min(ready, group.tower.window))
+                admissions.append(admission)
+            if request is not None:
+                request.items += sum(batch.count for batch in batches)
+            yield admissions
 
     async def _run(
         self,
@@ -374,30 +387,33 @@ class Engine(Embedder, AsyncEmbedder):
         deadline: float,
     ) -> list[list[ItemResult]]:
         """Results by batch. A tower's batches are embedded together; streams each on their own."""
-        groups: dict[Modality | int, list[int]] = {}
-        for place, batch in enumerate(batches):
+        numbers: dict[Modality | int, list[int]] = {}
+        for number, batch in enumerate(batches):
             alone = isinstance(batch.items, AsyncGenerator)
-            groups.setdefault(place if alone else inputs[place].modality, []).append(place)
+            numbers.setdefault(number if alone else inputs[number].modality, []).append(number)
+        groups = [_Group(each, self.towers[inputs[each[0]].modality]) for each in numbers.values()]
         results: list[list[ItemResult]] = [[] for _ in batches]
 
-        async def run(places: list[int]) -> None:
-            tower = self.towers[inputs[places[0]].modality]
-            items = batches[places[0]].items
+        async def run(group: _Group, admission: Admission) -> None:
+            embed = partial(
+                group.tower.embed, priority=priority, deadline=deadline, admission=admission
+            )
+            first = group.numbers[0]
+            items = batches[first].items
             if isinstance(items, AsyncGenerator):
                 async with aclosing(items):
                     try:
-                        results[places[0]] = await tower.embed(
-                            items, priority=priority, deadline=deadline
-                        )
+                        results[first] = await embed(items)
                     except EmbeddingError as error:
-                        raise set_index(error, places[0] if len(batches) > 1 else None) from None
+                        raise set_index(error, first if len(batches) > 1 else None) from None
                 return
-            merged = [item for place in places for item in batches[place].items]  # type: ignore[union-attr]
-            remaining = iter(await tower.embed(merged, priority=priority, deadline=deadline))
-            for place in places:
-                results[place] = list(islice(remaining, batches[place].count))
+            merged = [item for number in group.numbers for item in batches[number].items]  # type: ignore[union-attr]
+            remaining = iter(await embed(merged))
+            for number in group.numbers:
+                results[number] = list(islice(remaining, batches[number].count))
 
-        await _run_all([run(places) for places in groups.values()])
+        with self._admit(batches, groups) as admissions:
+            await _run_all([run(*each) for each in zip(groups, admissions, strict=True)])
         for each, items_of_input in zip(inputs, results, strict=True):
             tokens = sum(item.tokens for item in items_of_input)
             self._metrics.count_items(each.modality, len(items_of_input), tokens)
@@ -452,6 +468,20 @@ class Engine(Embedder, AsyncEmbedder):
             return self._background
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Inputs that are embedded together, by their numbers."""
+
+    numbers: list[int]
+    tower: Tower
+
+
+def _is_small(batches: Sequence[ItemBatch]) -> bool:
+    """Whether a request may be interactive."""
+    few = sum(batch.count for batch in batches) <= MAX_INTERACTIVE_ITEMS
+    return few and not any(batch.video for batch in batches)
+
+
 async def _expand(
     inputs: Sequence[Embeddable], place: int, media: MediaAccess, limits: InputLimits
 ) -> ItemBatch:
@@ -459,14 +489,6 @@ async def _expand(
         return await inputs[place].expand(media, limits)
     except EmbeddingError as error:
         raise set_index(error, place if len(inputs) > 1 else None) from None
-
-
-def _priority(batches: Sequence[ItemBatch]) -> Priority:
-    bulk = (
-        any(batch.video for batch in batches)
-        or sum(batch.count for batch in batches) > MAX_INTERACTIVE_ITEMS
-    )
-    return Priority.BULK if bulk else Priority.INTERACTIVE
 
 
 async def _run_all(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
