@@ -32,7 +32,7 @@ from multimodal_embedding_serving.inputs.kinds import (
     TextInput,
     VideoFramesInput,
 )
-from multimodal_embedding_serving.inputs.media_access import BelowRoots, LoopFetchers, MediaAccess
+from multimodal_embedding_serving.inputs.media_access import LoopFetchers, MediaAccess
 from multimodal_embedding_serving.media.encoded import Encoded
 from multimodal_embedding_serving.media.video import Segment
 from multimodal_embedding_serving.settings import Settings

@@ -61,9 +61,7 @@ class PriorityPool(ThreadPoolExecutor):
         }
         self._running: Counter[Client] = Counter()
 
-    def enter(
-        self, priority: Priority, task: Callable[[], None], client: Client = None
-    ) -> None:
+    def enter(self, priority: Priority, task: Callable[[], None], client: Client = None) -> None:
         """Queue a task, which reports its own outcome. Raises NotReady once shut down.
 
         Shut the pool down without `cancel_futures`: a caller may be awaiting a queued task.

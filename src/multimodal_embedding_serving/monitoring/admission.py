@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Protocol
@@ -362,10 +362,12 @@ class SlotBound:
             )
             waiter = self._lines[client].first
             self._drop(client, waiter)
-            with suppress(RuntimeError):  # its loop is closed: nothing waits any more
+            waiter.granted = True
+            self._holdings.add(client, 1)
+            try:
                 waiter.loop.call_soon_threadsafe(waiter.wake)
-                waiter.granted = True
-                self._holdings.add(client, 1)
+            except RuntimeError:  # its loop is closed: nothing waits any more
+                self._holdings.remove(client, 1)
 
     def _drop(self, client: Client, waiter: _Waiter) -> None:
         line = self._lines[client]
