@@ -16,12 +16,10 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,6 +32,12 @@ from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model, weights_to_check_later
+from multimodal_embedding_serving.engine.admission import (
+    Group,
+    admit,
+    choose_priority,
+    group_inputs,
+)
 from multimodal_embedding_serving.engine.arguments import argument_names, read_settings
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import (
@@ -63,7 +67,6 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
 from multimodal_embedding_serving.monitoring.metrics import Metrics
-from multimodal_embedding_serving.monitoring.request import current_client, current_request
 from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
@@ -79,11 +82,6 @@ _LATE = (
     "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send "
     "less, or ask for a higher value"
 )
-
-MAX_INTERACTIVE_ITEMS = 8
-"""Requests with more items than this are bulk, as are videos. While several clients are served, so
-are further requests of one that has as many items in progress: its many small requests must not
-delay the others' few."""
 
 
 class Engine(Embedder, AsyncEmbedder):
@@ -216,7 +214,7 @@ class Engine(Embedder, AsyncEmbedder):
                 self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
                 with span("embed", {"mmes.inputs": len(batches)}):
                     results = await self._run(
-                        inputs, batches, priority or self._priority(batches), deadline
+                        inputs, batches, priority or choose_priority(batches, self._queue), deadline
                     )
         except TimeoutError:
             if scope.expired():
@@ -345,40 +343,6 @@ class Engine(Embedder, AsyncEmbedder):
             param="dimensions",
         )
 
-    def _priority(self, batches: Sequence[ItemBatch]) -> Priority:
-        """The priority of a request, by its size and by what its client has in progress."""
-        client = current_client()
-        total = self._queue.held_by(client) + sum(batch.count for batch in batches)
-        greedy = total > MAX_INTERACTIVE_ITEMS and self._queue.is_shared(client)
-        return Priority.INTERACTIVE if _is_small(batches) and not greedy else Priority.BULK
-
-    @contextmanager
-    def _admit(
-        self, batches: Sequence[ItemBatch], groups: Sequence[_Group]
-    ) -> Iterator[list[Admission]]:
-        """Take places in the queue for the items whose bytes are here: an admission per group.
-
-        Raises QueueFull.
-        """
-        request, client = current_request.get(), current_client()
-        with ExitStack() as stack:
-            admissions = []
-            for group in groups:
-                admission = Admission(self._queue, client, interactive=_is_small(batches))
-                stack.callback(admission.close)
-                lists = [batches[number].items for number in group.numbers]
-                ready = sum(
-                    not callable(item)
-                    for items in lists
-                    if not isinstance(items, AsyncGenerator)
-                    for item in items
-                )
-                admission.reserve(min(ready, group.tower.window))
-                admissions.append(admission)
-            if request is not None:
-                request.items += sum(batch.count for batch in batches)
-            yield admissions
-
     async def _run(
         self,
         inputs: Sequence[Embeddable],
@@ -386,15 +350,11 @@ class Engine(Embedder, AsyncEmbedder):
         priority: Priority,
         deadline: float,
     ) -> list[list[ItemResult]]:
-        """Results by batch. A tower's batches are embedded together; streams each on their own."""
-        numbers: dict[Modality | int, list[int]] = {}
-        for number, batch in enumerate(batches):
-            alone = isinstance(batch.items, AsyncGenerator)
-            numbers.setdefault(number if alone else inputs[number].modality, []).append(number)
-        groups = [_Group(each, self.towers[inputs[each[0]].modality]) for each in numbers.values()]
+        """Results by batch."""
+        groups = group_inputs(inputs, batches, self.towers)
         results: list[list[ItemResult]] = [[] for _ in batches]
 
-        async def run(group: _Group, admission: Admission) -> None:
+        async def run(group: Group, admission: Admission) -> None:
             embed = partial(
                 group.tower.embed, priority=priority, deadline=deadline, admission=admission
             )
@@ -412,7 +372,7 @@ class Engine(Embedder, AsyncEmbedder):
             for number in group.numbers:
                 results[number] = list(islice(remaining, batches[number].count))
 
-        with self._admit(batches, groups) as admissions:
+        with admit(batches, groups, self._queue) as admissions:
             await _run_all([run(*each) for each in zip(groups, admissions, strict=True)])
         for each, items_of_input in zip(inputs, results, strict=True):
             tokens = sum(item.tokens for item in items_of_input)
@@ -466,20 +426,6 @@ class Engine(Embedder, AsyncEmbedder):
                     target=self._background.run_forever, name="engine", daemon=True
                 ).start()
             return self._background
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Inputs that are embedded together, by their numbers."""
-
-    numbers: list[int]
-    tower: Tower
-
-
-def _is_small(batches: Sequence[ItemBatch]) -> bool:
-    """Whether a request may be interactive."""
-    few = sum(batch.count for batch in batches) <= MAX_INTERACTIVE_ITEMS
-    return few and not any(batch.video for batch in batches)
 
 
 async def _expand(
