@@ -8,6 +8,7 @@
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
+#   make greedy    honest clients beside greedy and hostile ones, SECONDS (20) for each attack
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -35,7 +36,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site soak clean
+.PHONY: serve test test-all check format look bench docs site soak greedy clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -67,6 +68,9 @@ docs: $(VENV)/.serve
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
+
+greedy: $(VENV)/.test
+	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
 
 site: $(VENV)/.docs
 	$(BIN)/mkdocs build

@@ -111,7 +111,8 @@ class RemoteFailed(EmbeddingError):
 
 
 class QueueFull(EmbeddingError):
-    """Too many items are waiting; retry after `retry_after` seconds (the `Retry-After` header)."""
+    """Too much is in progress, and the client holds its share of it; retry after `retry_after`
+    seconds (the `Retry-After` header)."""
 
     status, code = 429, "queue_full"
 

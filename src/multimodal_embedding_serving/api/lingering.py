@@ -65,6 +65,11 @@ class LingeringTransport:
             self._transport.resume_reading()
         self._loop.call_later(self.linger, self._end)
 
+    def flush_and_close(self) -> None:
+        """Close without waiting for the client, which may be one of too many."""
+        self.closing = True
+        self._transport.close()
+
     def discard(self, size: int) -> None:
         """Note bytes that were received since `close`; a client that sends without end is reset."""
         self.max_bytes -= size

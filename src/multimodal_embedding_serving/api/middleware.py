@@ -1,8 +1,9 @@
 """Two ASGI middlewares that every request passes.
 
 The outer one sets the request id and context, writes the log line and counts the request. The inner
-one checks the API key and turns unexpected exceptions into responses. CORS is between the two, so
-that a page of another origin can read an error response.
+one checks the API key, identifies the client, ends the request if it is evicted, and turns
+unexpected exceptions into responses. CORS is between the two, so that a page of another origin can
+read an error response.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodal_embedding_serving.api.dialects import error_response, find_dialect
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
+from multimodal_embedding_serving.api.eviction import evictable
 from multimodal_embedding_serving.api.paths import as_routed, route_path
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
+from multimodal_embedding_serving.errors import EmbeddingError, QueueFull, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.monitoring.tracing import name_request, request_span
@@ -94,7 +96,7 @@ class RequestMiddleware:
 
 
 class AuthMiddleware:
-    """The inner middleware: checks the API key, and turns unexpected exceptions into responses."""
+    """The inner middleware: checks the API key, and ends requests that are evicted or fail."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -105,10 +107,13 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         response_started = False
+        context = current_request.get()
+        assert context is not None  # noqa: S101  # RequestMiddleware is around this one
 
         async def sender(message: Message) -> None:
             nonlocal response_started
             response_started = True
+            context.evict = None
             await send(message)
 
         async def respond(error: EmbeddingError) -> None:
@@ -116,14 +121,19 @@ class AuthMiddleware:
             await error_response(error, scope)(scope, receive, sender)
 
         try:
-            if self._admits(route_path(scope), dict(scope["headers"])):
-                await self._app(scope, receive, sender)
-            else:
+            key = self._find_key(dict(scope["headers"]))
+            if key is None and self._keys and not _is_public(route_path(scope)):
                 await respond(
                     Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
                 )
+                return
+            context.client = f"key {key}" if key is not None else _address(scope)
+            async with evictable(context):
+                await self._app(scope, receive, sender)
         except ClientDisconnect:
             return
+        except QueueFull as error:
+            await respond(error)
         except Exception:
             log.exception("unexpected error in a request")
             if response_started:
@@ -132,12 +142,22 @@ class AuthMiddleware:
                 Unexpected(f"internal error; the server log has it under id {current_request_id()}")
             )
 
-    def _admits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
-        if not self._keys or path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX):
-            return True
+    def _find_key(self, headers: Mapping[bytes, bytes]) -> int | None:
+        """The place of the request's API key in the setting; None if it is not in it."""
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         matches = [hmac.compare_digest(key.strip(), valid_key) for valid_key in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        return matches.index(True) if scheme.lower() == b"bearer" and any(matches) else None
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX)
+
+
+def _address(scope: Scope) -> str:
+    """The peer's address, or that in X-Forwarded-For if uvicorn trusts the peer; "" for a socket
+    without one."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _route(scope: Scope) -> str:

@@ -65,6 +65,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
+        self.metrics.watch_bound("memory", self.memory_quota)
 
     def note(self, stage: str, share: float) -> None:
         """Record how far opening is, for /ready; `open_engine` shows and logs it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from asyncio import AbstractEventLoop, get_running_loop, to_thread
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,12 @@ from multimodal_embedding_serving.media.image import (
 )
 from multimodal_embedding_serving.media.image_decoding import ImageDecoding
 from multimodal_embedding_serving.media.sampling import DisplayedFrame, Segment, VideoLimits
-from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
+from multimodal_embedding_serving.monitoring.admission import Bound, SlotBound
+from multimodal_embedding_serving.monitoring.request import (
+    RequestContext,
+    current_client,
+    current_request,
+)
 from multimodal_embedding_serving.settings import Settings
 
 MAX_VIDEOS = 4
@@ -115,6 +120,10 @@ class MediaAccess:
     """The processes that decode videos."""
     budget: DecodeBudget
     """Memory for the images that are being decoded."""
+    fetches: SlotBound
+    """The fetches in progress: at most half of them for one client."""
+    videos_decoded: SlotBound
+    """The videos whose decoder is at work."""
     image_decoders: DecoderPool | None = None
     """The processes that decode images; None: the workers decode them."""
     jpeg_decode: JpegDecode = "fast"
@@ -127,6 +136,7 @@ class MediaAccess:
 
     @classmethod
     def from_settings(cls, settings: Settings, on_media: Callable[[str, int], None]) -> MediaAccess:
+        max_videos = min(settings.worker_count, MAX_VIDEOS)
         return cls(
             images=image_limits(settings),
             videos=VideoLimits(
@@ -141,6 +151,7 @@ class MediaAccess:
                     allowed_hosts=settings.allowed_hosts,
                     proxy=settings.media_proxy,
                     timeout=settings.request_timeout,
+                    max_connections=settings.max_fetches,
                 )
             ),
             roots=settings.media_roots,
@@ -151,11 +162,13 @@ class MediaAccess:
             ),
             workers=PriorityPool(settings.worker_count),
             decoders=DecoderPool(
-                min(settings.worker_count, MAX_VIDEOS),
+                max_videos,
                 slots=(settings.frame_queue or 4) + settings.worker_count + 2,
                 limits=DecoderLimits(seconds=settings.request_timeout),
             ),
             budget=DecodeBudget(DECODE_BYTES),
+            fetches=SlotBound(settings.max_fetches, per_client=max(1, settings.max_fetches // 2)),
+            videos_decoded=SlotBound(max_videos),
             image_decoders=DecoderPool(
                 1, slots=0, limits=DecoderLimits(seconds=settings.request_timeout), kind="image"
             )
@@ -166,6 +179,11 @@ class MediaAccess:
             ahead=settings.frame_queue or 4,
             on_media=on_media,
         )
+
+    @property
+    def bounds(self) -> Mapping[str, Bound]:
+        """What /metrics shows of the bounds, by name."""
+        return {"fetches": self.fetches, "videos": self.videos_decoded}
 
     def close(self) -> None:
         """Stop the threads after their current tasks, and the decoder processes."""
@@ -186,8 +204,12 @@ class MediaAccess:
         return partial(to_thread, media_path, path, self.roots)
 
     async def _fetch_image(self, url: str) -> FetchedImage:
-        data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
+        data = await self._fetch(url, self.images.max_bytes)
         return FetchedImage(data, current_request.get())
+
+    async def _fetch(self, url: str, max_bytes: int) -> bytes:
+        async with self.fetches.slot(current_client()):
+            return await self.fetcher.get(url, max_bytes=max_bytes)
 
     async def video_source(self, source: VideoSource) -> bytes | Path | Encoded:
         """Fetch a remote video, or resolve a path below the media roots.
@@ -198,7 +220,7 @@ class MediaAccess:
             case Remote(url):
                 if is_data_uri(url):
                     return Encoded(url)
-                return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+                return await self._fetch(url, self.videos.max_bytes)
             case BelowRoots(path):
                 return await to_thread(media_path, path, self.roots)
         return source

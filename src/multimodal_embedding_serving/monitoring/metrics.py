@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from multimodal_embedding_serving.monitoring.admission import Bound
+
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100, 300)
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -48,6 +50,15 @@ class Metrics:
         self._queue = Gauge(
             "mmes_queue_items", "Items waiting for the graph", ["tower"], registry=own
         )
+        self._held, self._waiting, self._clients, self._limits = (
+            Gauge(f"mmes_bound_{figure}", description, ["bound"], registry=own)
+            for figure, description in (
+                ("held", "What requests hold: items, fetches, videos, bytes of memory"),
+                ("waiting", "Fetches or videos that wait for their turn"),
+                ("clients", "Clients that hold some of it or wait for it"),
+                ("limit", "The most that requests may hold together"),
+            )
+        )
         self._lookups = Counter(
             "mmes_cache_lookups", "Items looked up in the cache", ["tower", "result"], registry=own
         )
@@ -77,6 +88,17 @@ class Metrics:
     def watch_queue(self, tower: str, waiting: Callable[[], int]) -> None:
         """Read the length of a queue whenever the metrics are read."""
         self._queue.labels(tower).set_function(waiting)
+
+    def watch_bound(self, name: str, bound: Bound) -> None:
+        """Read what a bound holds whenever the metrics are read."""
+        figures = {
+            self._held: lambda: bound.held,
+            self._waiting: lambda: bound.waiting,
+            self._clients: lambda: bound.clients,
+            self._limits: lambda: bound.limit,
+        }
+        for gauge, read in figures.items():
+            gauge.labels(name).set_function(read)
 
     def cache_lookups(self, tower: str) -> Callable[[bool], None]:
         """A callback for every lookup in the cache: whether it was a hit."""
