@@ -11,10 +11,10 @@ import pytest
 
 from multimodal_embedding_serving.bulk.items import Kind
 from multimodal_embedding_serving.bulk.search import SearchResult, search
-from multimodal_embedding_serving.cli.search import clock
+from multimodal_embedding_serving.cli.reports import clock
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
 from tests.bulk.fakes import BAD, FakeModel, damage, fill, vector
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 
 
 def find(

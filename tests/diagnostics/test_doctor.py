@@ -13,7 +13,7 @@ from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.diagnostics import doctor
 from multimodal_embedding_serving.diagnostics.doctor import Finding
 from multimodal_embedding_serving.settings import Settings
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.hub_standin import HubStandIn
 
 FILES: dict[str, bytes | Path] = {

@@ -21,7 +21,7 @@ from multimodal_embedding_serving.cli.options import (
     Server,
     model_options,
 )
-from multimodal_embedding_serving.cli.reports import progress
+from multimodal_embedding_serving.cli.reports import clock, progress
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import Work, show_work
 
@@ -94,10 +94,3 @@ def _print(result: SearchResult) -> None:
         typer.echo("mmes: no images or videos to search", err=True)
     if result.tally.errors:
         typer.echo(f"mmes: could not embed {result.tally.errors:,} files", err=True)
-
-
-def clock(seconds: float) -> str:
-    """1:05:09.2, or 0:07.5."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

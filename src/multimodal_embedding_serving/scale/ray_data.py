@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.bulk.job import Tally, Watch
+from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import LocalModel, Model
 from multimodal_embedding_serving.bulk.schema import DType, Layout
 from multimodal_embedding_serving.bulk.stream import embed as embed_items
@@ -120,14 +121,16 @@ def embed(
 ) -> Tally:
     """Embed what is not done yet, on the cluster that Ray is connected to or can connect to.
 
-    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
-    with the tally so far and the number of items. Raises InvalidInput if `out` holds another
-    job, OSError, MissingExtra, and Ray's own errors for what ends the whole job.
+    `inputs` as `mmes embed --out` takes them: files, folders, globs, URLs and lists (texts are in
+    lists). `watch` is called with the tally so far and the number of items. Raises NotFound for an
+    input that does not exist, InvalidInput if `out` holds another job, OSError, MissingExtra, and
+    Ray's own errors for what ends the whole job.
     """
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)
     if not arguments:
-        raise InvalidInput("no input: pass at least one folder, file, URL or text")
+        raise InvalidInput("no input: pass at least one folder, file or URL")
+    Listing(arguments, bare_texts=False).check()
     shards = Shards(Path(out).absolute())
     segment = dict(options.segment) if options.segment else None
     shards.plan(
@@ -146,9 +149,15 @@ def embed(
             tally.vectors += int(report["vectors"])
             watch(tally, total)
     shards.tidy()
+    _add_totals(tally, shards)
+    return tally
+
+
+def _add_totals(tally: Tally, shards: Shards) -> None:
     totals = shards.totals()
     tally.rows, tally.errors = totals.rows, totals.errors
-    return tally
+    if totals.errors:
+        tally.reasons, tally.errors_file = dict(totals.reasons), str(shards.errors_folder)
 
 
 def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
