@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import threading
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.exit import leave
 from multimodal_embedding_serving.cli.options import Device, Model
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.settings import Settings, find_unknown_variables
@@ -51,15 +49,3 @@ def serve(
     if reason is not None:
         typer.echo(f"mmes: {reason}", err=True)
     leave(0 if reason is None else 1)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process, even while a thread is still loading a model.
-
-    That thread is inside OpenVINO and can't be interrupted: an ordinary exit would unload the
-    library while the thread runs in it, and the process would abort.
-    """
-    if any(thread.name == "opening" for thread in threading.enumerate()):
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
