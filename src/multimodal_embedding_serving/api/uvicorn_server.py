@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from types import FrameType
 
@@ -10,6 +11,10 @@ import uvicorn
 from multimodal_embedding_serving.api.app import create_app
 from multimodal_embedding_serving.api.connection import limit_connections
 from multimodal_embedding_serving.api.service import EngineFactory, Listening, Service, open_engine
+from multimodal_embedding_serving.engine.loader import ModelInfo
+from multimodal_embedding_serving.monitoring.memory import private_memory
+
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -24,6 +29,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
         self._stop_at: float | None = None
+        self._announced = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:
@@ -38,7 +44,28 @@ class Server(uvicorn.Server):
             self.should_exit = self.should_exit or idle or time.monotonic() >= self._stop_at
         if self.service.failure is not None:
             self.should_exit = True
+        engine = self.service.engine
+        if engine is not None and not self._announced:
+            self._announced = True
+            memory = f"{private_memory() / 1e6:,.0f} MB of memory"
+            log.info("ready: open %s (%s, %s)", self._link(), describe_model(engine.info), memory)
         return await super().on_tick(counter)
+
+    def _link(self) -> str:
+        """The address for a browser on this machine, with the port that was bound."""
+        config = self.config
+        host, port = str(config.host), config.port
+        if self.servers and self.servers[0].sockets:
+            port = self.servers[0].sockets[0].getsockname()[1]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        scheme = "https" if config.is_ssl else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
+
+
+def describe_model(info: ModelInfo) -> str:
+    """Model, device and precision in a few words."""
+    computed = "" if info.precision == info.inference else f", computed in {info.inference}"
+    return f"{info.id} on {info.device}, {info.precision}{computed}"
 
 
 def make_server(

@@ -1,10 +1,10 @@
-"""The progress and the final report of `mmes embed` and `mmes search`."""
+"""What several commands print: progress, failures, facts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -63,3 +63,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def describe_lines(facts: Mapping[str, Any]) -> str:
+    """A line for each fact that is known."""
+    known = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
+    return "\n".join(f"{_label(name)}: {value}" for name, value in known.items())
+
+
+def _label(name: str) -> str:
+    """JSON keeps the key of the first version."""
+    return "license" if name == "licence" else name
