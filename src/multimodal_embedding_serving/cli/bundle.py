@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from multimodal_embedding_serving.cli.completion import complete_model_or_file
+from multimodal_embedding_serving.cli.completion import complete_model
 from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.settings import Settings
 
@@ -23,9 +23,7 @@ def bundle(
     action: Annotated[Action, typer.Argument(help="Write a model to a file, or read it from one.")],
     model_or_file: Annotated[
         str,
-        typer.Argument(
-            help="Model to export, or file to import.", autocompletion=complete_model_or_file
-        ),
+        typer.Argument(help="Model to export, or file to import.", autocompletion=complete_model),
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to export to; default: MODEL-PRECISION.mmes.")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from multimodal_embedding_serving.cli.completion import complete_input
 from multimodal_embedding_serving.cli.options import (
     ApiKey,
     Device,
@@ -67,7 +66,6 @@ Items = Annotated[
     list[str] | None,
     typer.Argument(
         help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet), or - for stdin.",
-        autocompletion=complete_input,
     ),
 ]
 Text = Annotated[list[str] | None, typer.Option(help="Text to embed, even if it is a file name.")]

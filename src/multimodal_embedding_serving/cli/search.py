@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multimodal_embedding_serving.cli.completion import complete_input
 from multimodal_embedding_serving.cli.options import (
     ApiKey,
     Device,
@@ -34,11 +33,7 @@ if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk.search import ImageQuery, SearchResult
 
 Query = Annotated[
-    str,
-    typer.Argument(
-        help="What to search for: a description, or an image (a file or a URL).",
-        autocompletion=complete_input,
-    ),
+    str, typer.Argument(help="What to search for: a description, or an image (a file or a URL).")
 ]
 Folder = Annotated[Path, typer.Argument(help="Folder to search, including subfolders.")]
 Top = Annotated[int, typer.Option("--top", "-n", min=1, help="Number of files to show.")]
