@@ -42,3 +42,11 @@ def test_an_example_is_right_usage(example: str) -> None:
 def test_a_misspelled_command_or_option_is_answered_with_the_nearest() -> None:
     assert "Did you mean 'search'?" in CliRunner().invoke(app, ["serach"]).stderr
     assert "--frames" in CliRunner().invoke(app, ["embed", "--frame", "3", "x"]).stderr
+
+
+def test_an_option_that_is_given_twice_is_wrong_usage() -> None:
+    done = CliRunner().invoke(app, ["serve", "--model", "A/b", "-m", "C/d"])
+    assert done.exit_code == 2
+    assert "--model takes one value" in done.stderr
+    texts = CliRunner().invoke(app, ["embed", "--text", "a", "--text", "b", "--json", "--json"])
+    assert len(texts.stdout.splitlines()) == 2

@@ -120,7 +120,9 @@ def test_samples_are_written_and_what_is_there_is_kept(samples: Path, tmp_path: 
     (folder / "cat.jpg").write_text("mine")
     done = CliRunner().invoke(app, ["samples", str(folder)])
     assert done.exit_code == 0
-    assert {path.name for path in folder.iterdir()} == {path.name for path in samples.iterdir()}
+    names = {path.name.removesuffix(".md") for path in samples.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    assert "LICENSES" in names
     assert (folder / "cat.jpg").read_text() == "mine"
     assert (folder / "coffee.jpg").read_bytes() == (samples / "coffee.jpg").read_bytes()
     assert f"{folder}/cat.jpg has other contents" in done.stderr

@@ -91,7 +91,7 @@ def test_a_port_in_use_is_the_last_line(tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_missing_is_the_last_line(tmp_path: Path) -> None:
     done = serve(tmp_path, "--certificate", str(tmp_path / "none.pem"))
-    check_refusal(done, "cannot start", "No such file")
+    check_refusal(done, f"--certificate {tmp_path}/none.pem", "no such file")
 
 
 def test_a_folder_without_a_checkpoint_ends_the_server_with_its_reason(tmp_path: Path) -> None:

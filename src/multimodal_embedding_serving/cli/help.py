@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 VECTORS, SEARCH, MODELS, CHECK = "Make vectors", "Search", "Models", "Check and measure"
@@ -66,6 +67,15 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return untyped_flags(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an option that is given twice: the first value would be ignored."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in self.get_params(ctx):
+            single = param.param_type_name == "option" and not param.multiple and not param.is_flag
+            if single and order.count(param) > 1:
+                raise BadParameter(f"{param.opts[0]} takes one value and was given twice", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):

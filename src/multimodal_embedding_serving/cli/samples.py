@@ -25,7 +25,8 @@ def samples(
     folder.mkdir(parents=True, exist_ok=True)
     written, kept = [], []
     for source in sorted(SAMPLES.iterdir()):
-        target = folder / source.name
+        # Without the suffix of a text, so that embedding the folder leaves it out.
+        target = folder / (source.stem if source.suffix == ".md" else source.name)
         if not target.exists():
             shutil.copyfile(source, target)
             written.append(target)

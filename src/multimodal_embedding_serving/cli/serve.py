@@ -10,6 +10,7 @@ import typer
 
 from multimodal_embedding_serving.cli.exit import leave
 from multimodal_embedding_serving.cli.options import Device, Model
+from multimodal_embedding_serving.errors import NotFound
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
@@ -33,6 +34,9 @@ def serve(
     """Serve a model over HTTP until SIGTERM or Ctrl-C; settings come from the environment."""
     if root_path and not root_path.startswith("/"):
         raise typer.BadParameter(f"--root-path must begin with a slash: /{root_path}")
+    for name, file in (("--certificate", certificate), ("--private-key", private_key)):
+        if file is not None and not file.is_file():
+            raise NotFound(f"{name} {file}: no such file")
     from multimodal_embedding_serving.api.server import serve as run
     from multimodal_embedding_serving.api.service import Listening
 
