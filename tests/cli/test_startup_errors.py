@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import COMMAND, clean
+
 LISTENING = "Uvicorn running on"
 CLIP = "CLIP/clip-vit-b-32"
 
 
 def serve(models: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
-    clean = {"PATH": "/usr/bin:/bin", "EMBEDDING_OV_MODELS_DIR": str(models), **environ}
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env=clean, check=False
-    )
+    environ = clean(**{"EMBEDDING_OV_MODELS_DIR": str(models), **environ})
+    command = [*COMMAND, "serve", "--port", "0", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
 def check_refusal(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -26,7 +26,8 @@ from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.diagnostics.integrity import Damage, find_damage
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
+from multimodal_embedding_serving.engine.preflight import check_startup
+from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
@@ -71,6 +72,7 @@ def examine(
         hub,
         model,
         effective,
+        start,
         cautions,
     ]
     for check in checks:
@@ -263,6 +265,17 @@ def effective(settings: Settings) -> Iterator[Finding]:
         if value != getattr(defaults, each.name):
             shown = str(value) if each.repr else "set"
             yield Finding("settings", each.metadata["names"][0], shown)
+
+
+def start(settings: Settings) -> Iterator[Finding]:
+    """What `mmes serve` checks before it listens: folders and extras. Wrong names, hosts and
+    devices have findings of their own."""
+    try:
+        check_startup(settings)
+    except (BundleError, MissingExtra) as error:
+        yield Finding("settings", "mmes serve", error.message, "broken")
+    except EmbeddingError:
+        return
 
 
 def cautions(settings: Settings) -> Iterator[Finding]:
