@@ -4,6 +4,7 @@
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
+#   make release   the wheel, in dist/
 #   make site      the documentation as pages, in site/
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
@@ -36,7 +37,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site soak greedy clean
+.PHONY: serve test test-all check format look bench docs release site soak greedy clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -72,6 +73,9 @@ soak: $(VENV)/.test
 greedy: $(VENV)/.test
 	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
 
+release: $(VENV)/.made
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
 site: $(VENV)/.docs
 	$(BIN)/mkdocs build
 
@@ -95,8 +99,8 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml $(VENV)/.made
-	@echo "Installing the runtime"
-	@$(PIP) --editable .
+	@echo "Installing the runtime, about 460 MB; this takes a minute or two:"
+	@$(BIN)/python -m scripts.install_progress --editable .
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.serve

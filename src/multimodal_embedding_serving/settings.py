@@ -63,6 +63,11 @@ def one_of(*allowed: str, meaning: Mapping[str, Any] | None = None) -> Parse:
     return parse
 
 
+parse_precision = one_of(
+    *PRECISIONS,
+    meaning={word: word for word in PRECISIONS} | {"fp32": "f32", "fp16": "f16"},
+)
+"""OpenVINO's spelling of the two is accepted."""
 parse_boolean = one_of("true", "false", meaning=BOOLEANS)
 parse_performance_mode = one_of(
     *PERFORMANCE_MODES,
@@ -133,7 +138,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, parse_folder, "cache of compiled graphs; next to the bundle if unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, parse_boolean, "cache compiled graphs")
     verify: str = env("EMBEDDING_VERIFY", "full", one_of("full", "background", "off"), "when the model's files are compared with their checksums: full = before the model is served; background = the weights of a model above 2 GB afterwards, all else before; off = never ([what is checked](operations.md#damaged-files))")
-    precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    precision: str = env("EMBEDDING_PRECISION", "auto", parse_precision, "inference precision")
     dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, parse_folder, "folder of images and .txt files to calibrate EMBEDDING_PRECISION=int8 with; the bundled samples if unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "address to listen on")

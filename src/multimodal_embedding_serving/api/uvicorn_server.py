@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from types import FrameType
@@ -12,6 +13,10 @@ from multimodal_embedding_serving.api.app import create_app
 from multimodal_embedding_serving.api.connection import limit_connections
 from multimodal_embedding_serving.api.lingering import Listeners
 from multimodal_embedding_serving.api.service import EngineFactory, Listening, Service, open_engine
+from multimodal_embedding_serving.engine.loader import ModelInfo
+from multimodal_embedding_serving.monitoring.memory import private_memory
+
+log = logging.getLogger(__name__)
 
 QUIET_TICKS = 3
 """Tenths of a second without a new connection, after which none is in the making."""
@@ -34,6 +39,7 @@ class Server(uvicorn.Server):
         self._listeners: Listeners | None = None
         """Set once new connections are ignored."""
         self._quiet_ticks = 0
+        self._announced = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:
@@ -47,6 +53,11 @@ class Server(uvicorn.Server):
             self._approach_exit(self._stop_at)
         if self.service.failure is not None:
             self.should_exit = True
+        engine = self.service.engine
+        if engine is not None and not self._announced:
+            self._announced = True
+            memory = f"{private_memory() / 1e6:,.0f} MB of memory"
+            log.info("ready: open %s (%s, %s)", self._link(), describe_model(engine.info), memory)
         return await super().on_tick(counter)
 
     def _approach_exit(self, stop_at: float) -> None:
@@ -68,6 +79,22 @@ class Server(uvicorn.Server):
         if self._listeners is not None:
             self._listeners.close()
         await super().shutdown(sockets)
+
+    def _link(self) -> str:
+        """The address for a browser on this machine, with the port that was bound."""
+        config = self.config
+        host, port = str(config.host), config.port
+        if self.servers and self.servers[0].sockets:
+            port = self.servers[0].sockets[0].getsockname()[1]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        scheme = "https" if config.is_ssl else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
+
+
+def describe_model(info: ModelInfo) -> str:
+    """Model, device and precision in a few words."""
+    computed = "" if info.precision == info.inference else f", computed in {info.inference}"
+    return f"{info.id} on {info.device}, {info.precision}{computed}"
 
 
 def make_server(

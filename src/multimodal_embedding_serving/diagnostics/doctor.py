@@ -27,7 +27,8 @@ from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.diagnostics.integrity import Damage, find_damage
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
+from multimodal_embedding_serving.engine.preflight import check_startup
+from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
 from multimodal_embedding_serving.media.decoder_handle import Decoder, Kind
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits
 from multimodal_embedding_serving.media.isolation import ATTEMPTS
@@ -75,6 +76,7 @@ def examine(
         hub,
         model,
         effective,
+        start,
         cautions,
         isolation,
     ]
@@ -268,6 +270,17 @@ def effective(settings: Settings) -> Iterator[Finding]:
         if value != getattr(defaults, each.name):
             shown = str(value) if each.repr else "set"
             yield Finding("settings", each.metadata["names"][0], shown)
+
+
+def start(settings: Settings) -> Iterator[Finding]:
+    """What `mmes serve` checks before it listens: folders and extras. Wrong names, hosts and
+    devices have findings of their own."""
+    try:
+        check_startup(settings)
+    except (BundleError, MissingExtra) as error:
+        yield Finding("settings", "mmes serve", error.message, "broken")
+    except EmbeddingError:
+        return
 
 
 def cautions(settings: Settings) -> Iterator[Finding]:
