@@ -4,7 +4,7 @@
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
-#   make site      the documentation as pages, in site/
+#   make site      the documentation as pages, in site/: in a small environment of its own
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
@@ -14,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LINT := .venv-lint
+SITE := .venv-site
 NODE := .node
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
@@ -68,11 +69,11 @@ docs: $(VENV)/.serve
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
 
-site: $(VENV)/.docs
-	$(BIN)/mkdocs build
+site: $(SITE)/.made
+	$(SITE)/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LINT) $(NODE) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) $(SITE) $(NODE) .environments dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -95,15 +96,10 @@ $(VENV)/.serve: pyproject.toml $(VENV)/.made
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.docs: pyproject.toml $(VENV)/.serve
-	@echo "Installing what builds the pages"
-	@$(PIP) --group docs
-	@touch $@
-
 $(VENV)/.test: pyproject.toml $(VENV)/.made
 	@echo "Installing the runtime and what the tests need"
 	@$(PIP) --editable ".[bulk,otel,tiktoken]" --group test
-	@touch $@ $(VENV)/.serve $(VENV)/.docs
+	@touch $@ $(VENV)/.serve
 
 $(VENV)/.test-all: pyproject.toml $(VENV)/.test
 	@echo "Installing what the slow tests need besides"
@@ -121,6 +117,11 @@ $(NODE)/.made: tests/api/clients/package-lock.json
 $(LINT)/.made: pyproject.toml
 	$(call make-environment,$(LINT))
 	@$(LINT)/bin/python $(INSTALL) --group lint
+	@touch $@
+
+$(SITE)/.made: pyproject.toml
+	$(call make-environment,$(SITE))
+	@$(SITE)/bin/python $(INSTALL) --group docs
 	@touch $@
 
 # The benchmark's own tools; the systems that it measures have environments of their own.
