@@ -7,6 +7,7 @@ by hand; a test checks that the parts are current.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -129,6 +130,24 @@ def sizes_row(each: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def memory_table() -> str:
+    """Memory limits of a pod in GiB, from the same figures as `sizes_table`, rounded up."""
+    figures = json.loads((DOCS / "real_sizes.json").read_text("utf-8"))
+    rows = []
+    for each in figures:
+        serving = each["memory_mb"] + MAX_REQUESTS_MB
+        converting = max(each["building_mb"], each["certifying_mb"]) + SPARE_MB
+        limits = (serving, max(serving, converting))
+        rows.append([code(each["model"]), *(f"{math.ceil(each / 1024)}" for each in limits)])
+    return table(["id", "to serve, GiB", "to convert and serve, GiB"], rows)
+
+
+MAX_REQUESTS_MB = 1536
+"""EMBEDDING_MAX_PENDING_MB, and the 512 MB within which media is decoded."""
+SPARE_MB = 512
+"""For what the system keeps of files that are read and written."""
+
+
 def choice_table() -> str:
     """What matters when one chooses a model, from the same figures as `sizes_table`."""
     figures = json.loads((DOCS / "real_sizes.json").read_text("utf-8"))
@@ -249,6 +268,7 @@ TARGETS: Mapping[str, Target] = {
     "docs/configuration.md": Target((settings_table,)),
     "docs/models.md": Target((models_table, sizes_table, torch_table)),
     "docs/guides/choose-a-model.md": Target((choice_table,)),
+    "docs/deployment.md": Target((memory_table,)),
     "docs/parity.md": Target((unmeasured_rows,)),
     "docs/errors.md": Target((errors_table,)),
     "docs/cli.md": Target((commands_table,)),

@@ -69,6 +69,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models are, so that the accuracy check of this machine runs once."""
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, samples: Path) -> Path:
     """A working folder as the guides assume it: the user's photos and videos in two folders."""
@@ -82,7 +88,7 @@ def folder(tmp_path: Path, samples: Path) -> Path:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("block", RUN)
 def test_a_pages_code_runs_as_it_is_shown(
-    block: PageBlock, server: Running, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    block: PageBlock, server: Running, folder: Path, models: Path
 ) -> None:
     group = GROUPS.get(block.page)
     python = environment(group) if group else Path(sys.executable)
@@ -96,8 +102,8 @@ def test_a_pages_code_runs_as_it_is_shown(
         env={
             **os.environ,
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-            "EMBEDDING_OV_MODELS_DIR": str(tmp_path_factory.mktemp("models")),
-            "EMBEDDING_SEARCH_DIR": str(tmp_path_factory.mktemp("search")),
+            "EMBEDDING_OV_MODELS_DIR": str(models),
+            "EMBEDDING_SEARCH_DIR": str(folder / "search"),
         },
         cwd=folder if block.page.startswith("guides/") else ROOT,
         capture_output=True,
