@@ -5,6 +5,7 @@
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
 #   make site      the documentation as pages, in site/: in a small environment of its own
+#   make docs      the generated parts of docs/; make notebooks: what the notebooks show
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
@@ -36,7 +37,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site soak clean
+.PHONY: serve test test-all check format look bench docs notebooks site soak clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -65,6 +66,10 @@ bench: $(BENCH)/.made
 
 docs: $(VENV)/.serve
 	$(BIN)/python -m scripts.generate_docs
+
+notebooks: $(VENV)/.test
+	"$$($(BIN)/python -c 'from tests.environments import environment as e; print(e("notebook"))')" \
+	  -m scripts.run_notebooks
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
