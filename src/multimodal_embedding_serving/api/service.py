@@ -67,7 +67,7 @@ class Service:
         self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
 
     def note(self, stage: str, share: float) -> None:
-        """Record how far opening is, for /ready; `open_engine` shows and logs it.
+        """Record the progress of loading, for /ready; `open_engine` shows and logs it.
 
         Called from the opening thread.
         """
