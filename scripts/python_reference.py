@@ -81,8 +81,7 @@ def _class(value: type) -> str:
 
 def _methods(value: type, prefix: str) -> str:
     return "".join(
-        _function(member, prefix, is_property)
-        for member, is_property in _public_members(value)
+        _function(member, prefix, is_property) for member, is_property in _public_members(value)
     )
 
 
@@ -108,9 +107,11 @@ def _function(value: Callable[..., Any], prefix: str = "", is_property: bool = F
 
 def _signature(name: str, value: Callable[..., Any]) -> str:
     signature = inspect.signature(value)
-    parameters = [each for each in signature.parameters.values() if each.name not in ("self", "cls")]
+    parameters = [
+        each for each in signature.parameters.values() if each.name not in ("self", "cls")
+    ]
     result = _type(signature.return_annotation)
-    arrow = f" -> {result}" if result and not name[0].isupper() or "." in name else ""
+    arrow = f" -> {result}" if (result and not name[0].isupper()) or "." in name else ""
     word = "async " if inspect.iscoroutinefunction(inspect.unwrap(value)) else ""
     head, parts = f"{word}{name}", list(_parameters(parameters))
     line = f"{head}({', '.join(parts)}){arrow}"
@@ -125,7 +126,7 @@ def _parameters(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
         if each.kind is each.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             yield "*"
-        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(each.kind.name, "")
         keyword_only |= stars == "*"
         kind = _type(each.annotation)
         default = "" if each.default is each.empty else f" = {_default(each.default)}"
@@ -157,9 +158,11 @@ def _fields(value: type) -> str:
     if not names:
         return ""
     described = _described_fields(inspect.getsource(value))
-    rows = [f"| `{name}` | `{_cell(_type(value.__annotations__[name]))}` | {described.get(name, '')} |\n"
-            for name in names]  # fmt: skip
-    return "| field | type | |\n| --- | --- | --- |\n" + "".join(rows) + "\n"
+    rows = (
+        [code(name), code(_cell(_type(value.__annotations__[name]))), described.get(name, "")]
+        for name in names
+    )
+    return table(["field", "type", ""], rows) + "\n"
 
 
 def _described_fields(source: str) -> dict[str, str]:
