@@ -68,7 +68,7 @@ class Service:
         self.metrics.watch_bound("memory", self.memory_quota)
 
     def note(self, stage: str, share: float) -> None:
-        """Record how far opening is, for /ready; `open_engine` shows and logs it.
+        """Record the progress of loading, for /ready; `open_engine` shows and logs it.
 
         Called from the opening thread.
         """

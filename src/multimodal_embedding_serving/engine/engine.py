@@ -168,6 +168,7 @@ class Engine(Embedder, AsyncEmbedder):
 
     @property
     def settings(self) -> Settings:
+        """The settings that the engine was opened with."""
         return self._settings
 
     async def embed_inputs(

@@ -87,12 +87,17 @@ class ModelInfo:
     notices: tuple[str, ...] = ()
     """What to know about the model and about how this machine serves it."""
     text_length: int | None = None
+    """Tokens after which a text is truncated. None: the model has no text tower."""
     image_size: int | None = None
+    """Pixels of a side. None: the model has no image tower."""
     logit_scale: float | None = None
+    """What the model's training multiplied a cosine by. None: the checkpoint does not say."""
     logit_bias: float | None = None
+    """What SigLIP's training added to a scaled cosine. None: other families have none."""
     jpeg_decode: JpegDecode | None = None
     """None: the model has no image tower."""
     parity: Mapping[str, Any] | None = None
+    """The accuracy report: the lowest and mean cosine of each tower. None: not measured."""
 
 
 def probes(modality: Modality) -> list[Any]:
