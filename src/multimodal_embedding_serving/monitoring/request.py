@@ -27,7 +27,7 @@ class RequestContext:
     def __init__(self, memory_quota: MemoryQuota, request_id: str = "") -> None:
         self.request_id = request_id
         self.items = 0
-        """The number of items admitted to the engine."""
+        """The number of items embedded for it; a video's frames count one by one."""
         self.used = 0
         self._quota = memory_quota
         self._closed = False
