@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -14,7 +15,20 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.sampling import DisplayedFrame
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import Role, TextTransform
-from multimodal_embedding_serving.types import Features
+from multimodal_embedding_serving.types import Features, StageTimer
+
+
+def time_preparing(prepare: Prepare, on_stage: StageTimer) -> Prepare:
+    """The same preprocessing; each call is reported as the stage `decode`."""
+
+    def prepare_timed(items: Sequence[Any]) -> Sequence[Prepared]:
+        started = time.perf_counter()
+        try:
+            return prepare(items)
+        finally:
+            on_stage("decode", time.perf_counter() - started)
+
+    return prepare_timed
 
 
 def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> Prepare:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from asyncio import AbstractEventLoop, get_running_loop, to_thread
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,13 @@ from multimodal_embedding_serving.media.image import (
     image_limits,
 )
 from multimodal_embedding_serving.media.image_decoding import ImageDecoding
-from multimodal_embedding_serving.media.sampling import DisplayedFrame, Segment, VideoLimits
+from multimodal_embedding_serving.media.sampling import (
+    DisplayedFrame,
+    Frame,
+    MissingFrame,
+    Segment,
+    VideoLimits,
+)
 from multimodal_embedding_serving.monitoring.admission import Bound, SlotBound
 from multimodal_embedding_serving.monitoring.request import (
     RequestContext,
@@ -37,6 +45,7 @@ from multimodal_embedding_serving.monitoring.request import (
     current_request,
 )
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import StageTimer, ignore_stage
 
 MAX_VIDEOS = 4
 """Videos decoded at a time, each in a process of its own and on several threads."""
@@ -133,9 +142,16 @@ class MediaAccess:
     """Decoded frames of a video that may wait for the image tower."""
     on_media: Callable[[str, int], None]
     """Called with the kind (image or video) and size in bytes of all encoded media."""
+    on_stage: StageTimer = ignore_stage
+    """Called with the seconds of every fetch, and of every frame decoded."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, on_media: Callable[[str, int], None]) -> MediaAccess:
+    def from_settings(
+        cls,
+        settings: Settings,
+        on_media: Callable[[str, int], None],
+        on_stage: StageTimer = ignore_stage,
+    ) -> MediaAccess:
         max_videos = min(settings.worker_count, MAX_VIDEOS)
         return cls(
             images=image_limits(settings),
@@ -155,11 +171,7 @@ class MediaAccess:
                 )
             ),
             roots=settings.media_roots,
-            segment=Segment(
-                start_offset=settings.start_offset,
-                clip_duration=settings.clip_duration,
-                num_frames=settings.num_frames,
-            ),
+            segment=_default_segment(settings),
             workers=PriorityPool(settings.worker_count),
             decoders=DecoderPool(
                 max_videos,
@@ -178,6 +190,7 @@ class MediaAccess:
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
             on_media=on_media,
+            on_stage=on_stage,
         )
 
     @property
@@ -204,12 +217,15 @@ class MediaAccess:
         return partial(to_thread, media_path, path, self.roots)
 
     async def _fetch_image(self, url: str) -> FetchedImage:
-        data = await self._fetch(url, self.images.max_bytes)
-        return FetchedImage(data, current_request.get())
+        return FetchedImage(await self._fetch(url, self.images.max_bytes), current_request.get())
 
     async def _fetch(self, url: str, max_bytes: int) -> bytes:
         async with self.fetches.slot(current_client()):
-            return await self.fetcher.get(url, max_bytes=max_bytes)
+            started = time.perf_counter()
+            try:
+                return await self.fetcher.get(url, max_bytes=max_bytes)
+            finally:
+                self.on_stage("fetch", time.perf_counter() - started)
 
     async def video_source(self, source: VideoSource) -> bytes | Path | Encoded:
         """Fetch a remote video, or resolve a path below the media roots.
@@ -251,9 +267,7 @@ class MediaAccess:
             return decode_rgb(
                 source, self.images, min_side=min_side, copied=copied, reserve=reserve
             )
-        decoding = ImageDecoding(
-            self.image_decoders, self.images, min_side=min_side, copied=copied
-        )
+        decoding = ImageDecoding(self.image_decoders, self.images, min_side=min_side, copied=copied)
         return decoding.decode(source, reserve)
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
@@ -266,6 +280,33 @@ class MediaAccess:
             threads=self.threads,
             received=partial(self.on_media, "video"),
         )
+
+
+def _default_segment(settings: Settings) -> Segment:
+    return Segment(
+        start_offset=settings.start_offset,
+        clip_duration=settings.clip_duration,
+        num_frames=settings.num_frames,
+    )
+
+
+def time_frames(
+    make: Callable[[], Generator[Frame | MissingFrame, None, None]], on_stage: StageTimer
+) -> Callable[[], Generator[Frame | MissingFrame, None, None]]:
+    """The same generator; the wait for each frame is reported as decoding."""
+
+    def frames() -> Generator[Frame | MissingFrame, None, None]:
+        with closing(make()) as source:
+            while True:
+                started = time.perf_counter()
+                frame = next(source, None)
+                if frame is None:
+                    return
+                on_stage("decode", time.perf_counter() - started)
+                yield frame
+                del frame  # the next one may need its memory
+
+    return frames
 
 
 def is_url(text: str) -> bool:

@@ -26,7 +26,11 @@ SCOPE_VERSION, SCOPES = 6, 0b11
 class Ruleset(ctypes.Structure):
     """The kernel's `landlock_ruleset_attr`."""
 
-    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scope", ctypes.c_uint64))
+    _fields_ = (
+        ("files", ctypes.c_uint64),
+        ("network", ctypes.c_uint64),
+        ("scope", ctypes.c_uint64),
+    )
 
 
 def landlock_version() -> int:
