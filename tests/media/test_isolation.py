@@ -119,7 +119,9 @@ def test_an_isolated_process_decodes_and_can_do_nothing_else(tmp_path: Path) -> 
     assert len(results) == 24
     refused = {name for name, number in results.items() if number in (errno.EPERM, errno.ENOSYS)}
     if state.seccomp:
-        assert refused | {name for name, number in results.items() if number is None} == set(results)
+        assert refused | {name for name, number in results.items() if number is None} == set(
+            results
+        )
         assert state.possible == ()
     if state.seccomp or state.landlock:
         assert {name for name, number in results.items() if number} >= NEEDS_LANDLOCK

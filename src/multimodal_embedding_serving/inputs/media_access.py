@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from asyncio import AbstractEventLoop, get_running_loop, to_thread
 from collections.abc import Callable, Generator, Mapping
@@ -22,6 +23,7 @@ from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, Decod
 from multimodal_embedding_serving.media.encoded import Encoded, is_data_uri
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.files import media_path, open_file
+from multimodal_embedding_serving.media.formats import CRASHING_FORMATS, recognize
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
@@ -133,8 +135,9 @@ class MediaAccess:
     """The fetches in progress: at most half of them for one client."""
     videos_decoded: SlotBound
     """The videos whose decoder is at work."""
-    image_decoders: DecoderPool | None = None
-    """The processes that decode images; None: the workers decode them."""
+    image_decoders: DecoderPool
+    """The processes that decode images: those of CRASHING_FORMATS, or all."""
+    isolate_images: bool = False
     jpeg_decode: JpegDecode = "fast"
     threads: int = 0
     """FFmpeg threads per video; 0 = FFmpeg decides."""
@@ -183,9 +186,8 @@ class MediaAccess:
             videos_decoded=SlotBound(max_videos),
             image_decoders=DecoderPool(
                 1, slots=0, limits=DecoderLimits(seconds=settings.request_timeout), kind="image"
-            )
-            if settings.image_isolation
-            else None,
+            ),
+            isolate_images=settings.image_isolation,
             jpeg_decode=choose_jpeg_decode(settings),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
@@ -202,8 +204,7 @@ class MediaAccess:
         """Stop the threads after their current tasks, and the decoder processes."""
         self.workers.shutdown(wait=False)
         self.decoders.close()
-        if self.image_decoders is not None:
-            self.image_decoders.close()
+        self.image_decoders.close()
 
     def fetch_image(self, url: str) -> Any:
         """The item for an image's URL: a coroutine function, or the contents of a data URI."""
@@ -260,15 +261,20 @@ class MediaAccess:
         self, source: ImageSource, *, min_side: int, copied: bool, reserve: Reserve
     ) -> Image.Image:
         """`decode_rgb` with this service's limits, of an encoded image in a process of its own if
-        EMBEDDING_IMAGE_ISOLATION is set. `min_side` matters only for fast decoding of JPEGs.
-        Blocks: for worker threads."""
+        its decoder may crash or EMBEDDING_IMAGE_ISOLATION is set. `min_side` matters only for fast
+        decoding of JPEGs. Blocks: for worker threads."""
         min_side = min_side if self.jpeg_decode == "fast" else 0
-        if self.image_decoders is None or not isinstance(source, bytes):
+        if not isinstance(source, bytes) or not self._isolates(source):
             return decode_rgb(
                 source, self.images, min_side=min_side, copied=copied, reserve=reserve
             )
         decoding = ImageDecoding(self.image_decoders, self.images, min_side=min_side, copied=copied)
         return decoding.decode(source, reserve)
+
+    def _isolates(self, image: bytes) -> bool:
+        if self.isolate_images:
+            return True
+        return recognize(image) in CRASHING_FORMATS and sys.platform == "linux"
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
         """Start decoding a video in a decoder process."""
