@@ -223,22 +223,18 @@ def large_bodies(greedy: Greedy, stack: ExitStack) -> None:
 
 
 def idle_connections(greedy: Greedy, stack: ExitStack) -> None:
-    """Half of them have sent a request; those that were closed are opened again."""
+    """Half of them have sent a request; all stay open."""
 
-    def open_all(connection: HTTPConnection) -> None:
-        connection.close()
-        connections: list[socket.socket] = []
-        while not greedy.over.is_set():
+    def open_all(_: HTTPConnection) -> None:
+        with ExitStack() as connections:
             for number in range(IDLE_CONNECTIONS):
+                address = ("127.0.0.1", greedy.port)
                 with suppress(OSError):
-                    each = socket.create_connection(("127.0.0.1", greedy.port), 5, (GREEDY, 0))
+                    each = socket.create_connection(address, PATIENCE, (GREEDY, 0))
+                    connections.enter_context(each)
                     if number % 2:
                         each.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                    connections.append(each)
-            greedy.over.wait(1)
-            for each in connections:
-                each.close()
-            connections.clear()
+            greedy.over.wait()
 
     start(stack, greedy, open_all, GREEDY)
 
