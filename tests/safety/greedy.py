@@ -142,14 +142,16 @@ def start(
     connection = dial(greedy.port, address)
     thread = threading.Thread(target=run, args=(connection,), daemon=True)
     thread.start()
-    stack.callback(thread.join, PATIENCE)
-    stack.callback(hang_up, connection)
+    stack.callback(hang_up, connection, thread)
 
 
-def hang_up(connection: HTTPConnection) -> None:
-    if connection.sock is not None:
-        with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+def hang_up(connection: HTTPConnection, thread: threading.Thread) -> None:
+    """Close the connection, as often as its thread opens it, until the thread has ended."""
+    while thread.is_alive():
+        if connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        thread.join(0.1)
 
 
 def repeat(bodies: Sequence[bytes], clients: int, addresses: Sequence[str] = (GREEDY,)) -> Attack:
