@@ -253,11 +253,6 @@ def small_requests(greedy: Greedy, stack: ExitStack) -> None:
     )
 
 
-def everything(greedy: Greedy, stack: ExitStack) -> None:
-    for attack in list(ATTACKS.values())[1:-1]:
-        attack(greedy, stack)
-
-
 ATTACKS: dict[str, Attack] = {
     "nothing": lambda greedy, stack: None,
     "2 videos on a slow host": slow_videos,
@@ -267,7 +262,6 @@ ATTACKS: dict[str, Attack] = {
     "2,000 idle connections": idle_connections,
     "13 clients with lists of 2,048 texts": text_lists,
     "64 clients with single texts": small_requests,
-    "all of these at once": everything,
 }
 
 
