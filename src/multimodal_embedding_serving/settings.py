@@ -63,6 +63,11 @@ def one_of(*allowed: str, meaning: Mapping[str, Any] | None = None) -> Parse:
     return parse
 
 
+parse_precision = one_of(
+    *PRECISIONS,
+    meaning={word: word for word in PRECISIONS} | {"fp32": "f32", "fp16": "f16"},
+)
+"""OpenVINO's spelling of the two is accepted."""
 parse_boolean = one_of("true", "false", meaning=BOOLEANS)
 parse_performance_mode = one_of(
     *PERFORMANCE_MODES,
@@ -133,7 +138,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, parse_folder, "cache of compiled graphs; next to the bundle if unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, parse_boolean, "cache compiled graphs")
     verify: str = env("EMBEDDING_VERIFY", "full", one_of("full", "background", "off"), "when the model's files are compared with their checksums: full = before the model is served; background = the weights of a model above 2 GB afterwards, all else before; off = never ([what is checked](operations.md#damaged-files))")
-    precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    precision: str = env("EMBEDDING_PRECISION", "auto", parse_precision, "inference precision")
     dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, parse_folder, "folder of images and .txt files to calibrate EMBEDDING_PRECISION=int8 with; the bundled samples if unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "address to listen on")
@@ -164,6 +169,7 @@ class Settings:
     media_proxy: str = env("EMBEDDING_MEDIA_PROXY", "", str, "proxy for fetching media")
     image_formats: tuple[str, ...] = env("EMBEDDING_IMAGE_FORMATS", tuple(IMAGE_FORMATS), some_of(*IMAGE_FORMATS), "accepted image formats")
     jpeg_decode: str = env("EMBEDDING_JPEG_DECODE", "auto", one_of("auto", "exact", "fast"), "JPEG decoding: exact = at full size; fast = scaled down while decoding, to at least twice the side that the model needs ([cost](parity.md#jpeg-decoding)); auto = exact if EMBEDDING_PRECISION is f32, else fast")
+    image_isolation: bool = env("EMBEDDING_IMAGE_ISOLATION", False, parse_boolean, "decode images in separate processes that have neither files nor a network ([what it costs](safety.md#isolation)); false = in the server's own process")
     max_body_mb: int = env("EMBEDDING_MAX_BODY_MB", 64, number(1), "maximum size of a request body")
     max_image_mb: int = env("EMBEDDING_MAX_IMAGE_MB", 32, number(1), "maximum size of an encoded image")
     max_image_mpix: int = env("EMBEDDING_MAX_IMAGE_MPIX", 64, number(1), "maximum megapixels of an image, read from its header")

@@ -33,6 +33,7 @@ OVERRIDDEN = {
     "on_message_complete": ["self"],
     "on_response_complete": ["self"],
     "pause_writing": ["self"],
+    "shutdown": ["self"],
     "_start_asgi_task": ["self", "cycle", "app"],
 }
 """Methods of HttpToolsProtocol and their parameters."""

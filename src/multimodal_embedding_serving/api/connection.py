@@ -15,6 +15,7 @@ tested, and tests/api/test_uvicorn_interface.py fails when the overridden parts 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from multimodal_embedding_serving.api.lingering import LingeringTransport
 from multimodal_embedding_serving.api.request_parser import RequestParser
 from multimodal_embedding_serving.api.waiting_connections import WaitingConnections
 from multimodal_embedding_serving.settings import Settings
@@ -37,6 +39,8 @@ MIN_LINGER_BYTES = 5 << 20
 MAX_LINGERS = 12
 """A client may go on to send the body of a request that was already answered, because few clients
 read the response before that: at least so many bytes in MAX_LINGER seconds, so many times."""
+MAX_LINGER_AT_SHUTDOWN = 0.5
+"""MAX_LINGER when the server stops; a client that is idle sees the end at once."""
 
 
 class Connection(HttpToolsProtocol):
@@ -47,6 +51,11 @@ class Connection(HttpToolsProtocol):
     max_connections: ClassVar[int] = 1024
     waiting: ClassVar[WaitingConnections[Connection]] = WaitingConnections()
 
+    @staticmethod
+    def is_draining() -> bool:
+        """Whether the server is about to stop: then each response is the last of its connection."""
+        return False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = RequestParser(self)  # type: ignore[assignment]  # stands in for it
@@ -56,15 +65,19 @@ class Connection(HttpToolsProtocol):
         self._linger_timer: asyncio.TimerHandle | None = None
         self._linger_bytes = self._lingers = 0
         self._unread_bytes = 0
+        self._lingering: LingeringTransport
         self._running: RequestResponseCycle | None = None
         """With pipelined requests, `self.cycle` is the last one received, not the running one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        lingering = LingeringTransport(transport, self.loop, MAX_LINGER)
+        super().connection_made(lingering)  # type: ignore[arg-type]  # stands in for it
+        self._lingering = lingering
         if len(self.connections) > self.max_connections:
             victim = self.waiting.next_to_close()
             if victim is None:
                 self._reject(503, TOO_MANY)
+                lingering.flush_and_close()
                 return
             victim.make_way()
         self.waiting.add_idle(self, self._address)
@@ -76,11 +89,11 @@ class Connection(HttpToolsProtocol):
         self.waiting.discard(self, self._address)
         if idle:  # a response that no request asked for would be taken for the next one's
             self._cancel_header_timer()
-            self.transport.close()
         elif self._header_timer is not None:
             self._reject(503, TOO_MANY)
         else:
             self.transport.abort()
+        self._lingering.flush_and_close()
 
     @property
     def _address(self) -> str:
@@ -97,6 +110,9 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering.closing:
+            self._lingering.discard(len(data))  # it has its response
+            return
         if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_headers()  # of the next request, or of bytes that never become one
         if self.waiting.is_idle(self, self._address):
@@ -111,6 +127,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._cancel_header_timer()
         super().on_headers_complete()
+        if self.is_draining():
+            self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -151,6 +169,14 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
         self._watch_unread()
 
+    def shutdown(self) -> None:
+        """Respond to a client that has connected and not yet sent its request; close idle ones."""
+        self._lingering.linger = MAX_LINGER_AT_SHUTDOWN
+        if self._header_timer is not None and (self.cycle is None or self._header_bytes):
+            self._reject(503, "the server is shutting down")
+        else:
+            super().shutdown()
+
     def _await_headers(self) -> None:
         self._header_bytes = 0
         self._header_timer = self.loop.call_later(self.header_timeout, self._time_out_headers)
@@ -170,6 +196,7 @@ class Connection(HttpToolsProtocol):
         body = reason.encode()
         headers = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + headers % len(body) + body)
+        self._lingering.max_bytes = MAX_HEADER_BYTES
         self.transport.close()
         self._watch_unread()
 
@@ -188,12 +215,15 @@ class Connection(HttpToolsProtocol):
             self._watch_unread()
 
 
-def limit_connections(settings: Settings) -> type[Connection]:
+def limit_connections(
+    settings: Settings, draining: Callable[[], bool] = lambda: False
+) -> type[Connection]:
     """The protocol class for uvicorn that enforces the limits of the settings."""
 
     class LimitedConnection(Connection):
         header_timeout = settings.header_timeout
         max_connections = settings.max_connections
+        is_draining = staticmethod(draining)
         waiting = WaitingConnections()
 
     return LimitedConnection

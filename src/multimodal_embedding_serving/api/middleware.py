@@ -31,12 +31,15 @@ from multimodal_embedding_serving.monitoring.tracing import name_request, reques
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health"))
-PUBLIC_PREFIX = "/playground/"
-"""Routes that need no key: probes, and the static page, which asks for the key itself."""
+PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health", "/docs", "/openapi.json"))
+PUBLIC_PREFIXES = ("/playground/", "/docs/")
+"""Routes that need no key: probes, and the static pages, which ask for the key themselves."""
 
 CLIENT_CLOSED_REQUEST = 499
 """The client disconnected before the response; nginx's status for it."""
+WORK = frozenset(("POST",))
+"""Requests that embed something. Probes, pages and descriptions are logged at debug level: a probe
+every few seconds, or the 30 files of a page, would bury them."""
 MAX_LOGGED_PATH = 200
 """Characters of a path in the log."""
 
@@ -92,7 +95,7 @@ class RequestMiddleware:
         facts = {"method": method, "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)
         text = "%(method)s %(path)s %(status)s %(ms)s ms %(items)s items"
-        log.info(text, facts, extra=facts)
+        log.log(logging.INFO if method in WORK else logging.DEBUG, text, facts, extra=facts)
 
 
 class AuthMiddleware:
@@ -150,7 +153,7 @@ class AuthMiddleware:
 
 
 def _is_public(path: str) -> bool:
-    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX)
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
 def _address(scope: Scope) -> str:

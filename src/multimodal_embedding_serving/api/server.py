@@ -33,7 +33,11 @@ def serve(settings: Settings, listening: Listening | None = None) -> str | None:
     try:
         server.run()
     except SystemExit:  # uvicorn raises it if it can't listen
-        return f"cannot listen on {settings.host}:{settings.port}: {_listening_error(settings)}"
+        reason = _listening_error(settings)
+        return (
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another address "
+            "with --host and --port"
+        )
     except OSError as error:  # a certificate that cannot be read
         return f"cannot start: {error.strerror or error}"
     return service.failure

@@ -10,7 +10,7 @@ from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import Tower
 from multimodal_embedding_serving.inputs.items import Embeddable, ItemBatch, TextItems
 from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
-from multimodal_embedding_serving.monitoring.request import current_client, current_request
+from multimodal_embedding_serving.monitoring.request import current_client
 from multimodal_embedding_serving.types import Modality
 
 MAX_INTERACTIVE_ITEMS = 8
@@ -56,7 +56,7 @@ def admit(
 
     Raises QueueFull.
     """
-    request, client = current_request.get(), current_client()
+    client = current_client()
     with ExitStack() as stack:
         admissions = []
         for group in groups:
@@ -65,8 +65,6 @@ def admit(
             ready = sum(_count_ready(batches[number]) for number in group.numbers)
             admission.reserve(min(ready, group.tower.window))
             admissions.append(admission)
-        if request is not None:
-            request.items += sum(batch.count for batch in batches)
         yield admissions
 
 

@@ -67,6 +67,7 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
 from multimodal_embedding_serving.monitoring.metrics import Metrics
+from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
@@ -106,7 +107,10 @@ class Engine(Embedder, AsyncEmbedder):
         self._settings, self._open_towers = settings, reopen
         self._limits = InputLimits.of(settings)
         self._metrics = metrics or Metrics()
-        self._media = media or MediaAccess.from_settings(settings, self._metrics.count_media)
+        self._media = media or open_media(settings, self._metrics)
+        self._metrics.describe_model(
+            info.id, info.device, info.backend, info.precision, info.dimension, info.fingerprint
+        )
         self._lock = threading.Lock()
         self._queue = QueueBound(settings.queue_limit)
         for name, bound in (("items", self._queue), *self._media.bounds.items()):
@@ -139,7 +143,7 @@ class Engine(Embedder, AsyncEmbedder):
 
     @classmethod
     def _load(cls, settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
-        media = MediaAccess.from_settings(settings, metrics.count_media)
+        media = open_media(settings, metrics)
         loaded_model = load_model(settings, progress)
         form = choose_form(loaded_model, settings, progress)
         progress("opening the model", 0.0)
@@ -168,6 +172,7 @@ class Engine(Embedder, AsyncEmbedder):
 
     @property
     def settings(self) -> Settings:
+        """The settings that the engine was opened with."""
         return self._settings
 
     async def embed_inputs(
@@ -188,10 +193,14 @@ class Engine(Embedder, AsyncEmbedder):
         size = self._size(dimensions)
         batches, results = await self._results(inputs, deadline, priority)
         several = len(batches) > 1
-        return [
+        assembled = [
             assemble(batch, results[place], size, place if several else None)
             for place, batch in enumerate(batches)
         ]
+        request = current_request.get()
+        if request is not None:
+            request.items += sum(map(_count_embedded, results))
+        return assembled
 
     async def _results(
         self,
@@ -376,7 +385,7 @@ class Engine(Embedder, AsyncEmbedder):
             await _run_all([run(*each) for each in zip(groups, admissions, strict=True)])
         for each, items_of_input in zip(inputs, results, strict=True):
             tokens = sum(item.tokens for item in items_of_input)
-            self._metrics.count_items(each.modality, len(items_of_input), tokens)
+            self._metrics.count_items(each.modality, _count_embedded(items_of_input), tokens)
         return results
 
     # ── around requests ──
@@ -435,6 +444,15 @@ async def _expand(
         return await inputs[place].expand(media, limits)
     except EmbeddingError as error:
         raise set_index(error, place if len(inputs) > 1 else None) from None
+
+
+def open_media(settings: Settings, metrics: Metrics) -> MediaAccess:
+    """Access to media whose sizes and times are counted in `metrics`."""
+    return MediaAccess.from_settings(settings, metrics.count_media, metrics.stage_times("image"))
+
+
+def _count_embedded(results: Sequence[ItemResult]) -> int:
+    return sum(result.error is None for result in results)
 
 
 async def _run_all(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -24,6 +24,7 @@ from multimodal_embedding_serving.inputs.media_access import (
     Remote,
     VideoSource,
     is_url,
+    time_frames,
 )
 from multimodal_embedding_serving.media.files import media_path
 from multimodal_embedding_serving.media.image import ImageSource
@@ -218,7 +219,8 @@ class Video:
         """Yield the frames; append each frame's info to `infos` before yielding it, and each frame
         that can't be decoded to `skipped`."""
         video = media.open_video(await media.video_source(self.source), self.segment)
-        run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
+        decoded = time_frames(video.frames, media.on_stage)
+        run = stream(decoded, media.decoders.threads, ahead=media.ahead, stop=video.stop)
         async with media.videos_decoded.slot(current_client()), aclosing(run) as frames:
             async for frame in frames:
                 timestamp = round(frame.timestamp, 6)

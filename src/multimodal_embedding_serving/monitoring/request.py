@@ -124,7 +124,7 @@ class RequestContext:
         self.client = client
         """Set before the request holds anything."""
         self.items = 0
-        """The number of items that entered the queue."""
+        """The number of items embedded for it; a video's frames count one by one."""
         self.used = 0
         """Bytes charged to it."""
         self.closed = False
