@@ -111,8 +111,7 @@ class RemoteFailed(EmbeddingError):
 
 
 class QueueFull(EmbeddingError):
-    """Too much is in progress, and the client holds its share of it; retry after `retry_after`
-    seconds (the `Retry-After` header)."""
+    """The client holds its share of a limit that is reached; retry after `retry_after` seconds."""
 
     status, code = 429, "queue_full"
 

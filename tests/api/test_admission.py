@@ -113,18 +113,19 @@ def readable(connection: socket.socket) -> bool:
 
 
 def test_two_slow_videos_keep_nobody_from_being_served(
-    start: Start, dial: Dial, slow: SlowHost, background: Callable[..., Future[Any]]
+    start: Start, dial: Dial, slow: SlowHost
 ) -> None:
     serving = start(allowed_hosts=("127.0.0.1",), queue_limit=64)
     url = {"video_url": f"{slow.url}/v.mp4", "segment_config": {"num_frames": 0}}
-    for _ in range(2):
-        payload = {"input": {"type": "video_url", **url}}
-        background(give_up, dial(serving, GREEDY), payload)
+    body = json.dumps({"input": {"type": "video_url", **url}}).encode()
+    videos = [send(serving, GREEDY, body, len(body)) for _ in range(2)]
     assert eventually(lambda: slow.open == 2)
     for client in (dial(serving, HONEST), dial(serving, GREEDY)):
         for _ in range(20):
             assert client.post("/embeddings", json=TEXT).status_code == 200
     assert held(serving)["items"] == 0
+    for each in videos:
+        each.close()
     assert nothing_is_held(serving)
 
 

@@ -20,6 +20,7 @@ from multimodal_embedding_serving.inputs.items import (
     InputLimits,
     ItemBatch,
     TextItem,
+    TextItems,
     Texts,
     Video,
 )
@@ -73,6 +74,10 @@ def parse(**fields: Any) -> Embeddable:
     return Body.model_validate({"input": fields}).input
 
 
+def texts_of(batch: ItemBatch) -> list[TextItem]:
+    return list(cast("TextItems", batch.items))
+
+
 async def run(batch: ItemBatch) -> list[Any]:
     """All items of a batch that streams."""
     items = cast("AsyncGenerator[Any, None]", batch.items)
@@ -94,9 +99,9 @@ def test_each_kind_names_its_modality_and_expands_to_items(kind: type[BaseModel]
 
 async def test_a_string_becomes_a_query_and_a_list_documents(media: MediaAccess) -> None:
     single = await parse(type="text", text="a").expand(media, LIMITS)
-    assert (single.items, single.many) == ([TextItem("a", "query")], False)
+    assert (texts_of(single), single.many) == ([TextItem("a", "query")], False)
     several = await parse(type="text", text=["a"]).expand(media, LIMITS)
-    assert (several.items, several.many) == ([TextItem("a", "document")], True)
+    assert (texts_of(several), several.many) == ([TextItem("a", "document")], True)
 
 
 async def test_a_long_text_is_refused_by_its_place(media: MediaAccess) -> None:
@@ -331,7 +336,7 @@ async def test_images_of_this_process_are_taken_as_they_are(
 
 async def test_texts_keep_their_role_and_instruction(media: MediaAccess) -> None:
     batch = await Texts(["a", (1, 2)], "query", "Find").expand(media, LIMITS)
-    assert batch.items == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
+    assert texts_of(batch) == [TextItem("a", "query", "Find"), TextItem((1, 2), "query", "Find")]
 
 
 def test_each_event_loop_has_a_fetcher_of_its_own() -> None:

@@ -142,14 +142,16 @@ def start(
     connection = dial(greedy.port, address)
     thread = threading.Thread(target=run, args=(connection,), daemon=True)
     thread.start()
-    stack.callback(thread.join, PATIENCE)
-    stack.callback(hang_up, connection)
+    stack.callback(hang_up, connection, thread)
 
 
-def hang_up(connection: HTTPConnection) -> None:
-    if connection.sock is not None:
-        with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+def hang_up(connection: HTTPConnection, thread: threading.Thread) -> None:
+    """Close the connection, as often as its thread opens it, until the thread has ended."""
+    while thread.is_alive():
+        if connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        thread.join(0.1)
 
 
 def repeat(bodies: Sequence[bytes], clients: int, addresses: Sequence[str] = (GREEDY,)) -> Attack:
@@ -223,22 +225,18 @@ def large_bodies(greedy: Greedy, stack: ExitStack) -> None:
 
 
 def idle_connections(greedy: Greedy, stack: ExitStack) -> None:
-    """Half of them have sent a request; those that were closed are opened again."""
+    """Half of them have sent a request; all stay open."""
 
-    def open_all(connection: HTTPConnection) -> None:
-        connection.close()
-        connections: list[socket.socket] = []
-        while not greedy.over.is_set():
+    def open_all(_: HTTPConnection) -> None:
+        with ExitStack() as connections:
             for number in range(IDLE_CONNECTIONS):
+                address = ("127.0.0.1", greedy.port)
                 with suppress(OSError):
-                    each = socket.create_connection(("127.0.0.1", greedy.port), 5, (GREEDY, 0))
+                    each = socket.create_connection(address, PATIENCE, (GREEDY, 0))
+                    connections.enter_context(each)
                     if number % 2:
                         each.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                    connections.append(each)
-            greedy.over.wait(1)
-            for each in connections:
-                each.close()
-            connections.clear()
+            greedy.over.wait()
 
     start(stack, greedy, open_all, GREEDY)
 
@@ -255,11 +253,6 @@ def small_requests(greedy: Greedy, stack: ExitStack) -> None:
     )
 
 
-def everything(greedy: Greedy, stack: ExitStack) -> None:
-    for attack in list(ATTACKS.values())[1:-1]:
-        attack(greedy, stack)
-
-
 ATTACKS: dict[str, Attack] = {
     "nothing": lambda greedy, stack: None,
     "2 videos on a slow host": slow_videos,
@@ -269,7 +262,6 @@ ATTACKS: dict[str, Attack] = {
     "2,000 idle connections": idle_connections,
     "13 clients with lists of 2,048 texts": text_lists,
     "64 clients with single texts": small_requests,
-    "all of these at once": everything,
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -38,29 +40,17 @@ def test_honest_clients_are_served_beside_an_attack(
 
 
 def test_what_must_not_be_is_noticed() -> None:
+    fine = Honest(Counter({200: 3}), [0.1] * 3)
     with slow_host() as slow:
-        good = Outcome(
-            "x", *(Honest(Counter({200: 3}), [0.1] * 3) for _ in range(3)), Greedy(0, slow)
-        )
+        good = Outcome("x", fine, fine, fine, Greedy(0, slow))
+        changes: list[dict[str, Any]] = [
+            {"text": Honest(Counter({200: 3, 429: 1}))},
+            {"image": Honest(Counter({0: 1}))},
+            {"probes": Honest(Counter({503: 1}))},
+            {"greedy": Greedy(0, slow, Counter({500: 1}))},
+            {"greedy": Greedy(0, slow, retry_after=Counter({None: 1}))},
+            {"greedy": Greedy(0, slow, retry_after=Counter({"0": 1}))},
+        ]
         assert not good.wrong()
-        for broken in (
-            Outcome("x", Honest(Counter({200: 3, 429: 1})), good.image, good.probes, good.greedy),
-            Outcome("x", good.text, Honest(Counter({0: 1})), good.probes, good.greedy),
-            Outcome("x", good.text, good.image, Honest(Counter({503: 1})), good.greedy),
-            Outcome("x", good.text, good.image, good.probes, Greedy(0, slow, Counter({500: 1}))),
-            Outcome(
-                "x",
-                good.text,
-                good.image,
-                good.probes,
-                Greedy(0, slow, Counter(), Counter({None: 1})),
-            ),
-            Outcome(
-                "x",
-                good.text,
-                good.image,
-                good.probes,
-                Greedy(0, slow, Counter(), Counter({"0": 1})),
-            ),
-        ):
-            assert len(broken.wrong()) == 1
+        for change in changes:
+            assert len(replace(good, **change).wrong()) == 1

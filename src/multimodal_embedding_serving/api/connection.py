@@ -35,9 +35,12 @@ MIN_BYTES_READ = 16 << 10
 """What a client must have read of its response between two checks."""
 TOO_MANY = "too many connections"
 MAX_LINGER = 5.0
-"""Seconds in which a client may still send the body of a request that was already answered."""
+MIN_LINGER_BYTES = 5 << 20
+MAX_LINGERS = 12
+"""A client may go on to send the body of a request that was already answered, because few clients
+read the response before that: at least so many bytes in MAX_LINGER seconds, so many times."""
 MAX_LINGER_AT_SHUTDOWN = 0.5
-"""The same when the server stops; a client that is idle sees the end at once."""
+"""MAX_LINGER when the server stops; a client that is idle sees the end at once."""
 
 
 class Connection(HttpToolsProtocol):
@@ -60,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger_bytes = self._lingers = 0
         self._unread_bytes = 0
         self._lingering: LingeringTransport
         self._running: RequestResponseCycle | None = None
@@ -113,6 +117,7 @@ class Connection(HttpToolsProtocol):
             self._await_headers()  # of the next request, or of bytes that never become one
         if self.waiting.is_idle(self, self._address):
             self.waiting.add_receiving(self, self._address)
+        self._linger_bytes += len(data)
         super().data_received(data)
         if self._header_timer is not None:
             self._header_bytes += len(data)
@@ -135,9 +140,21 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or not self.cycle.response_complete:
             return  # a pipelined request is next
         if self.cycle.more_body:
-            self._linger_timer = self.loop.call_later(MAX_LINGER, self.transport.abort)
+            self._lingers = 0
+            self._linger()
         else:
             self.waiting.add_idle(self, self._address)
+
+    def _linger(self) -> None:
+        self._linger_bytes = 0
+        self._linger_timer = self.loop.call_later(MAX_LINGER, self._check_linger)
+
+    def _check_linger(self) -> None:
+        self._lingers += 1
+        if self._linger_bytes < MIN_LINGER_BYTES or self._lingers == MAX_LINGERS:
+            self.transport.abort()
+        else:
+            self._linger()
 
     def on_message_complete(self) -> None:
         if self._linger_timer is not None:

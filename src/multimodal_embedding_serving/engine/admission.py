@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.batching.tower import Tower
-from multimodal_embedding_serving.inputs.items import Embeddable, ItemBatch
+from multimodal_embedding_serving.inputs.items import Embeddable, ItemBatch, TextItems
 from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
 from multimodal_embedding_serving.monitoring.request import current_client
 from multimodal_embedding_serving.types import Modality
@@ -72,6 +72,8 @@ def _count_ready(batch: ItemBatch) -> int:
     """The items of a batch that need not be fetched or decoded from a video first."""
     if isinstance(batch.items, AsyncGenerator):
         return 0
+    if isinstance(batch.items, TextItems):
+        return batch.count
     return sum(not callable(item) for item in batch.items)
 
 
