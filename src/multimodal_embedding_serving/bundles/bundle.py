@@ -28,9 +28,12 @@ from multimodal_embedding_serving.bundles.validation import (
     MAX_DIMENSION,
     check_fields,
     check_files,
+    check_names,
+    check_parity,
     check_probes,
     check_range,
     check_transform,
+    shorten,
 )
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import CHANGES, FAMILIES, find_family
@@ -147,12 +150,16 @@ def _validate(data: dict[str, Any]) -> None:
         graph = tower["graph"]
         for name in (graph, f"{graph.removesuffix('.xml')}.bin"):
             if not graph.endswith(".xml") or name not in files:
-                raise BundleError(f"{where}.graph: {name[:60]} is not in the list of files")
+                raise BundleError(f"{where}.graph: {shorten(name)} is not in the list of files")
     if data.get("tokenizer") is not None and data["tokenizer"] not in files:
         raise BundleError("tokenizer is not in the list of files")
+    check_names(data)
+    for modality in data["towers"]:
+        if modality in data.get("parity", {}):
+            check_parity(modality, data["parity"][modality])
     for modality, entry in data.get("probes", {}).items():
         if modality not in data["towers"]:
-            raise BundleError(f"probes.{modality[:40]} belongs to no tower")
+            raise BundleError(f"probes.{shorten(modality)} belongs to no tower")
         check_probes(modality, entry, dimension)
 
 
