@@ -34,6 +34,7 @@ from multimodal_embedding_serving.bundles.validation import (
     check_range,
     check_transform,
     shorten,
+    show_value,
 )
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import CHANGES, FAMILIES, find_family
@@ -169,10 +170,10 @@ def check_format(version: object, current: int, older: Sequence[int] = ()) -> No
         return
     if isinstance(version, int) and version > current:
         raise BundleError(
-            f"made by a newer version of this program (format {version}; this one reads up to "
-            f"{current}): upgrade multimodal-embedding-serving"
+            f"made by a newer version of this program (format {show_value(version)}; this one "
+            f"reads up to {current}): upgrade multimodal-embedding-serving"
         )
-    raise BundleError(f"the format is {version!r}; this version reads {current}")
+    raise BundleError(f"the format is {show_value(version)}; this version reads {current}")
 
 
 def _family_min_dimension(name: str) -> int | None:

@@ -63,7 +63,9 @@ def check_fields(cls: type, data: object, where: str) -> Mapping[str, Any]:
         if name not in hints:
             raise BundleError(f"{prefix}{shorten(name)} is not a known field")
         if not _conforms(value, hints[name]):
-            raise BundleError(f"{prefix}{name} has a value that is not allowed: {_shown(value)}")
+            raise BundleError(
+                f"{prefix}{name} has a value that is not allowed: {show_value(value)}"
+            )
     return data
 
 
@@ -114,7 +116,7 @@ def check_transform(modality: str, data: Any, where: str) -> None:
 
 def check_range(value: int, low: int, high: int, where: str) -> None:
     if not low <= value <= high:
-        raise BundleError(f"{where} is {_shown(value)}; allowed: {low} to {high}")
+        raise BundleError(f"{where} is {show_value(value)}; allowed: {low} to {high}")
 
 
 def check_names(data: Mapping[str, Any]) -> None:
@@ -124,10 +126,10 @@ def check_names(data: Mapping[str, Any]) -> None:
         if len(text) > MAX_SHOWN_CHARS or not text.isprintable():
             raise BundleError(f"{name} is not a line of at most {MAX_SHOWN_CHARS} characters")
     if not _FINGERPRINT.fullmatch(data.get("fingerprint", "")):
-        raise BundleError(f"fingerprint is malformed: {_shown(data['fingerprint'])}")
+        raise BundleError(f"fingerprint is malformed: {show_value(data['fingerprint'])}")
     for name, value in data.get("source", {}).items():
         if name in ("repo", "revision") and not (value is None or _is_line(value)):
-            raise BundleError(f"source.{name} is not a line of text: {_shown(value)}")
+            raise BundleError(f"source.{name} is not a line of text: {show_value(value)}")
 
 
 def _is_line(value: object) -> bool:
@@ -146,7 +148,7 @@ def check_parity(modality: str, figures: object) -> None:
         if not number and not optional:
             raise BundleError(f"{where}.{shorten(name)} has a value that is not allowed")
     if not -1 <= figures["minimum"] <= MAX_COSINE:
-        raise BundleError(f"{where}.minimum is {_shown(figures['minimum'])}; it is a cosine")
+        raise BundleError(f"{where}.minimum is {show_value(figures['minimum'])}; it is a cosine")
 
 
 def check_files(files: Mapping[str, Mapping[str, Any]], manifest_name: str, *, fast: bool) -> None:
@@ -156,7 +158,7 @@ def check_files(files: Mapping[str, Mapping[str, Any]], manifest_name: str, *, f
     """
     for name, facts in files.items():
         if not FILE_NAME.fullmatch(name) or name == manifest_name:
-            raise BundleError(f"files: {_shown(name)} is not the plain name of a file")
+            raise BundleError(f"files: {show_value(name)} is not the plain name of a file")
         known = {"sha256", "size"} | ({"xxh3"} if fast else set())
         if facts.keys() != known:
             raise BundleError(f"files.{name} has other fields than {', '.join(sorted(known))}")
@@ -211,7 +213,7 @@ def shorten(name: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _shown(value: object) -> str:
+def show_value(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
