@@ -27,7 +27,7 @@ SECONDS = ["x", "-5", "inf", "nan", "1e3", "9" * 17]
 FLAG = ["maybe", "2", "truee"]
 FILE = str(Path(__file__))
 WRONG: dict[str, list[str]] = {
-    "EMBEDDING_MODEL_NAME": ["no-such-model", "/no/such/folder", "hf:org", "hf:", "x" * 5000, "..",
+    "EMBEDDING_MODEL_NAME": ["no-such-model", "/no/such/folder", "hf:org", "hf:", "x" * 5000,
                              "../x", "hf:org/name@", "hf:a/b/c", FILE],
     "EMBEDDING_DEVICE": ["TPU", "GPU.77", "AUTO:", "cuda", "CPU,GPU", "cuda:x"],
     "EMBEDDING_OV_MODELS_DIR": ["~no-such-user/x", FILE],
