@@ -7,6 +7,7 @@ that a page of another origin can read an error response.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -22,7 +23,7 @@ from multimodal_embedding_serving.api.dialects import error_response, find_diale
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
 from multimodal_embedding_serving.api.paths import as_routed, route_path
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
+from multimodal_embedding_serving.errors import EmbeddingError, NotReady, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.monitoring.tracing import name_request, request_span
@@ -124,6 +125,11 @@ class AuthMiddleware:
                 )
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:
+            # Only uvicorn cancels a request: it stops, and EMBEDDING_DRAIN_SEC is over.
+            if response_started:
+                raise
+            await respond(NotReady("the server is shutting down: the request was not completed"))
         except Exception:
             log.exception("unexpected error in a request")
             if response_started:
