@@ -66,7 +66,7 @@ docs: $(VENV)/.serve
 	$(BIN)/python -m scripts.generate_docs
 
 soak: $(VENV)/.test
-	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
+	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),3600) $(if $(FAIR),--fair)
 
 site: $(VENV)/.docs
 	$(BIN)/mkdocs build
