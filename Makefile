@@ -74,7 +74,7 @@ notebooks: $(VENV)/.test
 	  -m scripts.run_notebooks
 
 soak: $(VENV)/.test
-	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
+	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),3600) $(if $(FAIR),--fair)
 
 greedy: $(VENV)/.test
 	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
