@@ -8,12 +8,17 @@
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
+#   make lock      requirements.lock, requirements-build.lock and sbom.cdx.json, from pyproject.toml
+#   make audit     known vulnerabilities of the locked packages
+#   make wheels    whether each locked package has wheels for Python 3.12, 3.13 and 3.14
+#   make release   a checked wheel of HEAD in dist/ (TAG=1: and a tag)
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LINT := .venv-lint
+RELEASE := .venv-release
 NODE := .node
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
@@ -35,7 +40,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs site soak clean
+.PHONY: serve test test-all check format look bench docs site soak lock audit wheels release clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -71,8 +76,28 @@ soak: $(VENV)/.test
 site: $(VENV)/.docs
 	$(BIN)/mkdocs build
 
+# For all platforms and Python versions, with the hashes of every file, and no index's name.
+COMPILE := $(RELEASE)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade
+
+lock: $(RELEASE)/.made
+	$(COMPILE) --output-file requirements.lock
+	$(subst pyproject.toml,--group build,$(COMPILE)) --output-file requirements-build.lock
+	$(RELEASE)/bin/python -m scripts.make_sbom sbom.cdx.json
+
+# --strict: a package of which the database says nothing is an error, as when it can't be reached.
+audit: $(RELEASE)/.made
+	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement requirements.lock --requirement requirements-build.lock
+
+wheels: $(RELEASE)/.made
+	$(RELEASE)/bin/python -m scripts.check_wheels 3.12 3.13 3.14
+
+release: $(RELEASE)/.made
+	$(RELEASE)/bin/python -m scripts.release $(if $(TAG),--tag)
+
 clean:
-	rm -rf $(VENV) $(LINT) $(NODE) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) $(RELEASE) $(NODE) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -121,6 +146,11 @@ $(NODE)/.made: tests/api/clients/package-lock.json
 $(LINT)/.made: pyproject.toml
 	$(call make-environment,$(LINT))
 	@$(LINT)/bin/python $(INSTALL) --group lint
+	@touch $@
+
+$(RELEASE)/.made: pyproject.toml
+	$(call make-environment,$(RELEASE))
+	@$(RELEASE)/bin/python $(INSTALL) --group release
 	@touch $@
 
 # The benchmark's own tools; the systems that it measures have environments of their own.
