@@ -17,6 +17,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements.lock"
 INSTALLERS = ("pip", "setuptools")
@@ -37,7 +40,7 @@ def describe(python: Path) -> dict[str, Any]:
     return document
 
 
-def tidy(document: dict[str, Any], name: str, version: str) -> dict[str, Any]:
+def tidy(document: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
     """Name the main component, and drop what every environment has (INSTALLERS), links, and the
     description of the tool."""
     components = [each for each in document["components"] if each["name"] not in INSTALLERS]
@@ -46,8 +49,12 @@ def tidy(document: dict[str, Any], name: str, version: str) -> dict[str, Any]:
         each.pop("description", None)
     refs = {each["bom-ref"] for each in components}
     used = [each for each in document.get("dependencies", []) if each["ref"] in refs]
-    needed = {ref for each in used for ref in each.get("dependsOn", [])}
-    root = {"ref": name, "dependsOn": sorted(refs - needed)}
+    for each in used:  # a package may name setuptools, too
+        each["dependsOn"] = sorted(refs.intersection(each.get("dependsOn", [])))
+    direct = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    needed = [each["bom-ref"] for each in components if canonicalize_name(each["name"]) in direct]
+    name, version = project["name"], project["version"]
+    root = {"ref": name, "dependsOn": sorted(needed)}
     tools = [
         {"type": each["type"], "name": each["name"], "version": each["version"]}
         for each in document["metadata"]["tools"]["components"]
@@ -78,7 +85,7 @@ def main() -> None:
         python = Path(folder, "bin", "python")
         pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
         run(*pip, "--no-compile", "--require-hashes", "--requirement", str(LOCK))
-        document = tidy(describe(python), project["name"], project["version"])
+        document = tidy(describe(python), project)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     Path(sys.argv[1]).write_text(text, encoding="utf-8")
     print(f"{sys.argv[1]}: {len(document['components'])} packages")

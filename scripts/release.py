@@ -21,15 +21,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 DIMENSION = 384
 """Of the vectors of Builtin/mini."""
+START_SECONDS = 300
 
 
 def run(*command: str | Path, cwd: Path = ROOT, environ: Mapping[str, str] | None = None) -> str:
@@ -111,6 +115,7 @@ def serve(mmes: Path, home: Path, environ: Mapping[str, str]) -> None:
     ) as server:
         try:
             url = wait_for_url(server)
+            wait_until_ready(url)
             body = json.dumps({"model": "Builtin/mini", "input": "a cat"}).encode()
             request = urllib.request.Request(
                 f"{url}/v1/embeddings", body, {"Content-Type": "application/json"}
@@ -132,6 +137,16 @@ def wait_for_url(server: subprocess.Popen[str]) -> str:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):
             return found[0]
     raise SystemExit(f"the server did not start:\n{''.join(lines)}")
+
+
+def wait_until_ready(url: str) -> None:
+    """The server listens while it loads the model."""
+    for _ in range(START_SECONDS * 2):
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{url}/ready", timeout=60).close()  # noqa: S310  # loopback
+            return
+        time.sleep(0.5)
+    raise SystemExit(f"the server was not ready within {START_SECONDS} s")
 
 
 def tag(version: str) -> None:
