@@ -5,16 +5,19 @@
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
 #   make release   the wheel, in dist/
-#   make site      the documentation as pages, in site/
+#   make site      the documentation as pages, in site/: in a small environment of its own
+#   make docs      the generated parts of docs/; make notebooks: what the notebooks show
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
+#   make greedy    honest clients beside greedy and hostile ones, SECONDS (20) for each attack
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LINT := .venv-lint
+SITE := .venv-site
 NODE := .node
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
@@ -36,7 +39,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs release site soak clean
+.PHONY: serve test test-all check format look bench docs notebooks release site soak greedy clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -66,17 +69,24 @@ bench: $(BENCH)/.made
 docs: $(VENV)/.serve
 	$(BIN)/python -m scripts.generate_docs
 
+notebooks: $(VENV)/.test
+	"$$($(BIN)/python -c 'from tests.environments import environment as e; print(e("notebook"))')" \
+	  -m scripts.run_notebooks
+
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
+
+greedy: $(VENV)/.test
+	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
 
 release: $(VENV)/.made
 	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
 
-site: $(VENV)/.docs
-	$(BIN)/mkdocs build
+site: $(SITE)/.made
+	$(SITE)/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(LINT) $(NODE) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) $(SITE) $(NODE) .environments dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -99,15 +109,10 @@ $(VENV)/.serve: pyproject.toml $(VENV)/.made
 	@$(BIN)/python -m scripts.install_progress --editable .
 	@touch $@
 
-$(VENV)/.docs: pyproject.toml $(VENV)/.serve
-	@echo "Installing what builds the pages"
-	@$(PIP) --group docs
-	@touch $@
-
 $(VENV)/.test: pyproject.toml $(VENV)/.made
 	@echo "Installing the runtime and what the tests need"
 	@$(PIP) --editable ".[bulk,otel,tiktoken]" --group test
-	@touch $@ $(VENV)/.serve $(VENV)/.docs
+	@touch $@ $(VENV)/.serve
 
 $(VENV)/.test-all: pyproject.toml $(VENV)/.test
 	@echo "Installing what the slow tests need besides"
@@ -125,6 +130,11 @@ $(NODE)/.made: tests/api/clients/package-lock.json
 $(LINT)/.made: pyproject.toml
 	$(call make-environment,$(LINT))
 	@$(LINT)/bin/python $(INSTALL) --group lint
+	@touch $@
+
+$(SITE)/.made: pyproject.toml
+	$(call make-environment,$(SITE))
+	@$(SITE)/bin/python $(INSTALL) --group docs
 	@touch $@
 
 # The benchmark's own tools; the systems that it measures have environments of their own.

@@ -70,8 +70,8 @@ EXACTLY = Settings(precision="f32", num_threads=1, model_cache=False)
 CREATED = "2026-11-23T00:00:00+00:00"
 """The date of the last change of this recipe: the current time would make each build differ."""
 NOTICE = (
-    "small built-in model: made for first contact, not for production; "
-    "set EMBEDDING_MODEL_NAME for production quality"
+    "small built-in model, made for trying things out; for production quality, "
+    "set EMBEDDING_MODEL_NAME to another model"
 )
 
 WHEELS = {

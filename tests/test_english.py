@@ -1,4 +1,4 @@
-"""What users read is in plain American English: errors, log lines, `--help`, settings, API docs."""
+"""What users read is in plain American English: errors, log lines, `--help`, settings, all docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from multimodal_embedding_serving import errors
 from multimodal_embedding_serving.api import errors as api_errors
-from tests.test_house import SOURCE, files, place, report
+from tests.test_house import ROOT, SOURCE, files, place, report
 
 ADVICE = "name the value, what is accepted and the setting, with the verbs of the trade"
 
@@ -93,6 +93,24 @@ def test_messages_are_in_plain_american_english() -> None:
         for word, advice in old_words(text.value)
     ]
     assert not hits, report(ADVICE, hits)
+
+
+def test_the_documentation_is_in_plain_american_english() -> None:
+    pages = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+    hits = [
+        f"{page.relative_to(ROOT)} {word!r} ({advice}) in {line.strip()!r}"
+        for page in pages
+        for line in prose(page).splitlines()
+        for word, advice in old_words(line)
+    ]
+    assert len(pages) > 20
+    assert not hits, report(ADVICE, hits)
+
+
+def prose(page: Path) -> str:
+    """A page without its code and the addresses of its links."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`|\]\([^)]*\)", "", text)
 
 
 def test_the_vocabulary_finds_the_old_words_and_no_others() -> None:

@@ -68,7 +68,14 @@ def overlaid(name: str) -> list[dict[str, Any]]:
     for patch in kustomization.get("patches", ()):
         targets = [each for each in resources if each["kind"] == patch["target"]["kind"]]
         assert targets, patch
-        for operation in yaml.safe_load(patch["patch"]):
+        operations = yaml.safe_load(patch["patch"])
+        if isinstance(operations, dict):  # a strategic merge patch; the overlays only delete
+            names = {each["metadata"]["name"] for each in targets}
+            assert operations["$patch"] == "delete"
+            assert names == {operations["metadata"]["name"]}
+            resources = [each for each in resources if each not in targets]
+            continue
+        for operation in operations:
             for resource in targets:
                 apply(resource, operation)
     return resources
@@ -81,7 +88,9 @@ def test_every_resource_is_valid(name: str) -> None:
         kinds.add(resource["kind"])
         if resource["kind"] not in OPERATORS:
             kubernetes_validate.validate(resource, "1.31", strict=True)
-    assert {"Deployment", "Service", "HorizontalPodAutoscaler", "NetworkPolicy"} <= kinds
+    assert {"Deployment", "Service", "NetworkPolicy"} <= kinds
+    needs_operators = {"HorizontalPodAutoscaler", "ServiceMonitor"}
+    assert kinds & needs_operators == (set() if name == "simple" else needs_operators)
 
 
 def test_the_schemas_would_find_a_fault() -> None:

@@ -32,6 +32,8 @@ from multimodal_embedding_serving.sdk.embedder import SegmentConfig
 
 
 class EmbeddedTables(NamedTuple):
+    """What `embed_folder` and `embed_table` return."""
+
     vectors: Any
     """pyarrow.Table, one row per vector: path, kind, frame, timestamp, vector, model, fingerprint
     (see docs/cli.md); of `embed_table`, first the number of the input's row."""

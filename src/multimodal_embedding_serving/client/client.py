@@ -130,6 +130,7 @@ class Client(Embedder):
         return dict(self._send(ApiRequest("GET", "/model/capabilities")))
 
     def close(self) -> None:
+        """Close the connections. Leaving a `with` block does it too."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -271,6 +272,7 @@ class AsyncClient(AsyncEmbedder):
         return dict(await self._send(ApiRequest("GET", "/model/capabilities")))
 
     async def close(self) -> None:
+        """Close the connections. Leaving an `async with` block does it too."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

@@ -47,24 +47,30 @@ class EmbeddingModel:
 
     @property
     def supported_modalities(self) -> set[str]:
+        """Some of text and image."""
         return set(self.handler.supported_modalities)
 
     def embed_query(self, text: str) -> list[float]:
+        """Embed a query, with the model's query prompt if it has one."""
         with _sdk_errors():
             return _to_lists(self.handler.encode_text([self.handler.prepare_query(text)]))[0]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents -> one vector each, in order."""
         with _sdk_errors():
             return _to_lists(self.handler.encode_text(self.handler.prepare_documents(texts)))
 
     def get_embedding_length(self) -> int:
+        """The length of a vector."""
         return self.handler.get_embedding_dim()
 
     def get_image_embedding_from_base64(self, image_base64: str) -> list[float]:
+        """Embed an encoded image, in base64 or as a data URI."""
         with _sdk_errors():
             return self._embed(images=decode_base64(image_base64))[0]
 
     async def get_image_embedding_from_url(self, image_url: str) -> list[float]:
+        """Fetch and embed an image."""
         return (await asyncio.to_thread(self._embed, images=image_url))[0]
 
     def get_video_embeddings(self, frames_batch: list[list[ImageLike]]) -> list[list[float]]:
@@ -78,18 +84,20 @@ class EmbeddingModel:
     def get_video_embedding_from_base64(
         self, video_base64: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
+        """One vector per sampled frame of an encoded video, in base64 or as a data URI."""
         with _sdk_errors():
             return self._embed(video=decode_base64(video_base64), segment=segment_config)
 
     async def get_video_embedding_from_url(
         self, video_url: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
+        """Fetch a video -> one vector per sampled frame."""
         return await asyncio.to_thread(self._embed, video=video_url, segment=segment_config)
 
     async def get_video_embedding_from_file(
         self, video_path: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
-        """A name that is no file from here is looked up below the media roots, in their order."""
+        """A name that is not a file from here is looked up below the media roots, in their order."""
         video = await asyncio.to_thread(_find_video, video_path)
         return await asyncio.to_thread(self._embed, video=video, segment=segment_config)
 
@@ -114,21 +122,26 @@ class EmbeddingModel:
             return _to_lists((await self.handler.engine.embed_inputs([source]))[0].vectors)
 
     def check_health(self) -> bool:
+        """Whether the model embeds a text."""
         try:
             return bool(self.embed_query("health check"))
         except (EmbeddingError, RuntimeError):
             return False
 
     def get_supported_modalities(self) -> list[str]:
+        """Some of text and image, sorted."""
         return sorted(self.supported_modalities)
 
     def supports_text(self) -> bool:
+        """Whether the model embeds texts."""
         return self.handler.supports_text()
 
     def supports_image(self) -> bool:
+        """Whether the model embeds images."""
         return self.handler.supports_image()
 
     def supports_video(self) -> bool:
+        """Whether the model embeds videos, which it does if it embeds images."""
         return self.handler.supports_video()
 
     def _embed(self, **source: Any) -> list[list[float]]:

@@ -60,6 +60,7 @@ class BaseEmbeddingModel:
 
     @property
     def engine(self) -> Engine:
+        """The engine of the loaded model. Raises RuntimeError before `load_model`."""
         if self.model is None:
             raise RuntimeError("the model is not loaded; call load_model() first")
         return self.model
@@ -104,9 +105,11 @@ class BaseEmbeddingModel:
         return None if self.model is None else self.preprocess_image
 
     def get_embedding_dim(self) -> int:
+        """The length of a vector."""
         return self.engine.info.dimension
 
     def get_max_text_tokens(self) -> int | None:
+        """The tokens after which a text is truncated; None without a text tower."""
         return self.engine.info.text_length
 
     def convert_to_openvino(self, ov_models_dir: str) -> tuple[str | None, str | None]:
@@ -128,15 +131,19 @@ class BaseEmbeddingModel:
         return find_family(family).wrap_query(text) if family in FAMILIES else text
 
     def prepare_documents(self, texts: list[str]) -> list[str]:
+        """Return the texts as they are: no model of the catalog has a document prompt."""
         return texts
 
     def supports_text(self) -> bool:
+        """Whether the model embeds texts."""
         return "text" in self.supported_modalities
 
     def supports_image(self) -> bool:
+        """Whether the model embeds images."""
         return "image" in self.supported_modalities
 
     def supports_video(self) -> bool:
+        """Whether the model embeds videos, which it does if it embeds images."""
         return self.supports_image()
 
 
@@ -181,14 +188,17 @@ class ModelFactory:
 
     @staticmethod
     def list_models() -> dict[str, list[str]]:
+        """Map each family to the names of its models."""
         return by_family()
 
     @staticmethod
     def get_default() -> str:
+        """The id of the model that is served if none is named."""
         return DEFAULT_MODEL
 
     @staticmethod
     def is_model_supported(model_id: str) -> bool:
+        """Whether the catalog has the model, or it names a folder or a repository."""
         return _spec(model_id) is not None or _is_outside_catalog(model_id)
 
 

@@ -13,15 +13,21 @@ T = TypeVar("T", Vectors, list[Vectors])
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
+    """A frame of a video that was embedded."""
+
     index: int
+    """Number of the frame in presentation order, from 0."""
     timestamp: float
     """Seconds from the video's start."""
 
 
 class VideoVectors(NamedTuple):
+    """The vectors of a video's frames, and the frames."""
+
     vectors: Vectors
     """[frames, dimension]; [1, dimension] if the segment asks for pooling."""
     frames: list[VideoFrame]
+    """The frame of each vector; with pooling, the frames that went into it."""
 
 
 @dataclass(frozen=True, slots=True)
