@@ -75,7 +75,7 @@ soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
 
 site: $(SITE)/.made
-	$(SITE)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LINT) $(SITE) $(NODE) .environments dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
