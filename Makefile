@@ -4,11 +4,13 @@
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
+#   make release   the wheel, in dist/
 #   make site      the documentation as pages, in site/: in a small environment of its own
 #   make docs      the generated parts of docs/; make notebooks: what the notebooks show
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
+#   make greedy    honest clients beside greedy and hostile ones, SECONDS (20) for each attack
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -37,7 +39,7 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs notebooks site soak clean
+.PHONY: serve test test-all check format look bench docs notebooks release site soak greedy clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -74,6 +76,12 @@ notebooks: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
 
+greedy: $(VENV)/.test
+	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
+
+release: $(VENV)/.made
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
 site: $(SITE)/.made
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
@@ -97,8 +105,8 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml $(VENV)/.made
-	@echo "Installing the runtime"
-	@$(PIP) --editable .
+	@echo "Installing the runtime, about 460 MB; this takes a minute or two:"
+	@$(BIN)/python -m scripts.install_progress --editable .
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.made

@@ -7,8 +7,10 @@ lossy codecs, so that a test can read back which frame it was given.
 from __future__ import annotations
 
 import io
+import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -199,7 +201,7 @@ def write_video(
         options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", **(options or {})}
     codec = codec or {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(container, "libx264")
     out = io.BytesIO()
-    with av.open(out, "w", format=form, options=options or {}) as target:
+    with scheduling_kept(), av.open(out, "w", format=form, options=options or {}) as target:
         stream = target.add_stream(codec, rate=rate, options=codec_options or _quick(codec))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, pixel_format
@@ -227,6 +229,19 @@ def write_video(
             target.mux(sound.encode(silence))
             target.mux(sound.encode(None))
     return out.getvalue()
+
+
+@contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """Undo what SVT-AV1 does where root encodes: it puts the calling thread at SCHED_FIFO 99.
+
+    Every process that the tests start later would inherit that, and nothing else would run.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _quick(codec: str) -> dict[str, str]:

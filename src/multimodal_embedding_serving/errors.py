@@ -7,7 +7,12 @@ path outside the media roots. `index` is the position of the item that caused th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+PANIC = "PanicException"
+"""What a panic of a library written in Rust is called in Python; no module exports it."""
 
 ITEM_LISTS = ("input", "inputs", "texts", "images", "video")
 """The request fields and SDK arguments that hold items; `index` counts the items of one of them."""
@@ -106,7 +111,8 @@ class RemoteFailed(EmbeddingError):
 
 
 class QueueFull(EmbeddingError):
-    """Too many items are waiting; retry after `retry_after` seconds (the `Retry-After` header)."""
+    """Too much is in progress, and the client holds its share of it; retry after `retry_after`
+    seconds (the `Retry-After` header)."""
 
     status, code = 429, "queue_full"
 
@@ -180,3 +186,20 @@ class SelfTestFailed(EmbeddingError):
     """The model failed its self-test: NaN, wrong norms, or the same vector for different inputs."""
 
     status, code = 503, "self_test_failed"
+
+
+@contextmanager
+def native_errors_as(error: type[EmbeddingError], what: str) -> Iterator[None]:
+    """Around one call of a library written in Rust: what it raises becomes `error`, and why.
+
+    Such a library raises plain Exception, and its panics are not an Exception at all: they would
+    pass every handler and end the thread.
+    """
+    try:
+        yield
+    except BaseException as reason:
+        if type(reason).__name__ == PANIC:
+            raise error(f"{what}: the library failed on it") from None
+        if type(reason) is Exception:
+            raise error(f"{what}: {str(reason)[:200]}") from None
+        raise

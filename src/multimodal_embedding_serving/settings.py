@@ -63,6 +63,11 @@ def one_of(*allowed: str, meaning: Mapping[str, Any] | None = None) -> Parse:
     return parse
 
 
+parse_precision = one_of(
+    *PRECISIONS,
+    meaning={word: word for word in PRECISIONS} | {"fp32": "f32", "fp16": "f16"},
+)
+"""OpenVINO's spelling of the two is accepted."""
 parse_boolean = one_of("true", "false", meaning=BOOLEANS)
 parse_performance_mode = one_of(
     *PERFORMANCE_MODES,
@@ -133,7 +138,7 @@ class Settings:
     cache_dir: Path | None = env("EMBEDDING_OV_CACHE_DIR OV_CACHE_DIR", None, parse_folder, "cache of compiled graphs; next to the bundle if unset")
     model_cache: bool = env("OV_ENABLE_MODEL_CACHE", True, parse_boolean, "cache compiled graphs")
     verify: str = env("EMBEDDING_VERIFY", "full", one_of("full", "background", "off"), "when the model's files are compared with their checksums: full = before the model is served; background = the weights of a model above 2 GB afterwards, all else before; off = never ([what is checked](operations.md#damaged-files))")
-    precision: str = env("EMBEDDING_PRECISION", "auto", one_of(*PRECISIONS), "inference precision")
+    precision: str = env("EMBEDDING_PRECISION", "auto", parse_precision, "inference precision")
     dynamic_quantization: str = env("EMBEDDING_DYNAMIC_QUANTIZATION", "auto", one_of("auto", "off", "on"), "INT8 activations for models with INT8 or INT4 weights: faster on CPUs with VNNI or AMX, less exact; auto = on where this machine's CPU multiplies in INT8 and the accuracy check passes")
     calibration_dir: Path | None = env("EMBEDDING_CALIBRATION_DIR", None, parse_folder, "folder of images and .txt files to calibrate EMBEDDING_PRECISION=int8 with; the bundled samples if unset")
     host: str = env("EMBEDDING_HOST", "127.0.0.1", str, "address to listen on")
@@ -146,7 +151,7 @@ class Settings:
     num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
     image_batch: int = env("INFER_BATCH_SIZE", 32, number(1, 1024), "maximum images per batch")
     interactive_replica_max_mb: int = env("EMBEDDING_INTERACTIVE_REPLICA_MAX_MB EMBEDDING_EXPRESS_MB", 512, number(0), "largest graph (its .bin file) that gets an interactive replica on a CPU: a second copy, loaded once interactive items wait behind bulk ones; 0 = none")
-    workers: int = env("PREPROCESS_WORKERS", 0, number(1, 1024, "auto"), "threads that decode and resize images and tokenize texts; auto = one per core")
+    workers: int = env("PREPROCESS_WORKERS", 0, number(1, 1024, "auto"), "threads that decode and resize images and tokenize texts, besides one that is reserved for interactive requests; auto = one per core")
     start_offset: float = env("DEFAULT_START_OFFSET_SEC", 0.0, number(0, unit="seconds"), "default of `startOffsetSec` in `segment_config`")
     clip_duration: float = env("DEFAULT_CLIP_DURATION", -1.0, number(-1, unit="seconds"), "default of `clip_duration` in `segment_config`; -1 = to the end of the video")
     num_frames: int = env("DEFAULT_NUM_FRAMES", 64, number(0), "default of `num_frames` in `segment_config`; 0 = all frames")
@@ -164,6 +169,7 @@ class Settings:
     media_proxy: str = env("EMBEDDING_MEDIA_PROXY", "", str, "proxy for fetching media")
     image_formats: tuple[str, ...] = env("EMBEDDING_IMAGE_FORMATS", tuple(IMAGE_FORMATS), some_of(*IMAGE_FORMATS), "accepted image formats")
     jpeg_decode: str = env("EMBEDDING_JPEG_DECODE", "auto", one_of("auto", "exact", "fast"), "JPEG decoding: exact = at full size; fast = scaled down while decoding, to at least twice the side that the model needs ([cost](parity.md#jpeg-decoding)); auto = exact if EMBEDDING_PRECISION is f32, else fast")
+    image_isolation: bool = env("EMBEDDING_IMAGE_ISOLATION", False, parse_boolean, "decode images in separate processes that have neither files nor a network ([what it costs](safety.md#isolation)); false = in the server's own process")
     max_body_mb: int = env("EMBEDDING_MAX_BODY_MB", 64, number(1), "maximum size of a request body")
     max_image_mb: int = env("EMBEDDING_MAX_IMAGE_MB", 32, number(1), "maximum size of an encoded image")
     max_image_mpix: int = env("EMBEDDING_MAX_IMAGE_MPIX", 64, number(1), "maximum megapixels of an image, read from its header")
@@ -173,9 +179,10 @@ class Settings:
     max_items: int = env("EMBEDDING_MAX_ITEMS", 2048, number(1), "maximum items per request")
     max_text_chars: int = env("EMBEDDING_MAX_TEXT_CHARS", 400_000, number(1), "maximum characters of a text")
     cache_mb: int = env("EMBEDDING_CACHE_MB", 0, number(0), "size of the embedding cache; 0 = no cache")
-    max_pending_mb: int = env("EMBEDDING_MAX_PENDING_MB", 1024, number(1), "maximum memory for the bodies and fetched media of all requests in progress; beyond it, 429")
-    max_connections: int = env("EMBEDDING_MAX_CONNECTIONS", 1024, number(1, 65535), "maximum open connections; beyond it, 503")
-    queue_limit: int = env("EMBEDDING_QUEUE_LIMIT", 8192, number(1), "maximum items in progress or waiting; beyond it, 429")
+    max_pending_mb: int = env("EMBEDDING_MAX_PENDING_MB", 1024, number(1), "maximum memory for the bodies and fetched media of all requests in progress, of which one client may hold half; beyond it, 429")
+    max_fetches: int = env("EMBEDDING_MAX_FETCHES", 64, number(1, 4096), "maximum URLs fetched at a time, at most half of them for one client; the others wait within their request's deadline")
+    max_connections: int = env("EMBEDDING_MAX_CONNECTIONS", 1024, number(1, 65535), "maximum open connections; beyond it, an idle one is closed for each new one, and if none is idle, 503")
+    queue_limit: int = env("EMBEDDING_QUEUE_LIMIT", 8192, number(1), "maximum items that are being prepared, queued or computed, frames of videos included; one eighth is reserved for requests with at most 8 items and no video; beyond it, 429 for clients that hold their share")
     request_timeout: float = env("EMBEDDING_REQUEST_TIMEOUT_SEC", 300.0, number(0.001, unit="seconds"), "deadline of a request; after it, 504")
     header_timeout: float = env("EMBEDDING_HEADER_TIMEOUT_SEC", 20.0, number(0.001, unit="seconds"), "time limit for receiving a request's headers, and for a client to keep reading its response")
     keepalive: float = env("EMBEDDING_KEEPALIVE_SEC", 75.0, number(0.001, unit="seconds"), "how long an idle connection stays open; keep it above the idle timeout of the load balancer in front (60 s for nginx and AWS), or requests fail now and then")

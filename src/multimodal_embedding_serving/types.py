@@ -33,6 +33,18 @@ def ignore_progress(stage: str, share: float) -> None:
     """The callback of callers that do not show progress."""
 
 
+Stage = Literal["fetch", "decode", "wait", "compute"]
+"""What takes an item's time: fetching its URL, decoding and preprocessing it, waiting for a batch,
+and the graph's call."""
+
+StageTimer = Callable[[Stage, float], None]
+"""Called with a stage that has ended and the seconds it took, on any thread."""
+
+
+def ignore_stage(stage: Stage, seconds: float) -> None:
+    """The callback of callers that do not measure stages."""
+
+
 Row = NDArray[Any]
 """One item as a graph takes it: int32 [tokens] ids, or uint8 [height, width, 3] RGB."""
 

@@ -14,11 +14,11 @@ from multimodal_embedding_serving.api.uvicorn_server import Server, make_server
 from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.tower import Prepare, Tower
 from multimodal_embedding_serving.engine import Engine
+from multimodal_embedding_serving.engine.engine import open_media
 from multimodal_embedding_serving.engine.loader import ModelInfo
-from multimodal_embedding_serving.engine.preprocess import prepare_images
+from multimodal_embedding_serving.engine.preprocess import prepare_images, time_preparing
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
-from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
@@ -55,12 +55,14 @@ def fake_engine(
 ) -> Engine:
     """An engine over fake graphs, one tower for each."""
     metrics = metrics or Metrics()
-    media = MediaAccess.from_settings(settings, metrics.count_media)
+    media = open_media(settings, metrics)
     towers: dict[Modality, Tower] = {}
     for modality, graph in graphs.items():
         images = modality == "image"
         prepare: Prepare = prepare_images(TRANSFORM, media) if images else prepare_letters
-        batcher = Batcher(graph, name=modality, max_batch=16, max_cost=4096)
+        on_stage = metrics.stage_times(modality)
+        prepare = time_preparing(prepare, on_stage)
+        batcher = Batcher(graph, name=modality, max_batch=16, max_cost=4096, on_stage=on_stage)
         window, chunk = (8, 1) if images else (64, 8)
         towers[modality] = Tower(
             modality,

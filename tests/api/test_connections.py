@@ -113,14 +113,19 @@ def test_large_heads_within_the_limit_are_served(start: Start) -> None:
     assert httpx2.get(f"{start().url}/live", headers=headers).status_code == 200
 
 
-def test_more_connections_than_allowed_are_a_503(start: Start, connect: Connect) -> None:
+def test_more_connections_than_allowed_are_a_503_if_all_are_at_work(
+    start: Start, connect: Connect
+) -> None:
     serving = start(max_connections=8)
-    idle = [connect(serving) for _ in range(8)]
-    assert eventually(lambda: connections(serving) == 8)
+    serving.graphs["text"].hold()
+    body = b'{"input": {"type": "text", "text": "a"}}'
+    busy = [connect(serving, HEAD % len(body) + body) for _ in range(8)]
+    assert eventually(lambda: serving.running.service.active == 8)
     assert answer(connect(serving)).startswith(b"HTTP/1.1 503 ")
-    for connection in idle:
+    for connection in busy:
         connection.close()
     assert eventually(lambda: connections(serving) == 0)
+    serving.graphs["text"].release()
     assert works(serving)
 
 

@@ -30,9 +30,10 @@ OFFERS = {
     "websocket": "Connection: keep-alive, Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n",
     "several": "Upgrade: h2c, TLS/1.0\nconnection: upgrade\nUpgrade: foo\n",
 }
-GETS = ("/", "/docs", "/health", "/live", "/metrics", "/model/capabilities", "/model/current",
-        "/model/list", "/models", "/openapi.json", "/playground/main.js",
-        "/playground/samples.json", "/ready", "/v1/models", "/v1/models/clip-vit-b-32")  # fmt: skip
+GETS = ("/", "/docs", "/docs/swagger-ui.css", "/health", "/live", "/metrics",
+        "/model/capabilities", "/model/current", "/model/list", "/models", "/openapi.json",
+        "/playground/main.js", "/playground/samples.json", "/ready", "/v1/models",
+        "/v1/models/clip-vit-b-32")  # fmt: skip
 
 
 @contextmanager
@@ -303,13 +304,17 @@ def prefixed() -> Iterator[FakeServing]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/live", "/ready", "/health", "/playground/main.js", "/playground/samples.json"]
+    "path",
+    [
+        *("/", "/live", "/ready", "/health", "/playground/main.js", "/playground/samples.json"),
+        *("/docs", "/docs/start.js", "/openapi.json"),
+    ],
 )
 def test_open_routes_need_no_key_behind_a_root_path(prefixed: FakeServing, path: str) -> None:
     assert httpx2.get(prefixed.url + path).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/models", "/metrics", "/docs", "/v1/models", "/livex", "/mm"])
+@pytest.mark.parametrize("path", ["/models", "/metrics", "/v1/models", "/livex", "/docsx", "/mm"])
 def test_other_routes_need_the_key_behind_a_root_path(prefixed: FakeServing, path: str) -> None:
     assert httpx2.get(prefixed.url + path).status_code == 401
 

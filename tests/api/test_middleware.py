@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -27,6 +28,7 @@ from multimodal_embedding_serving.monitoring.logs import (
 from tests.api.fakes import Start
 from tests.api.test_errors import IMAGE
 from tests.fakes import PATIENCE
+from tests.media_files import write_video
 
 TEXT = {"input": {"type": "text", "text": ["a private thought", "another"]}}
 
@@ -64,7 +66,41 @@ def test_each_request_is_one_line_with_its_id_and_what_became_of_it(start: Start
     assert first["ms"] > 0
     assert first["time"].endswith("+00:00")
     assert second["path"] == "/nowhere%0A2026%20forged/line"
-    assert second["status"] == 404
+    assert (second["status"], second["level"]) == (404, "debug")
+
+
+def test_only_work_is_logged_at_the_default_level(start: Start) -> None:
+    serving = start()
+    with lines(JsonLines()) as written, httpx2.Client(base_url=serving.url) as http:
+        for path in ("/", "/playground/main.js", "/live", "/ready", "/metrics", "/model/current"):
+            http.get(path)
+        http.post("/embeddings", json=TEXT)
+        http.post("/embeddings", json={"input": {}})
+        serving.stop()
+    requests = [each for each in parsed(written) if "status" in each]
+    assert len(requests) == 8
+    loud = [(each["path"], each["status"]) for each in requests if each["level"] == "info"]
+    assert loud == [("/embeddings", 200), ("/embeddings", 422)]
+
+
+def test_the_line_counts_the_frames_that_were_embedded(start: Start) -> None:
+    """A video's length is not known when it is admitted: up to EMBEDDING_MAX_FRAMES are counted."""
+    serving = start()
+    video = {
+        "type": "video_base64",
+        "video_base64": base64.b64encode(write_video(frames=9)).decode(),
+        "segment_config": {"num_frames": 0},
+    }
+    with lines(JsonLines()) as written, httpx2.Client(base_url=serving.url) as http:
+        answer = http.post("/embeddings", json={"input": video}, timeout=120)
+        assert http.post("/embeddings", json={"input": {**video, "video_base64": "AAAA"}}).is_error
+        page = http.get("/metrics").text
+        serving.stop()
+    assert len(answer.json()["embedding"]) == 9
+    assert [each["items"] for each in parsed(written) if "status" in each][:2] == [9, 0]
+    assert 'mmes_items_total{tower="image"} 9.0' in page
+    for stage in ("decode", "wait", "compute"):
+        assert f'mmes_stage_seconds_count{{stage="{stage}",tower="image"}}' in page
 
 
 def test_a_line_for_people_ends_with_the_requests_id(start: Start) -> None:

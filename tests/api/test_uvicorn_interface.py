@@ -33,6 +33,7 @@ OVERRIDDEN = {
     "on_message_complete": ["self"],
     "on_response_complete": ["self"],
     "pause_writing": ["self"],
+    "shutdown": ["self"],
     "_start_asgi_task": ["self", "cycle", "app"],
 }
 """Methods of HttpToolsProtocol and their parameters."""
@@ -87,7 +88,7 @@ def test_the_stand_in_for_the_parser_has_what_uvicorn_calls() -> None:
 
 def test_the_attributes_that_are_read_still_exist() -> None:
     protocol = set(HttpToolsProtocol.__init__.__code__.co_names)
-    missing = {"connections", "cycle", "transport", "loop"} - protocol
+    missing = {"client", "connections", "cycle", "transport", "loop"} - protocol
     assert not missing, f"HttpToolsProtocol has no {missing}. {ADVICE}"
     cycle = set(RequestResponseCycle.__init__.__code__.co_names)
     missing = {"response_complete", "disconnected", "message_event", "more_body"} - cycle

@@ -34,6 +34,63 @@ def test_the_pool_takes_interactive_tasks_before_waiting_bulk_tasks() -> None:
     assert order == ["quick", "bulk 1", "bulk 2"]
 
 
+class Gates:
+    """Tasks that note their start and wait."""
+
+    def __init__(self, pool: PriorityPool) -> None:
+        self.pool, self.started = pool, list[str]()
+        self.changed = threading.Condition()
+        self.open = threading.Event()
+
+    def enter(self, priority: Priority, name: str) -> None:
+        """A task of the client that the name begins with."""
+        self.pool.enter(priority, partial(self._run, name), name[0])
+
+    def _run(self, name: str) -> None:
+        with self.changed:
+            self.started.append(name)
+            self.changed.notify_all()
+        assert self.open.wait(PATIENCE)
+
+    def wait_for(self, count: int) -> list[str]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.started) >= count, PATIENCE)
+            return list(self.started)
+
+
+def test_one_thread_is_reserved_for_interactive_tasks_of_clients_without_a_running_one() -> None:
+    with PriorityPool(2) as pool:
+        gates = Gates(pool)
+        for name in ("a1", "a2", "a3", "b1"):
+            gates.enter(Priority.BULK, name)
+        gates.wait_for(2)
+        gates.enter(Priority.INTERACTIVE, "a4")
+        gates.enter(Priority.INTERACTIVE, "c1")
+        assert gates.wait_for(3) == ["a1", "a2", "c1"]
+        gates.open.set()
+    assert sorted(gates.started[3:]) == ["a3", "a4", "b1"]
+
+
+def test_clients_take_turns_in_the_pool() -> None:
+    with PriorityPool(1) as pool:
+        gates = Gates(pool)
+        gates.enter(Priority.BULK, "a0")
+        gates.wait_for(1)
+        for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+            gates.enter(Priority.BULK, name)
+        gates.open.set()
+    assert gates.started == ["a0", "a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_task_that_raises_holds_back_no_other() -> None:
+    done = threading.Event()
+    with PriorityPool(1) as pool:
+        for _ in range(3):
+            pool.enter(Priority.BULK, partial(divmod, 1, 0))
+        pool.enter(Priority.BULK, done.set)
+        assert done.wait(PATIENCE)
+
+
 def test_a_pool_that_was_shut_down_takes_no_task() -> None:
     pool = PriorityPool(1)
     pool.shutdown()

@@ -24,6 +24,7 @@ from multimodal_embedding_serving.errors import (
     NotReady,
     RemoteFailed,
 )
+from multimodal_embedding_serving.monitoring.admission import Client
 from multimodal_embedding_serving.types import Features, Row, Vector, Vectors
 from tests.fakes import PATIENCE, POISON, FakeGraph, text_features, vector_of
 
@@ -62,8 +63,8 @@ class WatchedPool(PriorityPool):
         super().__init__(threads)
         self._entered = threading.Semaphore(0)
 
-    def enter(self, priority: Priority, task: Callable[[], None]) -> None:
-        super().enter(priority, task)
+    def enter(self, priority: Priority, task: Callable[[], None], client: Client = None) -> None:
+        super().enter(priority, task, client)
         self._entered.release()
 
     async def entered(self) -> None:

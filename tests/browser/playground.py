@@ -27,6 +27,17 @@ DROP = """([target, files]) => {
 }"""
 
 
+PASTE = """([target, files]) => {
+  const carried = new DataTransfer();
+  for (const [name, type, text] of files) {
+    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    carried.items.add(new File([bytes], name, { type }));
+  }
+  const options = { bubbles: true, cancelable: true, clipboardData: carried };
+  document.querySelector(target).dispatchEvent(new ClipboardEvent("paste", options));
+}"""
+
+
 class Playground:
     """One open page."""
 
@@ -49,18 +60,28 @@ class Playground:
         if not url.startswith("data:"):
             self.hosts.add(urlsplit(url.removeprefix("blob:")).netloc)
 
+    def wait_until_ready(self) -> None:
+        """Wait until the page knows the model."""
+        self.page.locator("#model-summary").wait_for()
+
     def add(self, *paths: Path) -> None:
         """Choose files, and wait until they are embedded."""
         self.page.locator("#files").set_input_files(paths)
         self.wait_until_embedded()
 
-    def drop(self, *files: tuple[str, str, str]) -> None:
+    def drop(self, *files: tuple[str, str, str], on: str = "#intake") -> None:
         """Drop files on the page: (name, type, base64) each."""
-        self.page.evaluate(DROP, ["#intake", files])
+        self.page.evaluate(DROP, [on, files])
+        self.wait_until_embedded()
+
+    def paste(self, *files: tuple[str, str, str], on: str = "body") -> None:
+        """Paste files: (name, type, base64) each."""
+        self.page.evaluate(PASTE, [on, files])
         self.wait_until_embedded()
 
     def drop_folder(self, folder: Path) -> None:
         """Drop a folder of this machine on the page, as its file manager does."""
+        self.wait_until_ready()
         session = self.page.context.new_cdp_session(self.page)
         data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
@@ -101,6 +122,18 @@ class Playground:
     @property
     def scores(self) -> list[float]:
         return [float(each) for each in self.page.locator(".card .score").all_inner_texts()]
+
+    @property
+    def matches(self) -> list[str]:
+        """The absolute scores on the page of results."""
+        texts: list[str] = self.page.locator(".card .match").all_inner_texts()
+        return texts
+
+    @property
+    def problems(self) -> list[str]:
+        """The reasons that the page lists, each with its buttons."""
+        texts: list[str] = self.page.get_by_role("alert").locator(".problem").all_inner_texts()
+        return texts
 
     @property
     def said(self) -> str:

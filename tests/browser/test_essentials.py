@@ -31,6 +31,13 @@ def test_the_described_photo_is_ranked_first(
     assert sorted(playground.ranked) == list(PHOTOS)
     assert playground.scores == sorted(playground.scores, reverse=True)
     playground.status(f"Best match: {photo}")
+    playground.page.get_by_text("What do the numbers mean?").wait_for()
+    playground.page.locator(".match", has_text="%").first.wait_for()
+    shares = [int(match.strip("<%")) for match in playground.matches]
+    assert shares[0] > 90
+    assert max(shares[1:]) < 50
+    playground.describe("a football match")
+    playground.page.get_by_text("Nothing fits “a football match” well.").wait_for()
 
 
 def test_the_plot_shows_where_each_description_fits(playground: Playground, samples: Path) -> None:
@@ -56,10 +63,12 @@ def test_a_broken_image_is_named_and_does_not_fail_its_neighbors(
     text.write_text("these are words")
     quick.add(*images[:3], cut, text, *images[3:])
     assert quick.ranked == [path.name for path in images]
-    alert = quick.page.get_by_role("alert")
-    lines = alert.get_by_role("listitem").all_inner_texts()
-    assert [line.split(":")[0] for line in sorted(lines)] == ["cut.png", "words.jpg"]
-    assert "(422)" in sorted(lines)[0]
-    assert "not a supported image format" in sorted(lines)[1]
-    alert.get_by_role("button", name="Dismiss").click()
-    assert alert.inner_text() == ""
+    quick.status("Embedded 5 items in")
+    quick.status("2 failed.")
+    lines = sorted(quick.problems)
+    assert [line.split(":")[0] for line in lines] == ["cut.png", "words.jpg"]
+    assert "(422)" in lines[0]
+    assert "not a supported image format" in lines[1]
+    for left in (1, 0):
+        quick.page.get_by_role("alert").get_by_role("button", name="Dismiss").first.click()
+        assert len(quick.problems) == left

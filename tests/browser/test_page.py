@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 MANY = 1000
 PAGE_OF_RESULTS = 24
+VIEWS = ("Ranking", "Video", "Map", "Matrix", "Code")
 NAMELESS = re.compile(r"^\s*- (button|textbox|searchbox|combobox|slider|tab|img|link|video)(:|$)")
 
 
@@ -42,25 +43,92 @@ def write_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def test_many_errors_are_summed_up(quick: Playground, tmp_path: Path) -> None:
+def test_errors_of_one_kind_are_one_line_that_lists_its_files(
+    quick: Playground, tmp_path: Path
+) -> None:
     broken = [tmp_path / f"{number}.jpg" for number in range(40)]
     for path in broken:
         path.write_text(f"not an image: {path.name}")
     quick.add(*broken)
-    lines = quick.page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
-    assert len(lines) == 6
-    assert lines[-1] == "and 35 more errors"
+    quick.status("Embedded 0 items in")
+    quick.status("40 failed.")
+    (line,) = quick.problems
+    assert line.startswith("40 files: ")
+    alert = quick.page.get_by_role("alert")
+    assert not alert.get_by_text("17.jpg").is_visible()
+    alert.get_by_text("40 files").click()
+    assert alert.get_by_role("listitem").count() == 40
+    assert alert.get_by_text("17.jpg").is_visible()
 
 
-def test_a_server_that_is_gone_is_an_error_and_no_silence(
-    visit: Open, start: Start, tmp_path: Path
-) -> None:
+def test_failed_files_can_be_tried_again(visit: Open, fake: FakeServing, tmp_path: Path) -> None:
+    page = visit(fake.url)
+    refused = re.compile("/embeddings$")
+    page.page.route(refused, lambda route: route.fulfill(status=500, json={"detail": "a bad day"}))
+    page.add(*write_images(tmp_path, 3))
+    assert [line.split("\n")[0] for line in page.problems] == ["3 files: a bad day (500)"]
+    page.page.unroute(refused)
+    page.page.get_by_role("button", name="Try again").click()
+    page.status("Embedded 3 items in")
+    assert page.problems == []
+    assert len(page.ranked) == 3
+
+
+def test_an_error_of_a_search_goes_with_the_next_one(visit: Open, fake: FakeServing) -> None:
+    page = visit(fake.url)
+    page.wait_until_ready()
+    refused = re.compile("/embeddings$")
+    page.page.route(refused, lambda route: route.fulfill(status=500, json={"detail": "a bad day"}))
+    field = page.page.get_by_label("Describe what you are looking for")
+    field.fill("a cat")
+    field.press("Enter")
+    page.page.get_by_text("A bad day (500).").wait_for()
+    page.page.unroute(refused)
+    page.describe("a cat")
+    assert page.problems == []
+
+
+def test_a_server_that_is_gone_keeps_the_queue(visit: Open, start: Start, tmp_path: Path) -> None:
     serving = start()
     page = visit(serving.url)
-    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    page.wait_until_ready()
     serving.stop()
-    page.add(*write_images(tmp_path, 2))
-    assert "can't be reached" in page.page.get_by_role("alert").inner_text()
+    page.page.locator("#files").set_input_files(write_images(tmp_path, 37))
+    page.page.get_by_text("The server is gone: 0 of 37 embedded.").wait_for()
+    assert page.problems == []
+    page.page.get_by_role("button", name="Stop").click()
+    page.status("Stopped: embedded 0 items")
+
+
+def test_the_queue_goes_on_when_the_server_returns(
+    visit: Open, fake: FakeServing, tmp_path: Path
+) -> None:
+    page = visit(fake.url)
+    page.wait_until_ready()
+    lost = re.compile("/(embeddings|ready)$")
+    page.page.route(lost, lambda route: route.abort("connectionrefused"))
+    page.page.locator("#files").set_input_files(write_images(tmp_path, 37))
+    page.page.get_by_text("The server is gone: 0 of 37 embedded.").wait_for()
+    page.page.unroute(lost)
+    page.status("Embedded 37 items in")
+    assert page.problems == []
+    assert page.page.locator(".card").count() == PAGE_OF_RESULTS
+
+
+def test_a_server_that_returns_with_another_model_is_told(
+    visit: Open, fake: FakeServing, tmp_path: Path
+) -> None:
+    page = visit(fake.url)
+    page.wait_until_ready()
+    lost = re.compile("/(embeddings|ready)$")
+    page.page.route(lost, lambda route: route.abort("connectionrefused"))
+    page.page.locator("#files").set_input_files(write_images(tmp_path, 2))
+    page.page.get_by_text("The server is gone: 0 of 2 embedded.").wait_for()
+    other = {"model": "CLIP/other", "fingerprint": "07e4"}
+    page.page.route("**/model/current", lambda route: route.fulfill(json=other))
+    page.page.unroute(lost)
+    page.page.get_by_text("The server now serves CLIP/other with other vectors").wait_for()
+    assert page.ranked == []
 
 
 def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
@@ -74,7 +142,7 @@ def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
     page.status("The server rejected this key.")
     field.fill("right")
     field.press("Enter")
-    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    page.wait_until_ready()
     assert not field.is_visible()
     page.add(*write_images(tmp_path, 2))
     page.describe("anything")
@@ -86,7 +154,7 @@ def test_a_key_is_asked_for_until_it_is_right_and_forgotten_with_the_tab(
     assert page.page.context.cookies() == []
     assert page.page.url == f"{serving.url}/"
     page.page.reload()  # the same tab: the key is still known
-    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    page.wait_until_ready()
 
 
 def test_a_thousand_images_are_ranked_page_by_page(quick: Playground, tmp_path: Path) -> None:
@@ -117,11 +185,10 @@ def test_a_dropped_folder_is_read_to_its_last_file(quick: Playground, tmp_path: 
     deepest.mkdir(parents=True)
     write_images(deepest, 130)
     (tmp_path / "photos" / "first.png").write_bytes((deepest / "0000.png").read_bytes())
-    (deepest.parent / "notes.txt").write_text("not an image")
-    quick.page.locator("#facts").get_by_text("fa4e").wait_for()
+    (deepest.parent / "notes.bin").write_text("not an image")
     quick.drop_folder(tmp_path / "photos")
     quick.status("Embedded 131 items")
-    quick.status("Skipped: 1 file neither image nor video.")
+    quick.status("Skipped: notes.bin (no image, video or text file).")
     quick.page.get_by_text("1–24 of 131").wait_for()
     names = quick.page.locator(".card .name").evaluate_all("all => all.map(each => each.title)")
     below = [f"photos/below/deeper/{number:04}.png" for number in range(PAGE_OF_RESULTS)]
@@ -139,7 +206,7 @@ def test_work_is_shown_as_it_goes_and_can_be_stopped(
     assert bar.get_attribute("max") == "200"
     page.page.get_by_text("0 of 200").wait_for()
     page.page.get_by_role("button", name="Stop").click()
-    page.status("Stopped.")
+    page.status("Stopped: embedded 0 items")
     fake.graphs["image"].release()
     assert page.ranked == []
     page.add(*sorted(tmp_path.glob("*.png"))[:3])  # what was given up may be added again
@@ -152,6 +219,8 @@ def test_everything_is_done_by_the_keyboard(visit: Open, fake: FakeServing) -> N
     page.keyboard.press("Tab")
     assert focused(page) == "Skip to the search field"
     page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "by-image"
     page.keyboard.press("Tab")
     assert focused(page) == "Search"
     page.get_by_role("button", name="Try the samples").focus()
@@ -179,7 +248,7 @@ def focused(page: object) -> str:
 
 def test_everything_that_can_be_used_has_a_name(quick: Playground) -> None:
     quick.try_samples()
-    for view in ("Ranking", "Video", "Matrix", "Code"):
+    for view in VIEWS:
         quick.show(view)
         described = quick.page.locator("body").aria_snapshot()
         assert not [line for line in described.splitlines() if NAMELESS.match(line)], described
@@ -209,7 +278,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(
 ) -> None:
     page = visit(fake.url, viewport={"width": width, "height": 700})
     page.try_samples()
-    for view in ("Ranking", "Video", "Matrix", "Code"):
+    for view in VIEWS:
         page.show(view)
         assert page.page.evaluate("document.documentElement.scrollWidth") <= width, view
 
@@ -255,4 +324,4 @@ def test_a_server_that_is_not_ready_says_how_far_it_is(
     page = visit(running.url)
     page.status("converting the image tower")
     open_now.set()
-    page.page.locator("#facts").get_by_text("fa4e").wait_for()
+    page.wait_until_ready()

@@ -41,7 +41,7 @@ def test_a_folder_is_searched_and_other_files_are_skipped(
     below.mkdir(parents=True)
     shutil.copy(samples / "cat.jpg", below.parent)
     shutil.copy(samples / "coffee.jpg", below)
-    (below / "notes.txt").write_text("not an image")
+    (below / "notes.bin").write_text("not an image")
     playground.page.locator("#folder").set_input_files(below.parent)
     playground.card("coffee.jpg").wait_for()
     playground.wait_until_embedded()
@@ -91,7 +91,7 @@ def test_the_matrix_marks_the_best_of_each_description(playground: Playground) -
         for row in matrix.locator("tbody tr").all()
     }
     assert best["a cup of coffee"] == "coffee.jpg"
-    assert best["coins"] == "coins.jpg"
+    assert best["a clock"] == "clock.jpg"
     assert best["a cat"] in ("cat.jpg", "film.mp4")
     matrix.get_by_label("Compare").select_option("items")
     matrix.locator("tbody tr").nth(6).wait_for()
@@ -136,11 +136,13 @@ def test_the_lines_are_copied_by_a_button(playground: Playground) -> None:
 
 
 def test_the_model_and_its_speed_are_named(playground: Playground, samples: Path) -> None:
-    facts = playground.page.locator("#facts")
-    facts.get_by_text("Builtin/mini").wait_for()
+    facts, model = playground.page.locator("#facts"), playground.page.locator("#model-summary")
+    model.get_by_text("Builtin/mini").wait_for()
     assert "384" in facts.inner_text()
     assert "small built-in model" in playground.page.locator("#notice").inner_text()
     playground.add(samples / "cat.jpg")
     playground.describe("a cat")
+    assert not facts.is_visible()  # folded away, once there is something to look at
+    model.click()
     facts.get_by_text("images/s").wait_for()
     assert "ms per text" in facts.inner_text()

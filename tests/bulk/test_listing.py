@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from multimodal_embedding_serving.bulk import listing as module
 from multimodal_embedding_serving.bulk.items import Failure, Item, printable
 from multimodal_embedding_serving.bulk.listing import Listing
+from multimodal_embedding_serving.errors import NotFound
 from tests.bulk.fakes import fill
 
 Entry = tuple[str, str, str]
@@ -69,9 +71,8 @@ def test_globs_match_here_too(folder: Path) -> None:
 
 def test_words_are_files_urls_or_texts(folder: Path) -> None:
     assert entries(folder / "b.jpg") == files("b.jpg")
-    assert entries("a cat", "what is this?", "", "x" * 5000) == [
-        ("text", word, word) for word in ("a cat", "what is this?", "", "x" * 5000)
-    ]
+    words = ("a cat", "a cat. And a dog!", "", "x" * 5000)
+    assert entries(*words) == [("text", word, word) for word in words]
     assert entries("https://example.com/a.mp4?x=1", "https://example.com/b") == [
         ("video", "a.mp4?x=1", "a.mp4?x=1"),
         ("image", "b", "b"),
@@ -87,6 +88,53 @@ def test_what_looks_like_a_file_and_is_none_is_no_text(folder: Path) -> None:
     assert entries(texts=("cat.jpg",)) == [("text", "cat.jpg", "cat.jpg")]
     assert entries("a photo of cat.jpg") == [("text",) + ("a photo of cat.jpg",) * 2]
     assert entries(folder / "f.pdf") == [("invalid_input", "f.pdf", "")]
+
+
+MISTYPED = ("photoz/", "./photoz", "/data/photoz", "~/photoz", "..", "*.xyz", "a?", "x[1]", "a/b")
+
+
+@pytest.mark.parametrize("argument", MISTYPED)
+def test_a_mistyped_path_or_glob_is_no_text(argument: str, tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        if argument != "..":  # which is there
+            ((code, _, _),) = entries(argument)
+            assert code == "not_found"
+            with pytest.raises(NotFound, match=re.escape(f"{argument}: no ")):
+                Listing((argument,)).check()
+        assert entries(texts=(argument,)) == [
+            ("text", argument.rpartition("/")[2], argument.rpartition("/")[2])
+        ]
+
+
+def test_where_texts_are_not_bare_every_argument_must_exist(folder: Path) -> None:
+    listed = Listing(("photoz",), texts=("a cat",), bare_texts=False)
+    failure, text = listed
+    assert isinstance(failure, Failure)
+    assert failure.error.message == "no such file or folder (to embed it as text, use --text)"
+    assert text.key == "a cat"
+    with pytest.raises(NotFound, match=r"^photoz: no such file or folder \(to embed it as text"):
+        listed.check()
+    there = (
+        str(folder),
+        str(folder / "*.jpg"),
+        str(folder / "b.jpg"),
+        "https://example.com/a",
+        "-",
+    )
+    Listing(there, bare_texts=False, stdin=io.StringIO()).check()
+    lines = io.StringIO('a cat\n{"text": "a dog"}\n')
+    assert entries("-", stdin=lines, bare_texts=False) == [
+        ("not_found", "a cat", ""),
+        ("text", "-:2", "a dog"),
+    ]
+
+
+def test_a_missing_file_of_a_list_is_named(folder: Path) -> None:
+    (folder / "list.csv").write_text("image\nnothing.jpg\n")
+    (failure,) = Listing((str(folder / "list.csv"),))
+    assert isinstance(failure, Failure)
+    assert failure.key == f"{folder}/list.csv:2"
+    assert failure.error.message == f"no such file: {folder}/nothing.jpg"
 
 
 def test_lines_of_json_name_texts_and_files_beside_the_list(folder: Path) -> None:

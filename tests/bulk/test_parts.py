@@ -76,7 +76,7 @@ def test_a_job_of_the_previous_version_is_not_mixed_with_another_model(
     folder: Path, tmp_path: Path
 ) -> None:
     begin(folder, tmp_path / "vectors.jsonl")
-    with pytest.raises(InvalidInput, match="fingerprint f1, not f2; use --fresh to start over"):
+    with pytest.raises(InvalidInput, match=r"fingerprint f1, not f2; use --fresh .*`mmes compare`"):
         embed(folder, tmp_path / "vectors.jsonl", FakeModel(fingerprint="f2"))
 
 

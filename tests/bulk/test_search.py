@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from multimodal_embedding_serving.bulk.items import Kind
-from multimodal_embedding_serving.bulk.search import SearchResult, search
-from multimodal_embedding_serving.cli.search import clock
+from multimodal_embedding_serving.bulk.search import ImageQuery, Match, SearchResult, search
+from multimodal_embedding_serving.cli.reports import clock
+from multimodal_embedding_serving.cli.search_page import write_page
 from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
+from multimodal_embedding_serving.settings import Settings
 from tests.bulk.fakes import BAD, FakeModel, damage, fill, vector
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 
 
 def find(
@@ -47,6 +53,23 @@ def test_the_file_that_is_most_like_the_description_comes_first(folder: Path) ->
     photo = str(folder / "c" / "d.jpg")
     exact = float(vector(b"b.png") @ vector(b"c/d.jpg"))
     assert by_path[photo] == pytest.approx(exact, abs=1e-3)
+
+
+def test_an_image_is_a_query_and_a_minimum_leaves_out_what_is_less_similar(folder: Path) -> None:
+    index = folder.parent / "index"
+
+    def run(query: str | ImageQuery, minimum: float = -1) -> SearchResult:
+        work = search(query, folder, FakeModel(), index, top=10, minimum=minimum)
+        return asyncio.run(work)
+
+    by_image = run(ImageQuery(folder / "b.png"))
+    assert names(by_image) == names(run("b.png"))  # FakeModel embeds the bytes, whatever they are
+    assert by_image.matches[0].similarity == pytest.approx(1, abs=1e-3)
+    only = run(ImageQuery(folder / "b.png"), minimum=0.99)
+    assert names(only) == ["b.png"]
+    none = run("something else", minimum=0.999)
+    assert not none.matches
+    assert none.best == pytest.approx(run("something else").matches[0].similarity)
 
 
 def test_a_video_is_one_match_at_its_best_frame(folder: Path) -> None:
@@ -151,3 +174,51 @@ def test_a_damaged_index_is_built_again(folder: Path, suffix: str) -> None:
     rebuilt = 0 if suffix == "ledger.json" else 4  # which holds only a checksum
     assert again.tally.embedded == rebuilt, path
     assert find(folder, "b.png", top=10).tally.unchanged == 4
+
+
+def test_the_command_searches_by_image_and_writes_a_page(samples: Path, tmp_path: Path) -> None:
+    index = {"EMBEDDING_SEARCH_DIR": str(tmp_path / "index")}
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("cat.jpg", "coffee.jpg", "rocket.jpg"):
+        (folder / name).write_bytes((samples / name).read_bytes())
+    (folder / "<b>.jpg").write_bytes(b"no image")
+    page = tmp_path / "page.html"
+    query = str(samples / "cat.jpg")
+    done = mmes("search", query, str(folder), "--min", "0.9", "--html", str(page), **index)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line == f" 1.000  {folder}/cat.jpg"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("mmes: could not embed 1 input: ")
+    assert last.endswith("vectors.errors.jsonl")
+    text = page.read_text()
+    assert text.count("<li>") == 1
+    assert (folder / "cat.jpg").as_uri() in text
+    (encoded,) = re.findall('src="data:image/jpeg;base64,([^"]+)"', text)
+    assert max(Image.open(io.BytesIO(base64.b64decode(encoded))).size) == 320
+    none = mmes("search", "zebra", str(folder), "--min", "0.99", **index)
+    assert none.returncode == 1
+    assert "the most similar file has 0." in none.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("query", ["photo.jpg", "./photo", "folder/photo", "*.jpg"])
+def test_a_mistyped_image_is_no_description(query: str, samples: Path, tmp_path: Path) -> None:
+    done = mmes("search", query, str(samples), EMBEDDING_SEARCH_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"mmes: {query}: no such image (to search for it as a text, use --text)\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_escapes_names_and_shows_the_moment_of_a_video(
+    samples: Path, tmp_path: Path
+) -> None:
+    gone = Match(str(tmp_path / "<b>&.jpg"), "image", 0.5, None, None)
+    video = Match(str(samples / "film.mp4"), "video", 0.25, 30, 2.5)
+    write_page(tmp_path / "page.html", "<script>", [gone, video], Settings())
+    text = (tmp_path / "page.html").read_text()
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;.jpg can no longer be shown" in text
+    assert f'{(samples / "film.mp4").as_uri()}#t=2.50"' in text
+    assert "at 0:02.5" in text

@@ -18,7 +18,7 @@ from multimodal_embedding_serving.conversion.store import list_bundles
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.settings import Settings
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.small_model import small_conversion
 
 Members = dict[str, bytes]

@@ -236,7 +236,9 @@ def test_modules_of_sentence_transformers_are_read() -> None:
     documents = {
         "1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 8},
         "2_Dense/config.json": {"activation_function": "torch.nn.modules.activation.ReLU"},
-        "sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": False},
+        "sentence_bert_config.json": {
+            "max_seq_length": 128, "do_lower_case": False, "model_args": {"dtype": "bfloat16"},
+        },
         "config_sentence_transformers.json": {
             "prompts": {"query": "q: ", "passage": "p: "}, "default_prompt_name": None,
         },
@@ -260,7 +262,14 @@ def test_modules_of_sentence_transformers_are_read() -> None:
         ),
         ("2_Dense/config.json", {"activation_function": "torch.nn.Softmax"}, "activation_function"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        (
+            "sentence_bert_config.json",
+            {"config_args": {"is_causal": False}},
+            "config_args.is_causal",
+        ),
+        ("sentence_bert_config.json", {"model_args": "x"}, "model_args"),
         ("config_sentence_transformers.json", {"truncate_dim": 64}, "truncate_dim"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt_name"),
     ],
 )
 def test_what_no_module_does_is_rejected(file: str, table: dict[str, Any], name: str) -> None:

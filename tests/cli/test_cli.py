@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import socket
-import subprocess
-import sys
 from importlib.metadata import version
 
 import pytest
 
 from multimodal_embedding_serving.catalog import MODELS
-
-
-def mmes(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "multimodal_embedding_serving", *arguments]
-    clean = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", **environ}
-    return subprocess.run(command, capture_output=True, encoding="utf-8", env=clean, check=False)
+from tests.cli.running import mmes, on_terminal
 
 
 def listed_ids(output: str) -> list[str]:
@@ -36,20 +27,8 @@ def test_models_lists_the_catalog_with_full_ids_into_a_pipe(columns: str) -> Non
 
 
 def test_models_cuts_no_id_on_a_narrow_terminal() -> None:
-    terminal, screen = pty.openpty()
-    command = [sys.executable, "-m", "multimodal_embedding_serving", "models"]
-    environ = {"PATH": "/usr/bin:/bin", "COLUMNS": "30", "TERM": "xterm"}
-    with os.fdopen(screen, "w") as stdout:
-        process = subprocess.Popen(command, stdout=stdout, env=environ)
-    output = b""
-    try:
-        while chunk := os.read(terminal, 1 << 16):
-            output += chunk
-    except OSError:  # Linux reports the end of a terminal as an error
-        pass
-    os.close(terminal)
-    assert process.wait() == 0
-    assert listed_ids(output.decode()) == [spec.id for spec in MODELS]
+    output = on_terminal("models", COLUMNS="30")
+    assert listed_ids(output) == [spec.id for spec in MODELS]
 
 
 def test_the_version_is_that_of_the_package() -> None:

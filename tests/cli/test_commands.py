@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import typer
 from multimodal_embedding_serving.bulk.items import ITEM_KINDS
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.cli.embed import Kind
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes, mmes_in, on_terminal
 from tests.serving import PATIENCE, Running, serving
 
 COMMAND = [sys.executable, "-m", "multimodal_embedding_serving"]
@@ -69,8 +70,57 @@ def test_inputs_that_fail_are_named_and_the_others_embedded(samples: Path) -> No
         ("dog.jpg", "text"),
     ]
     assert all(np.isclose(np.linalg.norm(row["vector"]), 1, atol=1e-3) for row in rows)
-    assert done.stderr.startswith("mmes: nothing.jpg: nothing.jpg: no such file")
+    assert done.stderr == (
+        "mmes: nothing.jpg: no such file or folder (to embed it as text, use --text)\n"
+    )
     assert mmes("embed", "nothing.jpg").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("photoz", "--out", "v.npy"), ("photoz", "--kind", "image"), ("*.xyz", "--out", "v.npy")],
+)
+def test_what_must_exist_ends_the_command_and_nothing_is_written(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = mmes_in(tmp_path, "embed", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mmes: {arguments[0]}: no ")
+    assert "--text" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_failures_are_grouped_by_their_reason_and_the_file_that_lists_them_is_named(
+    tmp_path: Path, samples: Path
+) -> None:
+    (tmp_path / "cat.jpg").write_bytes((samples / "cat.jpg").read_bytes())
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "list.csv").write_text("image\nx.jpg\ny.jpg\nz.jpg\n")
+    out = tmp_path / "v.npy"
+    done = mmes("embed", str(tmp_path), str(tmp_path / "list.csv"), "--out", str(out))
+    assert done.returncode == 4
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("mmes: could not embed 5 inputs: 3 × no such file; 2 × ")
+    assert last.endswith(f"; they are listed in {tmp_path}/v.errors.jsonl")
+    report = json.loads(mmes("embed", str(tmp_path), "--out", str(out), "--json").stdout)
+    assert report["errors_file"] == str(tmp_path / "v.errors.jsonl")
+    assert list(report["reasons"].values()) == [2]
+    done = mmes_in(tmp_path, "embed", "a.jpg", "b.jpg")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("mmes: could not embed 2 inputs: ")
+
+
+def test_a_terminal_sees_the_first_numbers_of_a_vector(samples: Path) -> None:
+    lines = on_terminal(
+        "embed", "a cat", str(samples / "cat.jpg"), "--text", "x " * 99
+    ).splitlines()
+    start = r"  384 numbers \[-?\d\.\d{4}, -?\d\.\d{4}, -?\d\.\d{4}, …\]"
+    assert re.fullmatch(rf"a cat  text{start}", lines[0])
+    assert re.fullmatch(rf"\S*cat\.jpg  image{start}", lines[1])
+    assert re.fullmatch(rf"(x )+…  text{start}", lines[2])
+    whole = json.loads(on_terminal("embed", "a cat", "--json"))
+    assert len(whole["vector"]) == 384
 
 
 def test_a_bulk_job_by_a_server_reports_what_it_did(
@@ -152,7 +202,7 @@ def test_a_root_path_without_its_first_slash_is_refused() -> None:
 
 def test_an_output_folder_that_is_not_there_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = mmes("embed", "a cat", "--out", str(tmp_path / "file" / "vectors.npy"))
+    done = mmes("embed", "--text", "a cat", "--out", str(tmp_path / "file" / "vectors.npy"))
     assert done.returncode == 1
     assert "Not a directory" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 
 import pytest
 
 from multimodal_embedding_serving.api import server
 from multimodal_embedding_serving.cli.serve import serve
+from tests.cli.running import COMMAND
+from tests.serving import PATIENCE, serving
 
 
 def test_a_variable_that_is_almost_a_setting_is_named_at_start(
@@ -22,3 +26,14 @@ def test_a_variable_that_is_almost_a_setting_is_named_at_start(
     assert stop.value.code == 0
     assert "did you mean EMBEDDING_SERVER_PORT?" in caplog.text
     assert "VIDEO_FRAME_LOG_LEVEL is ignored: use `EMBEDDING_LOG_LEVEL`" in caplog.text
+
+
+def test_the_log_says_where_to_look_once_the_model_is_there() -> None:
+    with serving([*COMMAND, "serve", "--port", "0", "--root-path", "/mm"]) as running:
+        until = time.monotonic() + PATIENCE
+        while not (ready := [line for line in running.log if "ready: open" in line]):
+            assert time.monotonic() < until, running.log
+            time.sleep(0.05)
+    (line,) = ready
+    described = r"\(Builtin/mini on CPU, int8-weights, computed in \w+, [\d,]+ MB of memory\)"
+    assert re.search(rf"ready: open {re.escape(running.url)}/mm {described}", line), line

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import COMMAND, clean
+
 LISTENING = "Uvicorn running on"
 CLIP = "CLIP/clip-vit-b-32"
 
 
 def serve(models: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "multimodal_embedding_serving", "serve", "--port", "0"]
-    clean = {"PATH": "/usr/bin:/bin", "EMBEDDING_OV_MODELS_DIR": str(models), **environ}
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env=clean, check=False
-    )
+    environ = clean(**{"EMBEDDING_OV_MODELS_DIR": str(models), **environ})
+    command = [*COMMAND, "serve", "--port", "0", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
 def check_refusal(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -91,7 +91,7 @@ def test_a_port_in_use_is_the_last_line(tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_missing_is_the_last_line(tmp_path: Path) -> None:
     done = serve(tmp_path, "--certificate", str(tmp_path / "none.pem"))
-    check_refusal(done, "cannot start", "No such file")
+    check_refusal(done, f"--certificate {tmp_path}/none.pem", "no such file")
 
 
 def test_a_folder_without_a_checkpoint_ends_the_server_with_its_reason(tmp_path: Path) -> None:

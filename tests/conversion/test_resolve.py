@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,25 @@ def test_a_malformed_repository_is_refused(name: str, tmp_path: Path) -> None:
         resolve_model(settings(name, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("./photos", "there is no such folder"),
+        ("openai/clip-vit-base-patch32", "use hf:openai/clip-vit-base-patch32"),
+        ("CLIP/clip-vit-b32", "Did you mean CLIP/clip-vit-b-32?"),
+        ("CLIP/clip-vit-b-32,CLIP/clip-vit-b-16", "has one model"),
+        ("something", "list, or use hf:org/name or a folder"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_what_it_may_mean(
+    name: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownModel, match=re.escape(words)):
+        resolve_model(settings(name, tmp_path))
+
+
 def test_what_means_nothing_is_told_what_would(tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match="list, or use hf:org/name or a folder"):
+    with pytest.raises(UnknownModel, match="there is no such folder"):
         resolve_model(settings("/no/such/folder", tmp_path))
 
 

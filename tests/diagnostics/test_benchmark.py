@@ -11,7 +11,7 @@ import pytest
 from multimodal_embedding_serving.bulk.items import Kind
 from multimodal_embedding_serving.diagnostics.benchmark import make_photos, measure
 from tests.bulk.fakes import FakeModel
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.serving import Running
 
 

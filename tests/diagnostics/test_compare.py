@@ -29,7 +29,7 @@ from multimodal_embedding_serving.errors import (
 )
 from multimodal_embedding_serving.settings import Settings
 from tests.api.fakes import Running
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.small_model import small_conversion, small_plans, small_weights
 
 SETTINGS = Settings.from_env({}, precision="f32", model_cache=False)

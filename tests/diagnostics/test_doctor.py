@@ -13,7 +13,7 @@ from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.diagnostics import doctor
 from multimodal_embedding_serving.diagnostics.doctor import Finding
 from multimodal_embedding_serving.settings import Settings
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.hub_standin import HubStandIn
 
 FILES: dict[str, bytes | Path] = {
@@ -119,6 +119,17 @@ def test_a_models_folder_that_can_not_be_written_is_broken(tmp_path: Path) -> No
     finding = by_name(list(doctor.folders(Settings(models_dir=tmp_path / "models"))))["models"]
     tmp_path.chmod(0o700)
     assert finding.state == "broken"
+
+
+def test_a_models_folder_that_can_not_be_made_is_broken() -> None:
+    """Access to /proc is granted to root, and yet nothing can be made there."""
+    place = {"EMBEDDING_OV_MODELS_DIR": "/proc/models"}
+    done = mmes("doctor", "--model", "CLIP/clip-vit-b-32", "--json", **place)
+    assert done.returncode == 1
+    findings = json.loads(done.stdout)["findings"]
+    (broken,) = [each for each in findings if each["name"] == "mmes serve"]
+    assert "cannot write to /proc/models" in broken["value"]
+    assert "EMBEDDING_OV_MODELS_DIR" in broken["value"]
 
 
 def test_what_is_allowed_but_often_a_mistake_is_a_warning(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_progress_is_reported(settings: Settings) -> None:
 
 
 def test_an_unknown_name_says_where_the_models_are_listed() -> None:
-    with pytest.raises(UnknownModel, match=r"`mmes models` for the list, or use hf:org/name"):
+    with pytest.raises(UnknownModel, match=r"use hf:no/such-model"):
         Engine.open("no/such-model")
 
 

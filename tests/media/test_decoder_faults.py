@@ -177,7 +177,7 @@ def test_kills_at_any_moment_cost_single_videos_and_no_more(videos: int) -> None
         assert answer in (
             list(range(count)),
             "422 could not decode the video: the decoder crashed on it",
-            "503 could not start a video decoder process; retry later",
+            "503 could not start a decoder process; retry later",
         )
     assert killer.killed
     assert outcome(decoders, CLIP) == list(range(20))

@@ -326,8 +326,8 @@ def test_the_process_dies_with_its_service(state: str) -> None:
 
 CONFINED = """
 import os, sys
-from multimodal_embedding_serving.media.sandbox import extend_cpu_limit, confine
-confine(256 << 20)
+from multimodal_embedding_serving.media.sandbox import AddressSpace, confine, extend_cpu_limit
+confine(256 << 20, AddressSpace())
 {step}
 print("done")
 """

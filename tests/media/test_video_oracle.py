@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -258,3 +259,9 @@ def test_a_packet_without_a_frame_keeps_its_number() -> None:
     (alone,) = read_frames(bytes(data), Segment(frame_indexes=(20,)), LIMITS)
     assert isinstance(alone, MissingFrame)
     assert alone.timestamp == pytest.approx(20 / 25)
+
+
+def test_writing_av1_leaves_the_tests_at_an_ordinary_priority() -> None:
+    before = os.sched_getscheduler(0)
+    write_video("mp4", 3, codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before

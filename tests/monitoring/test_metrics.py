@@ -57,6 +57,55 @@ def test_a_batcher_reports_its_batch_sizes_and_its_queue() -> None:
     assert 'mmes_batch_items_sum{tower="text"} 3.0' in page
 
 
+def test_the_stages_of_an_item_are_timed_by_tower() -> None:
+    """On a clock of the test: a row waits 2 s for its batch, which takes 4 s."""
+    metrics, graph, now = Metrics(), FakeGraph(), [0.0]
+    batcher = Batcher(
+        graph,
+        name="text",
+        max_batch=8,
+        max_cost=64,
+        on_stage=metrics.stage_times("text"),
+        clock=lambda: now[0],
+    )
+    graph.hold()
+    first = batcher.submit([text_features(1)], priority=Priority.BULK)
+    graph.wait_for_call()
+    (second,) = batcher.submit([text_features(2)], priority=Priority.BULK)
+    now[0] = 4.0
+    graph.release()
+    for future in (*first, second):
+        future.result(PATIENCE)
+    batcher.close()
+    page = lines(metrics)
+    assert 'mmes_stage_seconds_sum{stage="compute",tower="text"} 4.0' in page
+    assert 'mmes_stage_seconds_count{stage="compute",tower="text"} 2.0' in page
+    assert 'mmes_stage_seconds_sum{stage="wait",tower="text"} 4.0' in page
+    assert 'mmes_stage_seconds_count{stage="wait",tower="text"} 2.0' in page
+
+
+def test_the_model_its_loading_and_its_readiness_are_shown() -> None:
+    metrics, ready = Metrics(), [False]
+    metrics.watch_readiness(lambda: ready[0])
+    metrics.note_loading(0.25)
+    assert {"mmes_ready 0.0", "mmes_load_progress 0.25"} <= set(lines(metrics))
+    ready[0] = True
+    metrics.note_loaded(3.5)
+    metrics.describe_model("CLIP/clip-vit-b-32", "CPU", "openvino", "f16", 512, "fa4e-f32")
+    page = lines(metrics)
+    assert {"mmes_ready 1.0", "mmes_load_progress 1.0", "mmes_load_seconds 3.5"} <= set(page)
+    (info,) = [line for line in page if line.startswith("mmes_info{")]
+    for label in ('model="CLIP/clip-vit-b-32"', 'fingerprint="fa4e-f32"', 'dimension="512"'):
+        assert label in info
+    assert info.endswith(" 1.0")
+
+
+def test_no_series_says_when_another_was_created() -> None:
+    metrics = Metrics()
+    metrics.count_response("/embeddings", 200, 0.1)
+    assert not [line for line in lines(metrics) if "_created" in line]
+
+
 def test_two_sets_of_metrics_share_nothing() -> None:
     first, second = Metrics(), Metrics()
     first.count_error("not_found")

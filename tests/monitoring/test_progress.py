@@ -77,7 +77,7 @@ def test_work_has_one_bar_with_a_rate_and_how_much_is_left(
         show(Work(1))
         show(Work(30, 120, "2 failed"))
     last = plain(screen).rpartition("embedding")[2]
-    assert re.search(r"30 of 120 .*2 failed .*left", last)
+    assert re.search(r"30 of 120 .*2 failed .*elapsed \d:\d\d:\d\d remaining", last)
 
 
 def test_where_there_is_no_terminal_work_is_logged_now_and_then(
@@ -92,8 +92,8 @@ def test_where_there_is_no_terminal_work_is_logged_now_and_then(
             show(Work(done, 10_000 if done > 1500 else None, "1 failed" if done > 2500 else ""))
     assert caplog.messages == [
         "embedding: 900, 90.0/s",
-        "embedding: 1,900 of 10,000, 95.0/s, 0:01:25 left",
-        "embedding: 2,900 of 10,000, 96.7/s, 0:01:13 left; 1 failed",
+        "embedding: 1,900 of 10,000, 95.0/s, 0:01:25 remaining",
+        "embedding: 2,900 of 10,000, 96.7/s, 0:01:13 remaining; 1 failed",
     ]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from benchmarks.processes import free_port
 from multimodal_embedding_serving import Engine
 from multimodal_embedding_serving.bulk.job import Tally
+from tests.cli.running import mmes
 from tests.lazy import lazy
 from tests.media_files import photo, write_image, write_video
 
@@ -242,18 +244,18 @@ async def until(true: Any) -> None:
         await asyncio.sleep(0.1)
 
 
-def test_the_readmes_lines_serve_and_embed_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
+def test_the_readmes_lines_serve_and_embed_on_a_cluster(
+    cluster: Any, tmp_path: Path, samples: Path
+) -> None:
     """But for the line that starts one, for this one is there."""
     from ray import serve
 
     readme = (ROOT / "README.md").read_text("utf-8")
     (code,) = re.findall(r"^```bash\n([^`]*ray start.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    lines = [line for line in code.splitlines() if not line.startswith(("ray st", ". .venv"))]
+    lines = [line for line in code.splitlines() if not line.startswith(("ray st", "pip "))]
     port = free_port()
     script = "\n".join(lines).replace("vectors/", f"{tmp_path}/vectors/")
-    script = script.replace("max_replicas=4", "max_replicas=4 num_cpus=1").replace(
-        ":8000", f":{port}"
-    )
+    script = script.replace(":8000", f":{port}").replace(" photos ", f" {samples} ")
     environ = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -272,3 +274,16 @@ def test_the_readmes_lines_serve_and_embed_on_a_cluster(cluster: Any, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"dimension":384' in done.stdout.replace(" ", "")
     assert "71 vectors; 8 inputs embedded" in done.stdout
+
+
+def test_a_cluster_that_does_not_answer_is_an_error_soon(tmp_path: Path) -> None:
+    """The port accepts connections, as one of a frozen process does, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        done = mmes("embed", str(tmp_path), "--ray", address, "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"mmes: the Ray cluster at {address} did not answer within 10 s")
+    assert time.monotonic() - started < 40  # and not the minutes that Ray takes
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,13 @@ from typer.testing import CliRunner
 
 from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.errors import MissingExtra, SettingsError
-from multimodal_embedding_serving.scale.resources import MAX_CPUS, node_settings, usual_cpus
+from multimodal_embedding_serving.scale.resources import (
+    MAX_CPUS,
+    Share,
+    choose_share,
+    node_settings,
+    usual_cpus,
+)
 
 WHERE = "multimodal_embedding_serving.scale.ray_data"
 
@@ -40,6 +46,46 @@ def test_an_actor_fits_on_the_smallest_machine_that_computes() -> None:
 
     assert usual_cpus([node(0), node(8), node(4), node(2, alive=False)]) == 4
     assert usual_cpus([node(64)]) == MAX_CPUS
+
+
+def machines(*cpus: float) -> list[dict[str, object]]:
+    return [{"Alive": True, "Resources": {"CPU": each}} for each in cpus]
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "cpus"),
+    [
+        ([2], [2], 2),
+        ([2], [1], 1),  # the other one is a replica's
+        ([8], [7], 7),
+        ([8, 4], [1, 4], 4),
+        ([8, 8], [3, 5], 5),
+    ],
+)
+def test_an_actor_takes_what_other_work_leaves(
+    total: list[float], free: list[float], cpus: float
+) -> None:
+    left = {str(number): {"CPU": each} for number, each in enumerate(free)}
+    assert choose_share(machines(*total), left) == Share(cpus, 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "wanted", "words"),
+    [
+        ([2], [0], (0, 0), "needs 2 CPUs on one machine, and of 2 CPUs in all at most 0 are free"),
+        ([8], [3], (0, 0), "needs 8 CPUs"),
+        ([8], [8], (9, 0), "needs 9 CPUs"),
+        ([8], [8], (2, 1), "needs 2 CPUs and 1 GPUs"),
+    ],
+)
+def test_what_a_job_waits_for_is_said_with_what_to_do(
+    total: list[float], free: list[float], wanted: tuple[float, float], words: str
+) -> None:
+    left = {str(number): {"CPU": each} for number, each in enumerate(free)}
+    lacking = choose_share(machines(*total), left, *wanted).lacking
+    assert lacking is not None
+    assert words in lacking
+    assert "serve shutdown" in lacking
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ def paths(out: Path) -> list[str]:
 
 
 def test_a_listing_is_cut_into_shards_that_together_are_it(media: Path, tmp_path: Path) -> None:
-    shards = plan(tmp_path / "out", media, "a text")
+    (tmp_path / "texts.jsonl").write_text('{"text": "a text", "id": "a text"}')
+    shards = plan(tmp_path / "out", media, tmp_path / "texts.jsonl")
     assert shards.pending() == [0, 1, 2]
     items = [item for number in shards.pending() for item in shards.items(number)]
     assert [item.key for item in items] == [*(str(media / name) for name in NAMES), "a text"]

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
-from types import UnionType
-from typing import Any, get_args
+from typing import Any
 
-from fastapi import FastAPI, Request
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -25,7 +20,9 @@ from multimodal_embedding_serving.api.dialects import (
     on_embedding_error,
     on_http_exception,
 )
+from multimodal_embedding_serving.api.docs import docs_routes
 from multimodal_embedding_serving.api.middleware import AuthMiddleware, RequestMiddleware
+from multimodal_embedding_serving.api.openapi import TAGS, with_bodies
 from multimodal_embedding_serving.api.playground import playground_routes
 from multimodal_embedding_serving.api.service import EngineFactory, Service, open_engine
 from multimodal_embedding_serving.errors import EmbeddingError
@@ -35,8 +32,6 @@ from multimodal_embedding_serving.settings import Settings
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
-REFERENCE = "#/components/schemas/{model}"
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "HEAD", "POST"),
@@ -69,6 +64,7 @@ def create_app(
         description=settings.app_description,
         version=version("multimodal-embedding-serving"),
         lifespan=_lifespan(service, engine_factory),
+        openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -81,14 +77,16 @@ def create_app(
     for dialect in DIALECTS:
         app.include_router(dialect.routes(service), prefix=dialect.prefix)
     app.include_router(playground_routes())
-    _add_pages(app, service)
+    app.include_router(docs_routes())
+    _add_metrics(app, service)
     app.add_middleware(AuthMiddleware, service=service)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     if settings.is_local and not settings.api_keys:
         app.add_middleware(BrowserGuard, settings=settings)
     app.add_middleware(RequestMiddleware, service=service)
-    app.openapi = _with_bodies(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents
+    complete = with_bodies(app.openapi, keyed=bool(settings.api_keys))
+    app.openapi = complete  # type: ignore[method-assign]  # as FastAPI documents
     return app
 
 
@@ -110,55 +108,8 @@ def _lifespan(service: Service, factory: EngineFactory) -> Lifespan:
     return lifespan
 
 
-def _add_pages(app: FastAPI, service: Service) -> None:
-    """/docs, which loads nothing from other hosts, and /metrics."""
-    page = files(__package__).joinpath("docs.html").read_bytes()
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return Response(page, media_type="text/html; charset=utf-8")
-
-    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
-    def metrics(request: Request) -> Response:
+def _add_metrics(app: FastAPI, service: Service) -> None:
+    @app.get("/metrics", summary="Prometheus metrics", tags=["Health"], response_class=Response)
+    def metrics() -> Response:
         body, content_type = service.metrics.render()
         return Response(body, headers={"content-type": content_type})
-
-
-def _with_bodies(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """FastAPI's OpenAPI document plus the request bodies, which FastAPI does not know; cached."""
-
-    @cache
-    def openapi() -> dict[str, Any]:
-        document: dict[str, Any] = generate()
-        bodies = {
-            dialect.prefix + path: body
-            for dialect in DIALECTS
-            for path, body in dialect.bodies.items()
-        }
-        models = [
-            model for body in bodies.values() for each in body.values() for model in _models(each)
-        ]
-        _, schemas = models_json_schema(
-            [(model, "validation") for model in dict.fromkeys(models)], ref_template=REFERENCE
-        )
-        document["components"]["schemas"] |= schemas["$defs"]
-        for path, body in bodies.items():
-            content = {media_type: {"schema": _schema(each)} for media_type, each in body.items()}
-            document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-        return document
-
-    return openapi
-
-
-def _models(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> tuple[type[BaseModel], ...]:
-    """The models of a body; none if it is a JSON schema."""
-    if isinstance(body, Mapping):
-        return ()
-    return get_args(body) if isinstance(body, UnionType) else (body,)
-
-
-def _schema(body: type[BaseModel] | UnionType | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(body, Mapping):
-        return dict(body)
-    references = [{"$ref": REFERENCE.format(model=each.__name__)} for each in _models(body)]
-    return references[0] if len(references) == 1 else {"anyOf": references}

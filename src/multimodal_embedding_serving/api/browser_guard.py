@@ -19,7 +19,7 @@ from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.settings import Settings
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
-PAGES = re.compile(r"/|/docs|/playground(/.*)?")
+PAGES = re.compile(r"/|/docs(/.*)?|/playground(/.*)?")
 """Routes that people open in a browser, also from a link on another site."""
 PORT = re.compile(r":\d*$")
 

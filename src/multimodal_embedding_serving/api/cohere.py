@@ -44,9 +44,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def cohere_routes(service: Service) -> APIRouter:
     """The route under /v2, over one service."""
-    routes = APIRouter(responses=ERROR_RESPONSES)
+    routes = APIRouter(responses=ERROR_RESPONSES, tags=["Cohere"])
 
-    @routes.post("/embed", summary="Embed (Cohere's API)", response_model=CohereAnswer)
+    @routes.post(
+        "/embed", summary="Embed texts, images or inputs of both", response_model=CohereAnswer
+    )
     async def embed(request: Request) -> Response:
         engine = service.ready_engine()
         parsed = await read_json(request, service.settings, CohereRequest)

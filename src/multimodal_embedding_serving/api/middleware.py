@@ -1,8 +1,9 @@
 """Two ASGI middlewares that every request passes.
 
 The outer one sets the request id and context, writes the log line and counts the request. The inner
-one checks the API key and turns unexpected exceptions into responses. CORS is between the two, so
-that a page of another origin can read an error response.
+one checks the API key, identifies the client, ends the request if it is evicted, and turns
+unexpected exceptions into responses. CORS is between the two, so that a page of another origin can
+read an error response.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodal_embedding_serving.api.dialects import error_response, find_dialect
 from multimodal_embedding_serving.api.errors import Unexpected, error_code, note_error
+from multimodal_embedding_serving.api.eviction import evictable
 from multimodal_embedding_serving.api.paths import as_routed, route_path
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.errors import EmbeddingError, Unauthorized
+from multimodal_embedding_serving.errors import EmbeddingError, QueueFull, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.monitoring.tracing import name_request, request_span
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health"))
-PUBLIC_PREFIX = "/playground/"
-"""Routes that need no key: probes, and the static page, which asks for the key itself."""
+PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health", "/docs", "/openapi.json"))
+PUBLIC_PREFIXES = ("/playground/", "/docs/")
+"""Routes that need no key: probes, and the static pages, which ask for the key themselves."""
 
 CLIENT_CLOSED_REQUEST = 499
 """The client disconnected before the response; nginx's status for it."""
+WORK = frozenset(("POST",))
+"""Requests that embed something. Probes, pages and descriptions are logged at debug level: a probe
+every few seconds, or the 30 files of a page, would bury them."""
 MAX_LOGGED_PATH = 200
 """Characters of a path in the log."""
 
@@ -90,11 +95,11 @@ class RequestMiddleware:
         facts = {"method": method, "path": path, "status": status, "items": items}
         facts["ms"] = round(seconds * 1e3, 1)
         text = "%(method)s %(path)s %(status)s %(ms)s ms %(items)s items"
-        log.info(text, facts, extra=facts)
+        log.log(logging.INFO if method in WORK else logging.DEBUG, text, facts, extra=facts)
 
 
 class AuthMiddleware:
-    """The inner middleware: checks the API key, and turns unexpected exceptions into responses."""
+    """The inner middleware: checks the API key, and ends requests that are evicted or fail."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -105,10 +110,13 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         response_started = False
+        context = current_request.get()
+        assert context is not None  # noqa: S101  # RequestMiddleware is around this one
 
         async def sender(message: Message) -> None:
             nonlocal response_started
             response_started = True
+            context.evict = None
             await send(message)
 
         async def respond(error: EmbeddingError) -> None:
@@ -116,14 +124,19 @@ class AuthMiddleware:
             await error_response(error, scope)(scope, receive, sender)
 
         try:
-            if self._admits(route_path(scope), dict(scope["headers"])):
-                await self._app(scope, receive, sender)
-            else:
+            key = self._find_key(dict(scope["headers"]))
+            if key is None and self._keys and not _is_public(route_path(scope)):
                 await respond(
                     Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
                 )
+                return
+            context.client = f"key {key}" if key is not None else _address(scope)
+            async with evictable(context):
+                await self._app(scope, receive, sender)
         except ClientDisconnect:
             return
+        except QueueFull as error:
+            await respond(error)
         except Exception:
             log.exception("unexpected error in a request")
             if response_started:
@@ -132,12 +145,22 @@ class AuthMiddleware:
                 Unexpected(f"internal error; the server log has it under id {current_request_id()}")
             )
 
-    def _admits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
-        if not self._keys or path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX):
-            return True
+    def _find_key(self, headers: Mapping[bytes, bytes]) -> int | None:
+        """The place of the request's API key in the setting; None if it is not in it."""
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         matches = [hmac.compare_digest(key.strip(), valid_key) for valid_key in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        return matches.index(True) if scheme.lower() == b"bearer" and any(matches) else None
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
+
+
+def _address(scope: Scope) -> str:
+    """The peer's address, or that in X-Forwarded-For if uvicorn trusts the peer; "" for a socket
+    without one."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _route(scope: Scope) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -42,6 +43,15 @@ from multimodal_embedding_serving.errors import EmbeddingError, ModelMismatch, N
 OPENAI_PATH = "/v1/embeddings"
 """An `input` that is a string or a list is OpenAI's: many clients are set up without `/v1`."""
 
+ABOUT_EMBEDDINGS = (
+    "`input` is one object with a `type`. A single text, image or URL gives one vector, a list "
+    "gives a list, and a video gives a vector per sampled frame, with the frames' times. An "
+    "`input` that is a string or a list is answered as OpenAI's API does.\n\n"
+    "`Accept: application/octet-stream` returns raw float32 rows and `application/x-npy` a NumPy "
+    "file. The header `x-embedding-fingerprint` shows which vectors are comparable."
+)
+"""Markdown for the API page."""
+
 ERROR: dict[str, Any] = {"model": ErrorAnswer}
 EITHER_ERROR: dict[str, Any] = {"model": ErrorAnswer | OpenAIErrorAnswer}
 
@@ -53,26 +63,45 @@ class NativeRoutes:
         self.service = service
         self.router = APIRouter(responses={"4XX": ERROR, "5XX": ERROR})
         either: dict[int | str, dict[str, Any]] = {"4XX": EITHER_ERROR, "5XX": EITHER_ERROR}
-        get, post = self.router.get, self.router.post
-        get("/live", summary="Liveness")(self.live)
-        get("/ready", summary="Readiness, with the progress of loading")(self.ready)
-        get("/health", summary="Health", response_model=HealthAnswer)(self.health)
-        for path in ("/models", "/model/list"):
-            get(path, summary="List the catalog", response_model=ModelsAnswer)(self.models)
-        get("/model/current", summary="Show the loaded model", response_model=CurrentModel)(
-            self.current
-        )
-        get(
-            "/model/capabilities",
-            summary="Show what the loaded model can embed",
-            response_model=Capabilities,
-        )(self.capabilities)
-        post(
+        self._add_descriptions()
+        self.router.post(
             "/embeddings",
-            summary="Embed one input, or what OpenAI's API takes",
+            summary="Embed a text, image or video, or a list of them",
+            description=ABOUT_EMBEDDINGS,
+            tags=["Embeddings"],
             response_model=EmbeddingsAnswer | OpenAIAnswer,
             responses=either,
         )(self.embeddings)
+
+    def _add_descriptions(self) -> None:
+        """The probes, and what is said about models."""
+        health: list[str | Enum] = ["Health"]
+        model: list[str | Enum] = ["Model"]
+        get = self.router.get
+        get("/live", summary="Check that the process can still serve", tags=health)(self.live)
+        get("/ready", summary="Check readiness, or see how far loading is", tags=health)(self.ready)
+        get(
+            "/health",
+            summary="Check readiness, in the format of Intel's service",
+            tags=health,
+            response_model=HealthAnswer,
+        )(self.health)
+        for path in ("/models", "/model/list"):
+            get(path, summary="List the catalog", tags=model, response_model=ModelsAnswer)(
+                self.models
+            )
+        get(
+            "/model/current",
+            summary="Show the loaded model",
+            tags=model,
+            response_model=CurrentModel,
+        )(self.current)
+        get(
+            "/model/capabilities",
+            summary="Show what the loaded model can embed",
+            tags=model,
+            response_model=Capabilities,
+        )(self.capabilities)
 
     async def live(self) -> Response:
         if self.service.failure is not None:

@@ -43,9 +43,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def openai_routes(service: Service) -> APIRouter:
     """The routes under /v1, over one service."""
-    routes = APIRouter(responses=ERROR_RESPONSES)
+    routes = APIRouter(responses=ERROR_RESPONSES, tags=["OpenAI"])
 
-    @routes.post("/embeddings", summary="Embed (OpenAI's API)", response_model=OpenAIAnswer)
+    @routes.post(
+        "/embeddings", summary="Embed strings, images and videos", response_model=OpenAIAnswer
+    )
     async def embeddings(request: Request) -> Response:
         service.ready_engine()
         settings = service.settings
@@ -59,14 +61,20 @@ def openai_routes(service: Service) -> APIRouter:
         parsed = await read_json(request, settings, OpenAIRequest)
         return await embed_parsed(request, service, parsed)
 
-    @routes.get("/models", summary="List the loaded model", response_model=OpenAIModels)
+    @routes.get(
+        "/models", summary="List the names of the loaded model", response_model=OpenAIModels
+    )
     async def models() -> Response:
         service.ready_engine()
         card = _model_card(service)
         names = [card["id"], *service.settings.aliases]
         return json_response({"object": "list", "data": [{**card, "id": name} for name in names]})
 
-    @routes.get("/models/{model:path}", summary="Show a model", response_model=OpenAIModel)
+    @routes.get(
+        "/models/{model:path}",
+        summary="Show the loaded model by one of its names",
+        response_model=OpenAIModel,
+    )
     async def model(model: str) -> Response:
         service.ready_engine()
         service.require(model)

@@ -65,6 +65,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.memory_quota = MemoryQuota(self.settings.max_pending_mb << 20)
+        self.metrics.watch_bound("memory", self.memory_quota)
+        self.metrics.watch_readiness(lambda: self.unready is None)
 
     def note(self, stage: str, share: float) -> None:
         """Record the progress of loading, for /ready; `open_engine` shows and logs it.
@@ -72,6 +74,7 @@ class Service:
         Called from the opening thread.
         """
         self.stage, self.share = stage, min(max(share, 0.0), 1.0)
+        self.metrics.note_loading(self.share)
 
     def open_in_background(self, factory: EngineFactory, check: StartupCheck | None = None) -> None:
         """Load the model on a thread; a daemon, because a conversion can't be interrupted."""
@@ -81,6 +84,7 @@ class Service:
 
     def _open(self, factory: EngineFactory, check: StartupCheck | None) -> None:
         failure: str | None = "unexpected error (see the server log)"
+        started = time.perf_counter()
         try:
             if check is not None:
                 check(self.settings)
@@ -89,6 +93,7 @@ class Service:
             self.names = spellings_of(engine, self.settings)
             self.engine = engine
             self.created, failure = int(time.time()), None
+            self.metrics.note_loaded(time.perf_counter() - started)
         except EmbeddingError as error:
             failure = error.message
             log.error("could not load the model: %s", failure)

@@ -20,7 +20,15 @@ from multimodal_embedding_serving.batching.priority import Priority, lower_prior
 from multimodal_embedding_serving.batching.queue import Entry, Schedule
 from multimodal_embedding_serving.batching.replica import OpenReplica, Replica
 from multimodal_embedding_serving.errors import GraphFailed
-from multimodal_embedding_serving.types import Features, Graph, Row, Vector, Vectors
+from multimodal_embedding_serving.types import (
+    Features,
+    Graph,
+    Row,
+    StageTimer,
+    Vector,
+    Vectors,
+    ignore_stage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +42,8 @@ MAX_FAILURES = 3
 class Batcher:
     """One graph's queue and workers.
 
-    `on_batch(items)` is called with the size of every batch. `on_suspect()` is called on a worker's
+    `on_batch(items)` is called with the size of every batch, `on_stage` with the seconds that each
+    row waited and that each call of the graph took. `on_suspect()` is called on a worker's
     thread, never twice at a time, after a NaN or after MAX_FAILURES failed batches in a row: it
     must test the graph directly (not through this batcher, whose worker it occupies) and raise if
     the graph is broken; `healthy` is False from then on. Deadlines are readings of `clock`.
@@ -51,12 +60,13 @@ class Batcher:
         max_cost: int,
         call_cost: int = CALL_COST,
         on_batch: Callable[[int], None] | None = None,
+        on_stage: StageTimer = ignore_stage,
         on_suspect: Callable[[], None] | None = None,
         open_replica: OpenReplica | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._graph, self._clock = graph, clock
-        self._on_batch, self._on_suspect = on_batch, on_suspect
+        self._on_batch, self._on_stage, self._on_suspect = on_batch, on_stage, on_suspect
         self._schedule = Schedule(
             max_batch=max_batch, max_cost=max_cost, call_cost=call_cost, clock=clock
         )
@@ -133,6 +143,8 @@ class Batcher:
     def _answer(self, batch: Sequence[Entry], answers: Sequence[Vector | GraphFailed]) -> None:
         if self._on_batch:
             self._on_batch(len(batch))
+        for entry in batch:
+            self._on_stage("wait", entry.taken_at - entry.queued_at)
         self._schedule.finish(batch)
         for entry, answer in zip(batch, answers, strict=True):
             entry.answer(answer)
@@ -141,7 +153,9 @@ class Batcher:
         self, graph: Graph, rows: Sequence[Row]
     ) -> tuple[list[Vector | GraphFailed], bool]:
         """An answer per row, and whether one of them contained NaN or infinity."""
+        started = self._clock()
         vectors: Vectors = graph(rows)
+        self._on_stage("compute", self._clock() - started)
         if vectors.shape != (len(rows), self._graph.dimension):
             expected = (len(rows), self._graph.dimension)
             raise ValueError(f"the graph returned shape {vectors.shape} instead of {expected}")

@@ -47,6 +47,9 @@ class Entry:
     key: tuple[Priority, bytes]
     waiters: list[tuple[Future[Vector], float]] = field(default_factory=list)
     taken: bool = False
+    queued_at: float = 0.0
+    taken_at: float = 0.0
+    """When it was queued and taken by a worker, on the schedule's clock."""
 
     @property
     def priority(self) -> Priority:
@@ -54,7 +57,7 @@ class Entry:
 
     def take(self, now: float) -> list[Future[Vector]]:
         """Start the futures that were not cancelled; return those whose deadline has passed."""
-        self.taken = True
+        self.taken, self.taken_at = True, now
         alive = [each for each in self.waiters if each[0].set_running_or_notify_cancel()]
         self.waiters = [each for each in alive if each[1] > now]
         return [future for future, deadline in alive if deadline <= now]
@@ -180,7 +183,8 @@ class Schedule:
             for each, key, future in zip(features, keys, futures, strict=True):
                 entry = self._entries.get(key)
                 if entry is None:
-                    entry = self._entries[key] = Entry(each.row, each.cost, key)
+                    entry = Entry(each.row, each.cost, key, queued_at=self._clock())
+                    self._entries[key] = entry
                     self._queues[priority].put(entry)
                 elif entry.taken:
                     future.set_running_or_notify_cancel()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +21,8 @@ from multimodal_embedding_serving.batching.batcher import Batcher
 from multimodal_embedding_serving.batching.priority import Priority, PriorityPool
 from multimodal_embedding_serving.batching.queue import TOO_LATE
 from multimodal_embedding_serving.errors import DeadlineExceeded, EmbeddingError
+from multimodal_embedding_serving.monitoring.admission import Admission
+from multimodal_embedding_serving.monitoring.request import current_client
 from multimodal_embedding_serving.transforms.windows import join_windows
 from multimodal_embedding_serving.types import Features, Graph, Modality, Vector
 
@@ -66,6 +68,7 @@ class Tower:
         self._prepare, self._pool = prepare, pool
         self._slice_size = min(slice_size, window)
         self._max_slices = window // self._slice_size
+        self.window = self._slice_size * self._max_slices
 
     async def embed(
         self,
@@ -73,11 +76,13 @@ class Tower:
         *,
         priority: Priority,
         deadline: float | None = None,
+        admission: Admission | None = None,
     ) -> list[ItemResult]:
         """One result per item, in order. `deadline` is a time.monotonic().
 
         Items that miss the deadline fail with DeadlineExceeded. If this is cancelled, or `items`
-        raises, the items in flight are dropped before they reach the graph.
+        raises, the items in flight are dropped before they reach the graph. Items occupy places
+        of the `admission` from when their bytes are here; raises QueueFull if it gets no more.
         """
         slices, slots = _split(items, self._slice_size), asyncio.Semaphore(self._max_slices)
         tasks: list[asyncio.Task[list[ItemResult]]] = []
@@ -87,9 +92,13 @@ class Tower:
                 items_of_slice = await anext(slices, None)
                 if items_of_slice is None:
                     break
+                if admission is not None:
+                    admission.expect(len(items_of_slice))
                 each = _Slice(self._prepare, self.batcher, priority=priority, deadline=deadline)
-                tasks.append(asyncio.create_task(each.embed(items_of_slice, self._pool)))
+                tasks.append(asyncio.create_task(each.embed(items_of_slice, self._pool, admission)))
                 tasks[-1].add_done_callback(lambda _: slots.release())
+            if admission is not None:
+                admission.end()
             results = await asyncio.gather(*tasks)
         except BaseException:
             for task in tasks:
@@ -134,15 +143,21 @@ class _Slice:
         self._vectors: list[Future[Vector]] = []
         self._failure: BaseException | None = None
 
-    async def embed(self, items: list[Item], pool: PriorityPool) -> list[ItemResult]:
+    async def embed(
+        self, items: list[Item], pool: PriorityPool, admission: Admission | None
+    ) -> list[ItemResult]:
         """One result per item; `items` is emptied once they are preprocessed.
 
-        If this is cancelled, so are the items that still wait.
+        If this is cancelled, so are the items that still wait. Raises QueueFull.
         """
         fetches = any(map(callable, items))
         resolved = await asyncio.gather(*map(_resolve, items)) if fetches else items
+        with nullcontext() if admission is None else admission.occupy(len(items)):
+            return await self._embed(resolved, pool)
+
+    async def _embed(self, resolved: list[Any], pool: PriorityPool) -> list[ItemResult]:
         try:
-            pool.enter(self._priority, lambda: self._run(resolved))
+            pool.enter(self._priority, lambda: self._run(resolved), current_client())
             await self._complete
         except asyncio.CancelledError:
             self._drop()

@@ -5,6 +5,7 @@ The key identifies an item across runs; the mark changes when its content does.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import mimetypes
 import os
@@ -56,6 +57,11 @@ class Item:
     def is_file(self) -> bool:
         """Whether the item ends with its file: the key is the file's path."""
         return isinstance(self.source, Path) and self.key == absolute(self.source)
+
+    @property
+    def listed_file(self) -> Path | None:
+        """The file of an item whose key is something else, such as the line of a list."""
+        return self.source if isinstance(self.source, Path) and not self.is_file else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +129,36 @@ def bytes_item(data: bytes, kind: Kind, key: str) -> Item:
     return Item(key, kind, data, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
-def argument_item(argument: str, mark: Mark) -> Item:
-    """What a command-line argument means: an existing file, a URL, or else a text.
+def argument_item(argument: str, mark: Mark, *, texts: bool = True) -> Item:
+    """What a command-line argument means: an existing file, a URL, or else a text if `texts`.
 
-    Raises InvalidInput for a file of another kind, NotFound for what looks like a missing file.
+    Raises InvalidInput for a file of another kind, NotFound for what is not a file and either looks
+    like one or must be one.
     """
     if is_url(argument):
         return url_item(argument)
     if os.path.isfile(argument):  # noqa: PTH113 - any text may be an argument
         return file_item(Path(argument), mark)
-    if argument.endswith("/") or (_FILE_NAME.fullmatch(argument) and kind_of_file(argument)):
-        raise NotFound(f"{argument}: no such file (to embed it as text, use --text)")
-    return text_item(argument, argument)
+    if texts and not looks_like_files(argument):
+        return text_item(argument, argument)
+    raise NotFound(missing(argument))
+
+
+def looks_like_files(argument: str) -> bool:
+    """Whether an argument can only be meant as a path or a glob: a mistyped one must not become a
+    text, which would be a wrong vector without a message."""
+    return (
+        argument.startswith((".", "~"))
+        or os.sep in argument
+        or glob.has_magic(argument)
+        or bool(_FILE_NAME.fullmatch(argument) and kind_of_file(argument))
+    )
+
+
+def missing(argument: str) -> str:
+    """What to say of an argument that is neither a file nor a folder."""
+    what = "no file matches" if glob.has_magic(argument) else "no such file or folder"
+    return f"{what} (to embed it as text, use --text)"
 
 
 def printable(key: str) -> str:
@@ -142,9 +166,10 @@ def printable(key: str) -> str:
     return key.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def unreadable(error: OSError) -> EmbeddingError:
-    """Why a file or folder can't be read, without its path, which is in the key."""
+def unreadable(error: OSError, path: Path | None = None) -> EmbeddingError:
+    """Why a file or folder can't be read. `path` is left out where the key is the path."""
+    place = "" if path is None else f": {absolute(path)}"
     if isinstance(error, FileNotFoundError):
-        return NotFound("the file no longer exists")
+        return NotFound(f"no such file{place}")
     kind = Forbidden if isinstance(error, PermissionError) else InvalidInput
-    return kind(f"can't be read: {error.strerror}")
+    return kind(f"can't be read: {error.strerror}{place}")

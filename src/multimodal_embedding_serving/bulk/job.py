@@ -10,15 +10,22 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from multimodal_embedding_serving.bulk.items import Item
 from multimodal_embedding_serving.bulk.ledger import Ledger, reporting_damage
 from multimodal_embedding_serving.bulk.listing import ListingEntry
 from multimodal_embedding_serving.bulk.models import Model
-from multimodal_embedding_serving.bulk.output import LEDGER, STATE, Output, forget, lock
+from multimodal_embedding_serving.bulk.output import (
+    LEDGER,
+    STATE,
+    Output,
+    count_reasons,
+    forget,
+    lock,
+)
 from multimodal_embedding_serving.bulk.parts import FORMAT, Part, check_format, check_same_job
 from multimodal_embedding_serving.bulk.schema import DType, Layout
 from multimodal_embedding_serving.bulk.stream import Answer, Result, embed
@@ -58,8 +65,12 @@ class Tally:
     """In the whole output; set at the end, as is `errors`."""
     errors: int = 0
     """Inputs that could not be embedded, in this run or before."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why, each with the number of inputs, most frequent first; set at the end, as is the next."""
+    errors_file: str | None = None
+    """The file, or on a cluster the folder, that lists them; None if there are none."""
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -122,6 +133,9 @@ class Job:
         await _in_full(lambda: self._output.finish(self._ledger))
         self._tally.rows, _ = self._ledger.count()
         self._tally.errors = self._ledger.count_errors()
+        if self._tally.errors:
+            self._tally.reasons = count_reasons(self._ledger.errors())
+            self._tally.errors_file = str(self._output.errors_file)
         return self._tally
 
     def _count(self, result: Result) -> None:

@@ -28,13 +28,15 @@ from multimodal_embedding_serving.bulk.items import (
     bytes_item,
     file_item,
     kind_of_file,
+    looks_like_files,
     mark_by_date,
+    missing,
     text_item,
     unreadable,
     url_item,
 )
 from multimodal_embedding_serving.bulk.tables import Range, table_rows
-from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
 from multimodal_embedding_serving.inputs.media_access import is_url
 
 MAX_SORTED = 10_000
@@ -54,12 +56,29 @@ class Listing:
     """Taken from folders and globs."""
     mark: Mark = mark_by_date
     stdin: TextIO | None = None
+    bare_texts: bool = True
+    """Whether an argument, or a line of standard input, that is not a file may be a text."""
 
     def __iter__(self) -> Iterator[ListingEntry]:
         for argument in self.arguments:
             yield from self._argument(argument)
         for text in self.texts:
             yield text_item(text, text)
+
+    def check(self) -> None:
+        """Raise NotFound for the first argument that must be a file, a folder or a match and is
+        not."""
+        for argument in self.arguments:
+            if not (argument == "-" and self.stdin is not None) and self._is_missing(argument):
+                raise NotFound(f"{argument}: {missing(argument)}")
+
+    def _is_missing(self, argument: str) -> bool:
+        """Globs are evaluated up to their first match."""
+        if is_url(argument) or os.path.lexists(argument):
+            return False
+        if glob.has_magic(argument):
+            return next(glob.iglob(argument, recursive=True), None) is None  # noqa: PTH207
+        return not self.bare_texts or looks_like_files(argument)
 
     def _argument(self, argument: str) -> Iterator[ListingEntry]:
         if argument == "-" and self.stdin is not None:
@@ -74,10 +93,13 @@ class Listing:
             yield from self._plain(argument)
 
     def _plain(self, argument: str) -> Iterator[ListingEntry]:
-        yield from item_or_failure(argument, lambda: argument_item(argument, self.mark))
+        texts = self.bare_texts
+        yield from item_or_failure(
+            argument, lambda: argument_item(argument, self.mark, texts=texts)
+        )
 
     def _glob(self, pattern: str) -> Iterator[ListingEntry]:
-        """The files that match; a pattern without a match is an ordinary argument."""
+        """The files that match. Raises nothing: a pattern without a match is a failure."""
         names = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - absolute ones, too
         matched = False
         while chunk := sorted(islice(names, MAX_SORTED)):
@@ -177,7 +199,7 @@ class Listing:
 def entry_item(entry: Mapping[str, Any], key: str, folder: Path, mark: Mark = mark_by_date) -> Item:
     """{"text" | "image" | "video" | "path": …, "id": …}; paths are relative to `folder`.
 
-    Raises InvalidInput, OSError.
+    Raises InvalidInput, NotFound, Forbidden.
     """
     fields = [(name, entry[name]) for name in (*ITEM_KINDS, "path") if entry.get(name) is not None]
     name, value = fields[0] if len(fields) == 1 else ("", None)
@@ -191,8 +213,16 @@ def entry_item(entry: Mapping[str, Any], key: str, folder: Path, mark: Mark = ma
     if name == "text":
         return text_item(value, id_ or key)
     kind: Kind | None = None if name == "path" else name  # type: ignore[assignment]
-    item = url_item(value, kind) if is_url(value) else file_item(folder / value, mark, kind=kind)
+    item = url_item(value, kind) if is_url(value) else _listed_file(folder / value, mark, kind)
     return item if id_ is None else Item(id_, item.kind, item.source, item.mark)
+
+
+def _listed_file(path: Path, mark: Mark, kind: Kind | None) -> Item:
+    """The item of a file that a list names. Its failure names the file: the key is the line."""
+    try:
+        return file_item(path, mark, kind=kind)
+    except OSError as error:
+        raise unreadable(error, path) from None
 
 
 def item_or_failure(key: str, make: Callable[[], Item]) -> Iterator[ListingEntry]:

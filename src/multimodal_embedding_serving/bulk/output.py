@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ from multimodal_embedding_serving.bulk.ledger import ErrorRecord, Ledger, Output
 from multimodal_embedding_serving.bulk.parts import part_stem
 from multimodal_embedding_serving.bulk.schema import Layout, Rows
 from multimodal_embedding_serving.bundles.checksums import checksums
-from multimodal_embedding_serving.errors import InvalidInput
+from multimodal_embedding_serving.errors import Forbidden, InvalidInput, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ STATE = ".state"
 LEDGER = "ledger.sqlite"
 LOCK = "lock"
 FACT = "checksums-"
+NAMED = (NotFound.code, Forbidden.code)
+"""Codes of messages that may end in the path of a file; see `items.unreadable`."""
+MAX_REASONS = 1000
+"""Different ones that are counted: a message may quote its input."""
+OTHER_REASONS = "other reasons"
 
 
 class Output(Protocol):
@@ -34,6 +40,11 @@ class Output(Protocol):
 
     state: Path
     """The folder of the ledger."""
+
+    @property
+    def errors_file(self) -> Path:
+        """Where `finish` lists what could not be embedded, if there is anything."""
+        ...
 
     def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
         """Finish the merge of a killed job, or `fresh`: replace the output.
@@ -61,6 +72,7 @@ class FileOutput:
         self._format_class: type[Format] = find_format(path)
         self.path = path
         self.state = path.with_name(path.name + STATE)
+        self.errors_file = path.with_suffix(".errors.jsonl")
 
     def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
         self._format, self._ledger = self._format_class(layout), ledger
@@ -107,7 +119,7 @@ class FileOutput:
             merged[_fact(0)] = json.dumps(checksums(self._merged()))
             ledger.merged({**merged, "pending": "1", "rows": str(rows)})
             self._replace(ledger)
-        write_errors(self.path.with_suffix(".errors.jsonl"), ledger.errors())
+        write_errors(self.errors_file, ledger.errors())
 
     def close(self) -> None:
         """Do nothing: no file is open between calls."""
@@ -163,6 +175,16 @@ class FileOutput:
 def _fact(part: int) -> str:
     """The fact with the checksums of a part's files; part 0 is the output."""
     return f"{FACT}{part}"
+
+
+def count_reasons(errors: Iterable[ErrorRecord]) -> dict[str, int]:
+    """Reason -> number of inputs, most frequent first. Names of files are left out."""
+    reasons: Counter[str] = Counter()
+    for _, code, message in errors:
+        reason = message.rsplit(": /", 1)[0] if code in NAMED else message
+        known = reason in reasons or len(reasons) < MAX_REASONS
+        reasons[reason if known else OTHER_REASONS] += 1
+    return dict(reasons.most_common())
 
 
 def write_errors(path: Path, errors: Iterable[ErrorRecord]) -> None:

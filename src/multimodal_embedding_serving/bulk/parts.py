@@ -83,7 +83,13 @@ def check_same_job(name: str, recorded: Mapping[str, Any], requested: Mapping[st
     """Raise InvalidInput unless what an earlier run recorded is what is requested now."""
     check_format(name, recorded)
     if changes := differences(recorded, requested):
-        raise InvalidInput(f"{name} was started with {changes}; use --fresh to start over")
+        advice = "use --fresh to start over"
+        if recorded.get("fingerprint") != requested.get("fingerprint"):
+            advice += (
+                ", or another --out to keep it; `mmes compare` checks whether two models' vectors "
+                "are comparable"
+            )
+        raise InvalidInput(f"{name} was started with {changes}; {advice}")
 
 
 def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Search a folder's files by text: an index of vectors, updated first, and an exact scan.
+"""Search a folder's files by text or image: an index of vectors, updated first, and an exact scan.
 
 The index of a folder, a model and a choice of frames is the output of a bulk job in the search
 folder. A second search embeds only new and changed files, and the description.
@@ -34,13 +34,20 @@ MAX_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class ImageQuery:
+    """An image to search by: a file, or a URL."""
+
+    source: Path | str
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A file, and for a video its most similar frame."""
 
     path: str
     kind: Kind
     similarity: float
-    """Cosine with the description."""
+    """Cosine with the query."""
     frame: int | None
     timestamp: float | None
 
@@ -54,20 +61,23 @@ class SearchResult:
     """Most similar first, each file once."""
     tally: Tally
     """What the update of the index did."""
+    best: float | None
+    """The similarity of the most similar file, whatever the minimum; None if there is no file."""
 
 
 class Index:
     """The vectors of one folder."""
 
-    def __init__(self, folder: Path, search_dir: Path, model: Model, recipe: str) -> None:
-        """Raises InvalidInput if `folder` is not one, ModalityNotSupported for a model without
-        text."""
-        if not folder.is_dir():
-            raise InvalidInput(f"{folder}: not a folder")
+    def __init__(
+        self, folder: Path, search_dir: Path, model: Model, recipe: str, query_kind: Kind = "text"
+    ) -> None:
+        """Raises InvalidInput if `folder` is not one, ModalityNotSupported for a model that does
+        not embed queries of this kind."""
+        check_folder(folder)
         identity = model.identity
-        if "text" not in identity.kinds:
+        if query_kind not in identity.kinds:
             raise ModalityNotSupported(
-                f"the model {identity.model} does not embed text, so it can't search by description"
+                f"the model {identity.model} does not embed {query_kind}: it can't search by it"
             )
         visual: tuple[Kind, ...] = ("image", "video")
         self._kinds: Collection[Kind] = (
@@ -136,20 +146,36 @@ class Index:
                 place = row + 1
 
 
+def check_folder(folder: Path) -> None:
+    """Raises InvalidInput."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: not a folder")
+
+
 async def search(
-    description: str,
+    query: str | ImageQuery,
     folder: Path,
     model: Model,
     search_dir: Path,
     *,
     top: int,
+    minimum: float = -1,
     recipe: str = "",
     watch: Watch = lambda tally, total: None,
 ) -> SearchResult:
-    """The files of a folder that are most similar to a description, after updating the index.
+    """The files of a folder that are most similar to a description or an image, after updating the
+    index: at most `top`, with a cosine of at least `minimum`.
 
-    Raises as `Index` and `bulk.job.run`.
+    Raises as `Index` and `bulk.job.run`; EmbeddingError for an image that can't be embedded.
     """
-    index = Index(folder, search_dir, model, recipe)
+    kind: Kind = "image" if isinstance(query, ImageQuery) else "text"
+    index = Index(folder, search_dir, model, recipe, kind)
+    # The query first: a wrong image must not cost the time to index the folder.
+    if isinstance(query, ImageQuery):
+        vector = await model.image(query.source)
+    else:
+        vector = await model.query(query)
     tally = await index.renew(watch)
-    return SearchResult(index.best(await model.query(description), top), tally)
+    best = index.best(vector, top)
+    matches = [match for match in best if match.similarity >= minimum]
+    return SearchResult(matches, tally, best[0].similarity if best else None)

@@ -56,6 +56,7 @@ class StoreOutput:
         self._store = store
         self._name = table if place.startswith(WEB) else place.rstrip("/")
         self.state = Path(self._name + STATE)
+        self.errors_file = Path(self._name + ".errors.jsonl")
 
     def open(self, ledger: Ledger, layout: Layout, *, fresh: bool) -> None:
         self._store.open(layout, fresh=fresh)
@@ -72,7 +73,7 @@ class StoreOutput:
         self._store.delete([printable(key) for key in keys])
 
     def finish(self, ledger: Ledger) -> None:
-        write_errors(Path(self._name + ".errors.jsonl"), ledger.errors())
+        write_errors(self.errors_file, ledger.errors())
 
     def close(self) -> None:
         self._store.close()

@@ -157,7 +157,7 @@ class Stream:
             if items:
                 return await self._embed(items)
         except OSError as error:
-            failure: EmbeddingError = unreadable(error)
+            failure: EmbeddingError = unreadable(error, items[0].listed_file)
         except EmbeddingError as error:
             if _is_fatal(error):
                 raise

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.transforms.text import TextSpec
+from multimodal_embedding_serving.transforms.text import TextSpec, check_prompts
 
 TRANSFORMS: Mapping[str, type] = {"image": ImageTransform, "text": TextSpec}
 FILE_NAME = re.compile(r"[\w@+-][\w.@+-]*", re.ASCII)
@@ -100,6 +100,10 @@ def check_transform(modality: str, data: Any, where: str) -> None:
     for name, value in check_fields(TRANSFORMS[modality], data, where).items():
         if name in RANGES and isinstance(value, int):
             check_range(value, *RANGES[name], f"{where}.{name}")
+    try:
+        check_prompts(data.get("prompts", {}))
+    except BundleError as error:
+        raise BundleError(f"{where}.{error.message}") from None
 
 
 def check_range(value: int, low: int, high: int, where: str) -> None:

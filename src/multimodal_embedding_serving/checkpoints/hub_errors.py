@@ -32,6 +32,12 @@ class TransportErrors:
     other: Errors
 
 
+WAYS_OUT = (
+    "set HTTPS_PROXY for a proxy or HF_ENDPOINT for a mirror, use a folder with the checkpoint, or "
+    "import the model with `mmes bundle import`"
+)
+
+
 def find_transport_errors() -> TransportErrors:
     """The errors of the library that the installed version of huggingface_hub uses."""
     bases = hub.HfHubHTTPError.__mro__
@@ -109,7 +115,7 @@ def _explain_transport(error: BaseException) -> str | None:
     if isinstance(error, TRANSPORT.timeout):
         return "the hub did not respond in time"
     if isinstance(error, TRANSPORT.unreachable):
-        return "the hub can't be reached"
+        return f"the hub can't be reached; {WAYS_OUT}"
     if isinstance(error, TRANSPORT.cut):
         return "the connection to the hub was cut"
     if isinstance(error, TRANSPORT.other) and not isinstance(error, hub.HfHubHTTPError):

@@ -285,36 +285,47 @@ def _effective(table: Table) -> Table:
     return {key: value for key, value in table.items() if value}
 
 
+def config_rules(model_type: str, sections: Mapping[str, Table]) -> dict[str, KeyRules]:
+    """The rules of config.json of a family whose sections, with their defaults, are `sections`.
+
+    By section; "" is the top.
+    """
+    top = TOP.get(model_type, KeyRules())
+    named = [*sections, *(f"{section}_dict" for section in sections)]
+    rules = {"": KeyRules(top.obeyed | {*named}, HARMLESS | top.harmless, {**FIXED, **top.fixed})}
+    for section, defaults in sections.items():
+        own = SECTIONS.get(section, KeyRules())
+        rules[section] = KeyRules(
+            frozenset(defaults), HARMLESS | own.harmless, {**FIXED, **own.fixed}
+        )
+    return rules
+
+
 def check_config(config: Table, sections: Mapping[str, Table]) -> None:
     """Check config.json of a family whose sections, with their defaults, are `sections`.
 
     Raises CheckpointError.
     """
-    file, top = "config.json", TOP.get(str(config.get("model_type")), KeyRules())
-    named = [*sections, *(f"{section}_dict" for section in sections)]
-    check_keys(
-        config,
-        KeyRules(top.obeyed | {*named}, HARMLESS | top.harmless, {**FIXED, **top.fixed}),
-        file,
-    )
-    for section, defaults in sections.items():
-        own = SECTIONS.get(section, KeyRules())
-        rules = KeyRules(frozenset(defaults), HARMLESS | own.harmless, {**FIXED, **own.fixed})
+    rules = config_rules(str(config.get("model_type")), sections)
+    check_keys(config, rules[""], "config.json")
+    for section in sections:
         for name in (section, f"{section}_dict"):
             table = config.get(name)
-            check_keys(table if isinstance(table, Mapping) else {}, rules, file, name)
+            check_keys(
+                table if isinstance(table, Mapping) else {}, rules[section], "config.json", name
+            )
+
+
+def decoder_rules(defaults: Table) -> KeyRules:
+    """The rules of config.json of a decoder, which has no sections (Qwen3)."""
+    top = TOP["qwen3"]
+    own = split("layer_types is_causal use_bidirectional_attention auto_map")
+    return KeyRules(top.obeyed | {*defaults} | own, HARMLESS | top.harmless, {**FIXED, **top.fixed})
 
 
 def check_decoder(config: Table, defaults: Table) -> None:
     """Check config.json of a decoder, which has no sections (Qwen3). Raises CheckpointError."""
-    top = TOP["qwen3"]
-    own = split("layer_types is_causal use_bidirectional_attention auto_map")
-    obeyed = [*defaults, *top.obeyed, *own]
-    check_keys(
-        config,
-        KeyRules(frozenset(obeyed), HARMLESS | top.harmless, {**FIXED, **top.fixed}),
-        "config.json",
-    )
+    check_keys(config, decoder_rules(defaults), "config.json")
     for name in ("rope_scaling", "rope_parameters"):
         table = config.get(name)
         check_keys(table if isinstance(table, Mapping) else {}, ROPE, "config.json", name)

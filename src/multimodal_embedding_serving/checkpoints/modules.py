@@ -40,6 +40,8 @@ ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 FIRST = ("Transformer", "CLIPModel")
+MODULE_KEYS, MODULE_NOTES = split("type path"), split("idx name kwargs")
+"""Of each module of modules.json; kwargs are the names of arguments that a call may pass."""
 POOLING_RULES = KeyRules(
     obeyed=frozenset([*POOLING_MODES, "pooling_mode", "include_prompt"]),
     harmless=split("word_embedding_dimension embedding_dimension"),
@@ -52,9 +54,22 @@ DENSE_RULES = KeyRules(
         "module_output_name": ("sentence_embedding", None),
     },
 )
+ARGUMENTS = KeyRules(
+    # How weights are loaded and computed. On the side of padding a decoder does not depend.
+    harmless=split(
+        "torch_dtype dtype attn_implementation device_map low_cpu_mem_usage use_safetensors",
+        "trust_remote_code revision code_revision token cache_dir local_files_only use_fast",
+        "padding_side backend add_pooling_layer",
+    ),
+    fixed={"truncation_side": ("right",)},
+)
+"""Arguments that sentence-transformers passes to the model, its tokenizer and its configuration."""
+ARGUMENT_KEYS = split(
+    "model_args tokenizer_args config_args processor_args",
+    "model_kwargs tokenizer_kwargs config_kwargs processor_kwargs",
+)
 SENTENCE_BERT_RULES = KeyRules(
-    obeyed=split("max_seq_length"),
-    harmless=split("model_args tokenizer_args config_args processor_kwargs model_kwargs"),
+    obeyed=ARGUMENT_KEYS | {"max_seq_length"},
     fixed={
         "do_lower_case": (False,),
         "transformer_task": ("feature-extraction",),
@@ -110,6 +125,7 @@ def read_modules(content: object) -> Sequence[Module]:
         path = each.get("path", "") if isinstance(each, Mapping) else None
         if not (isinstance(kind, str) and isinstance(path, str)):
             raise CheckpointError(f"{MODULES}: every module needs a type and a path")
+        check_keys(each, KeyRules(MODULE_KEYS, MODULE_NOTES), MODULES)
         path = path.strip("/")
         if ".." in path or "\\" in path or "/" in path:
             raise CheckpointError(f"{MODULES}: {quote(path)} is not a folder beside it")
@@ -143,6 +159,10 @@ def read_module_settings(modules: Sequence[Module], documents: Mapping[str, Any]
     own = documents.get(SENTENCE_TRANSFORMERS)
     bert = documents.get(SENTENCE_BERT, {})
     check_keys(bert, SENTENCE_BERT_RULES, SENTENCE_BERT)
+    for key in [each for each in bert if each in ARGUMENT_KEYS]:
+        if bert[key] is not None and not isinstance(bert[key], Mapping):
+            raise unsupported(SENTENCE_BERT, key, bert[key], "is not an object")
+        check_keys(bert[key] or {}, ARGUMENTS, SENTENCE_BERT, key)
     length = bert.get("max_seq_length")
     prompts = None if own is None else _read_prompts(own)
     return ModuleSettings(pooling, tuple(dense), prompts, length if type(length) is int else None)
@@ -188,7 +208,9 @@ def _read_prompts(table: Mapping[str, Any]) -> Mapping[str, str]:
         if any(prompts.get(name) for name in spellings)
     }
     default = table.get("default_prompt_name")
-    if default is not None and prompts.get(default):
+    if default is not None and default not in prompts:
+        raise unsupported(file, "default_prompt_name", default, "is not a name of prompts")
+    if default is not None and prompts[default]:
         roles[""] = prompts[default]
         for role in ("query", "document"):  # upstream's default holds where a role has no prompt
             if role not in prompts:

@@ -19,7 +19,7 @@ from multimodal_embedding_serving.checkpoints.keys import (
     unsupported,
 )
 from multimodal_embedding_serving.checkpoints.pixel_settings import OPEN_CLIP_CONFIG
-from multimodal_embedding_serving.errors import CheckpointError
+from multimodal_embedding_serving.errors import CheckpointError, native_errors_as
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 MAX_LENGTH = 1 << 30
@@ -157,15 +157,12 @@ def apply_options(text: str, settings: TokenSettings) -> str:
 def inspect_tokenizer(text: str, settings: TokenSettings) -> TokenizerFacts:
     """What the tokenizer appends and pads with. Raises CheckpointError where it doesn't
     append the end token that it should."""
-    try:
+    with native_errors_as(CheckpointError, "tokenizer.json is not a valid tokenizer"):
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises Exception itself
-        error.add_note("tokenizer.json is not a valid tokenizer; save it again with transformers")
-        raise
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    special = tuple(tokenizer.encode("").ids)
-    letters = tokenizer.encode("a").ids
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        special = tuple(tokenizer.encode("").ids)
+        letters = tokenizer.encode("a").ids
     end = letters[-1] if special and letters and letters[-1] == special[-1] else None
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     name = settings.pad_token

@@ -24,6 +24,7 @@ from multimodal_embedding_serving.errors import CheckpointError
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 START, END = "<|startoftext|>", "<|endoftext|>"
+MAX_VOCABULARY_BYTES = 1 << 26
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP takes for a word: a clitic, letters, one digit, or anything else but space."""
 
@@ -87,6 +88,8 @@ def clip_bpe_from_vocab(vocab: Path, merges: Path) -> Tokenizer:
 
 
 def _read(path: Path) -> str:
+    if path.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise CheckpointError(f"{path.name} is larger than {MAX_VOCABULARY_BYTES >> 20} MB")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """The command `mmes`: one module per command, named after it.
 
-Exit status: 0 success; 1 the command failed (the reason is on stderr); 2 wrong usage or an invalid
-setting; 3 from `compare` if the models are not comparable; 4 from `embed` if some inputs could not
-be embedded and others could; 130 interrupted by Ctrl-C.
+Exit status: 0 success; 1 the command failed (the reason is the last line on stderr), or `search`
+found nothing; 2 wrong usage; 3 from `compare` if the models are not comparable; 4 from `embed` if
+some inputs could not be embedded and others could; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ from multimodal_embedding_serving.cli import (
     doctor,
     embed,
     models,
+    samples,
     search,
     serve,
     tune,
 )
+from multimodal_embedding_serving.cli.exit import leave
+from multimodal_embedding_serving.cli.help import GROUPS, Command, Group, epilog
 from multimodal_embedding_serving.errors import EmbeddingError
 
 app = typer.Typer(
     name="mmes",
     help="Embed text, images and video into one vector space.",
+    cls=Group,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -57,6 +62,7 @@ for command in (
     serve.serve,
     embed.embed,
     search.search,
+    samples.samples,
     models.models,
     convert.convert,
     compare.compare,
@@ -65,7 +71,8 @@ for command in (
     bench.bench,
     doctor.doctor,
 ):
-    app.command()(command)
+    name = command.__name__
+    app.command(cls=Command, epilog=epilog(name), rich_help_panel=GROUPS[name])(command)
 
 
 def main() -> None:
@@ -74,7 +81,7 @@ def main() -> None:
         app()
     except EmbeddingError as error:
         typer.echo(f"mmes: {error}", err=True)
-        sys.exit(1)
+        leave(1)
     except OSError as error:  # such as a full disk, or a folder without write permission
         path = f": {error.filename}" if error.filename else ""
         typer.echo(f"mmes: {error.strerror}{path}", err=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.completion import complete_model
 from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.settings import Settings
 
@@ -20,7 +21,10 @@ class Action(StrEnum):
 
 def bundle(
     action: Annotated[Action, typer.Argument(help="Write a model to a file, or read it from one.")],
-    model_or_file: Annotated[str, typer.Argument(help="Model to export, or file to import.")],
+    model_or_file: Annotated[
+        str,
+        typer.Argument(help="Model to export, or file to import.", autocompletion=complete_model),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="File to export to; default: MODEL-PRECISION.mmes.")
     ] = None,

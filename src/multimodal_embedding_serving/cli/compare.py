@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.completion import complete_model
 from multimodal_embedding_serving.cli.options import Json
 from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.settings import Settings
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A model, a bundle folder, or a server URL.")],
-    second: Annotated[str, typer.Argument(help="Another one to compare with.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            help="A model, a bundle folder, or a server URL.", autocompletion=complete_model
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(help="Another one to compare with.", autocompletion=complete_model)
+    ],
     api_key: Annotated[str | None, typer.Option(help="API key for the servers.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.completion import complete_model
 from multimodal_embedding_serving.cli.options import Json
+from multimodal_embedding_serving.cli.reports import describe_lines
+from multimodal_embedding_serving.errors import InvalidInput
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.settings import PRECISIONS, Settings
@@ -20,7 +24,11 @@ if TYPE_CHECKING:
 
 def convert(
     model: Annotated[
-        str, typer.Argument(help="Model: catalog id or alias, hf:org/name, or a folder.")
+        str,
+        typer.Argument(
+            help="Model: catalog id or alias, hf:org/name, or a folder.",
+            autocompletion=complete_model,
+        ),
     ],
     precision: Annotated[
         str | None, typer.Option(help=f"Precision of the model: {', '.join(PRECISIONS)}.")
@@ -43,6 +51,8 @@ def convert(
     settings = Settings.from_env(
         model=model, precision=precision, calibration_dir=calibrate, accept_keys=accept
     )
+    options = {"--calibrate": calibrate, "--accept": accept, "--force": force}
+    _check(settings, precision, [name for name, value in options.items() if value])
     set_up_logging(settings.log_format, settings.log_level)
     with show_stages() as show:
         bundle = _convert(settings, show, force)
@@ -50,8 +60,29 @@ def convert(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    for name, value in facts.items():
-        typer.echo(f"{name}: {value}")
+    typer.echo(describe_lines(facts))
+    typer.echo(f"now: mmes serve --model {shlex.quote(model)}", err=True)
+
+
+def _check(settings: Settings, precision: str | None, options: list[str]) -> None:
+    """Refuse options that would have no effect. Raises InvalidInput, UnknownModel."""
+    from multimodal_embedding_serving.bundles.bundle import Bundle
+    from multimodal_embedding_serving.conversion.resolve import resolve_model
+
+    if "--calibrate" in options and settings.precision != "int8":
+        raise InvalidInput("--calibrate requires --precision int8")
+    resolved = resolve_model(settings)
+    if resolved.bundle is None:
+        return
+    stored = Bundle.load(resolved.bundle).manifest.precision
+    if precision not in (None, "auto", stored):
+        options = [f"--precision {precision}", *options]
+    if options:
+        raise InvalidInput(
+            f"{resolved.model} is already converted ({stored}) and its checkpoint is not here: "
+            f"{', '.join(options)} can't be applied; convert the checkpoint (hf:org/name, or its "
+            "folder) instead"
+        )
 
 
 def _convert(settings: Settings, progress: Progress, force: bool) -> Bundle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from enum import StrEnum
 from pathlib import Path
@@ -24,20 +24,34 @@ from multimodal_embedding_serving.cli.options import (
     model_options,
 )
 from multimodal_embedding_serving.cli.ray import on_cluster
-from multimodal_embedding_serving.cli.reports import SOME_FAILED, progress, report
+from multimodal_embedding_serving.cli.reports import (
+    SOME_FAILED,
+    clock,
+    progress,
+    report,
+    report_failures,
+)
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.monitoring.progress import Work, show_work
 
 if TYPE_CHECKING:
     from multimodal_embedding_serving.bulk import models
     from multimodal_embedding_serving.bulk.job import Options, Tally
+    from multimodal_embedding_serving.bulk.ledger import ErrorRecord
     from multimodal_embedding_serving.bulk.listing import Listing
     from multimodal_embedding_serving.bulk.output import Output
+    from multimodal_embedding_serving.bulk.schema import Rows
 
 
 DType = Literal["f32", "f16"]
 Change = Literal["date", "content"]
 Store = Literal["lancedb", "qdrant"]
+
+
+MAX_NAME = 60
+"""Characters of an input that a shortened line shows."""
+SHORT_NUMBERS = 3
+"""Of a vector, on a shortened line."""
 
 
 class Kind(StrEnum):
@@ -51,7 +65,7 @@ class Kind(StrEnum):
 Items = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet), or - for stdin."
+        help="Texts, files, folders, globs, URLs, lists (.jsonl, .csv, .parquet), or - for stdin.",
     ),
 ]
 Text = Annotated[list[str] | None, typer.Option(help="Text to embed, even if it is a file name.")]
@@ -115,9 +129,10 @@ def embed(
         folder = None if unsupported else out
         on_cluster(ray, items or [], folder, selected, dtype, fresh=fresh, as_json=as_json)
         return
-    listing = _listing(items or [], text or [], kind, by_content=changed == "content")
+    must_exist = out is not None or bool(kind)
+    listing = _listing(items or [], text or [], kind, changed, must_exist=must_exist)
     if out is None:
-        _print(listing, selected, to)
+        _print(listing, selected, to, short=sys.stdout.isatty() and not as_json)
     options = _options(dtype, selected.recipe, publish_every, retry=retry, drop=drop_removed)
     output = _output(out, to, table)
     set_up_logging(selected.settings.log_format, selected.settings.log_level)
@@ -138,20 +153,30 @@ def _options(dtype: DType, recipe: str, part_rows: int, *, retry: bool, drop: bo
 
 
 def _listing(
-    items: list[str], texts: list[str], only: list[Kind] | None, *, by_content: bool
+    items: list[str],
+    texts: list[str],
+    only: list[Kind] | None,
+    changed: Change,
+    *,
+    must_exist: bool,
 ) -> Listing:
+    """Raises NotFound for an argument that must exist and does not."""
     from multimodal_embedding_serving.bulk.items import ITEM_KINDS, mark_by_content, mark_by_date
     from multimodal_embedding_serving.bulk.listing import Listing
 
     if not items and not texts:
         raise typer.BadParameter("no input: pass texts, files, folders or URLs, or use --text")
-    return Listing(
+    listing = Listing(
         tuple(items),
         tuple(texts),
         kinds=tuple(each.value for each in only) if only else ITEM_KINDS,
-        mark=mark_by_content if by_content else mark_by_date,
+        mark=mark_by_content if changed == "content" else mark_by_date,
         stdin=sys.stdin,
+        bare_texts=not must_exist,
     )
+    if must_exist:
+        listing.check()
+    return listing
 
 
 def _output(out: str, to: Store | None, table: str) -> Output:
@@ -164,38 +189,61 @@ def _output(out: str, to: Store | None, table: str) -> Output:
     return open_store(to, out, table)
 
 
-def _print(listing: Listing, selected: ModelOptions, to: Store | None) -> NoReturn:
+def _print(listing: Listing, selected: ModelOptions, to: Store | None, *, short: bool) -> NoReturn:
     if to is not None:
         raise typer.BadParameter("--to requires --out, the store's folder or URL")
-    failed, done = asyncio.run(_print_lines(listing, selected.open_model()))
-    raise typer.Exit(0 if not failed else SOME_FAILED if done else 1)
+    errors, done = asyncio.run(_print_lines(listing, selected.open_model(), short=short))
+    if len(errors) > 1:
+        from multimodal_embedding_serving.bulk.output import count_reasons
+
+        report_failures(count_reasons(errors))
+    raise typer.Exit(0 if not errors else SOME_FAILED if done else 1)
 
 
-async def _print_lines(listing: Listing, model: models.Model) -> tuple[int, int]:
-    """Print vectors to stdout and errors to stderr -> the counts of failures and of successes."""
+async def _print_lines(
+    listing: Listing, model: models.Model, *, short: bool
+) -> tuple[list[ErrorRecord], int]:
+    """Print vectors to stdout and errors to stderr -> the errors and the count of successes.
+
+    `short` prints the first numbers of each vector: whole ones would flood a terminal.
+    """
     from multimodal_embedding_serving.bulk.formats import json_lines
     from multimodal_embedding_serving.bulk.schema import Layout, Rows
     from multimodal_embedding_serving.bulk.stream import Answer, Refusal
     from multimodal_embedding_serving.bulk.stream import embed as embed_items
 
     layout = Layout.of(model.identity)
-    failed = done = 0
+    errors: list[ErrorRecord] = []
+    done = 0
     try:
         async with aclosing(embed_items(listing, model)) as results:
             async for result in results:
                 if isinstance(result, Answer):
                     rows, item = Rows(), result.item
                     rows.add(item.key, item.kind, result.vectors, result.frames)
-                    sys.stdout.buffer.writelines(json_lines(rows, layout))
+                    lines = _short_lines(rows) if short else json_lines(rows, layout)
+                    sys.stdout.buffer.writelines(lines)
                     sys.stdout.buffer.flush()
                     done += 1
                     continue
-                failed += 1
                 key = result.item.key if isinstance(result, Refusal) else result.key
+                errors.append((key, result.error.code, result.error.message))
                 typer.echo(f"mmes: {key}: {result.error.message}", err=True)
     finally:
         await model.aclose()
-    return failed, done
+    return errors, done
+
+
+def _short_lines(rows: Rows) -> Iterator[bytes]:
+    """`a cat  text  384 numbers [0.0927, 0.0035, 0.0182, …]`"""
+    columns = zip(rows.path, rows.kind, rows.timestamp, rows.vectors, strict=True)
+    for path, kind, timestamp, vector in columns:
+        name = " ".join(path.split()) if kind == "text" else path
+        if len(name) > MAX_NAME:  # of a path, the end says more
+            name = f"{name[:MAX_NAME]}…" if kind == "text" else f"…{name[-MAX_NAME:]}"
+        time = "" if timestamp is None else f" at {clock(timestamp)}"
+        numbers = ", ".join(f"{number:.4f}" for number in vector[:SHORT_NUMBERS])
+        yield f"{name}  {kind}{time}  {len(vector)} numbers [{numbers}, …]\n".encode()
 
 
 def _write(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from multimodal_embedding_serving.cli.completion import complete_model
 from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.settings import Settings
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model: catalog id or alias, hf:org/name, or a folder."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model: catalog id or alias, hf:org/name, or a folder.",
+        autocompletion=complete_model,
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="Device to run on: CPU, GPU, NPU, AUTO, …")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -26,7 +32,11 @@ Server = Annotated[
 ApiKey = Annotated[str | None, typer.Option(help="API key for --server.")]
 Frames = Annotated[
     int | None,
-    typer.Option("--frames", min=1, help="Number of frames to sample from a video, evenly spaced."),
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames to sample from a video, evenly spaced; default: 64 (DEFAULT_NUM_FRAMES).",
+    ),
 ]
 FramesPerSecond = Annotated[
     float | None,

@@ -35,7 +35,8 @@ def on_cluster(
             "--ray requires --out and does not support --text, --to, --kind, --server, --retry "
             "or --drop-removed"
         )
-    from multimodal_embedding_serving.scale.ray_data import Options, connect, embed
+    from multimodal_embedding_serving.scale.ray_cluster import connect
+    from multimodal_embedding_serving.scale.ray_data import Options, embed
 
     set_up_logging(selected.settings.log_format, selected.settings.log_level)
     environment = {

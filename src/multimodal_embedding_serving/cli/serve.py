@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import threading
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from multimodal_embedding_serving.cli.exit import leave
 from multimodal_embedding_serving.cli.options import Device, Model
+from multimodal_embedding_serving.errors import NotFound
 from multimodal_embedding_serving.monitoring.logs import set_up_logging
 from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
@@ -35,6 +34,9 @@ def serve(
     """Serve a model over HTTP until SIGTERM or Ctrl-C; settings come from the environment."""
     if root_path and not root_path.startswith("/"):
         raise typer.BadParameter(f"--root-path must begin with a slash: /{root_path}")
+    for name, file in (("--certificate", certificate), ("--private-key", private_key)):
+        if file is not None and not file.is_file():
+            raise NotFound(f"{name} {file}: no such file")
     from multimodal_embedding_serving.api.server import serve as run
     from multimodal_embedding_serving.api.service import Listening
 
@@ -51,15 +53,3 @@ def serve(
     if reason is not None:
         typer.echo(f"mmes: {reason}", err=True)
     leave(0 if reason is None else 1)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process, even while a thread is still loading a model.
-
-    That thread is inside OpenVINO and can't be interrupted: an ordinary exit would unload the
-    library while the thread runs in it, and the process would abort.
-    """
-    if any(thread.name == "opening" for thread in threading.enumerate()):
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)

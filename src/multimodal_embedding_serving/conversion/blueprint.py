@@ -42,6 +42,8 @@ from multimodal_embedding_serving.families.recognition import (
     recognize_checkpoint,
     require_known,
 )
+from multimodal_embedding_serving.transforms.text import read_tokenizer_file
+from multimodal_embedding_serving.transforms.tokenizer_check import check_tokenizer
 from multimodal_embedding_serving.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -164,19 +166,23 @@ def read_tokenizer(
     progress: Progress = ignore_progress,
     access: HubAccess | None = None,
 ) -> str:
-    """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's."""
+    """The text of tokenizer.json: the source's own, built from its vocabulary, or the row's.
+
+    Raises CheckpointError where it has no bound on time or memory.
+    """
     paths, repo = files.tokenizer, _other_tokenizer(files, resolved)
     if repo is not None:
         paths = find_tokenizer(repo, progress=progress, access=access)
     if not paths:
         raise CheckpointError(_explain_no_tokenizer(files, resolved))
     if "tokenizer.json" in paths:
-        return paths["tokenizer.json"].read_text("utf-8")
-    if "vocab.txt" in paths:
-        built = wordpiece_from_vocab(paths["vocab.txt"])
+        text = read_tokenizer_file(paths["tokenizer.json"], CheckpointError)
+    elif "vocab.txt" in paths:
+        text = str(wordpiece_from_vocab(paths["vocab.txt"]).to_str())
     else:
-        built = clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"])
-    return str(built.to_str())
+        text = str(clip_bpe_from_vocab(paths["vocab.json"], paths["merges.txt"]).to_str())
+    check_tokenizer(text, CheckpointError)
+    return text
 
 
 def _other_tokenizer(files: CheckpointFiles, resolved: ResolvedModel) -> str | None:

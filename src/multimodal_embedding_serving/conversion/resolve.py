@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -17,6 +18,9 @@ from multimodal_embedding_serving.settings import Settings
 
 PACKAGE = "multimodal_embedding_serving"
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt")
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""The name of one on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,24 @@ def _resolve_name(settings: Settings) -> ResolvedModel:
     try:
         spec = resolve(name)
     except UnknownModel as error:
-        raise UnknownModel(f"{error.message}, or use hf:org/name or a folder") from None
+        raise UnknownModel(
+            _hint(name) or f"{error.message}, or use hf:org/name or a folder"
+        ) from None
     if not spec.repos:  # shipped with the package
         bundle = Path(str(files(PACKAGE).joinpath("builtin", spec.name)))
     return ResolvedModel(spec, spec.repos, spec.id, models / spec.family / spec.name, bundle)
+
+
+def _hint(name: str) -> str | None:
+    """What to say of an unknown name that is not a misspelled id."""
+    if "," in name:
+        return f"unknown model {name!r}: a server or command has one model; start one for each"
+    if name.startswith((".", "/", "~")):
+        return f"unknown model {name!r}: there is no such folder"
+    family = name.partition("/")[0].lower()
+    if REPOSITORY.fullmatch(name) and family not in {spec.family.lower() for spec in MODELS}:
+        return f"unknown model {name!r}; for the repository of the Hugging Face hub, use hf:{name}"
+    return None
 
 
 def _resolve_repository(name: str, models: Path) -> ResolvedModel:

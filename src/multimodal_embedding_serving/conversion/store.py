@@ -204,6 +204,40 @@ def describe(bundle: Bundle, settings: Settings | None = None) -> dict[str, Any]
     }
 
 
+def remove(model_dir: Path) -> Mapping[Path, int]:
+    """Remove the converted forms of one model -> each removed folder and its size in bytes.
+
+    What no conversion has created stays. Raises BundleError while another process converts it.
+    """
+    if not model_dir.is_dir():
+        return {}
+    removed: dict[Path, int] = {}
+    try:
+        with locked(model_dir / LOCK).acquire(timeout=0):
+            for folder in sorted(path for path in model_dir.iterdir() if path.is_dir()):
+                if folder.name in (*STORED, COMPILED) or folder.name.startswith(TEMPORARY):
+                    removed[folder] = _folder_size(folder)
+                    shutil.rmtree(folder)
+    except Timeout:
+        raise BundleError(
+            f"another process is converting {model_dir.name}; try again later"
+        ) from None
+    for path in (model_dir / f"{LOCK}.lock", model_dir / LOCK):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other contents stay, and so does the folder
+        model_dir.rmdir()
+    return removed
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def converted_forms(model_dir: Path) -> list[str]:
+    """The stored precisions of a model's folder, without opening them."""
+    return [name for name in STORED if (model_dir / name / MANIFEST).is_file()]
+
+
 def prune(models: Path) -> Mapping[Path, int]:
     """Remove unused folders -> each removed folder and its size in bytes.
 
@@ -216,7 +250,7 @@ def prune(models: Path) -> Mapping[Path, int]:
         try:
             with locked(model_dir / LOCK).acquire(timeout=0):
                 for folder in _unused(model_dir):
-                    removed[folder] = sum(path.stat().st_size for path in folder.rglob("*"))
+                    removed[folder] = _folder_size(folder)
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
             log.warning("skipping %s: another process is converting it", model_dir.name)

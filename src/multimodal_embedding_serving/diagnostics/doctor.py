@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -26,7 +27,11 @@ from multimodal_embedding_serving.conversion.resolve import resolve_model
 from multimodal_embedding_serving.conversion.store import find_bundle, list_bundles
 from multimodal_embedding_serving.diagnostics.integrity import Damage, find_damage
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import EmbeddingError, MissingExtra
+from multimodal_embedding_serving.engine.preflight import check_startup
+from multimodal_embedding_serving.errors import BundleError, EmbeddingError, MissingExtra
+from multimodal_embedding_serving.media.decoder_handle import Decoder, Kind
+from multimodal_embedding_serving.media.decoder_pool import DecoderLimits
+from multimodal_embedding_serving.media.isolation import ATTEMPTS
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.settings import Settings, find_unknown_variables
 
@@ -71,7 +76,9 @@ def examine(
         hub,
         model,
         effective,
+        start,
         cautions,
+        isolation,
     ]
     for check in checks:
         yield from check(settings)
@@ -265,6 +272,17 @@ def effective(settings: Settings) -> Iterator[Finding]:
             yield Finding("settings", each.metadata["names"][0], shown)
 
 
+def start(settings: Settings) -> Iterator[Finding]:
+    """What `mmes serve` checks before it listens: folders and extras. Wrong names, hosts and
+    devices have findings of their own."""
+    try:
+        check_startup(settings)
+    except (BundleError, MissingExtra) as error:
+        yield Finding("settings", "mmes serve", error.message, "broken")
+    except EmbeddingError:
+        return
+
+
 def cautions(settings: Settings) -> Iterator[Finding]:
     """Settings that are allowed but often a mistake, and variables that are no settings."""
     for sentence in find_unknown_variables():
@@ -279,6 +297,33 @@ def cautions(settings: Settings) -> Iterator[Finding]:
             f"not set, and {settings.host} accepts other machines: the API is open to everyone"
         )
         yield Finding("settings", "EMBEDDING_API_KEYS", problem, "warning")
+
+
+def isolation(settings: Settings) -> Iterator[Finding]:
+    """What the processes that decode are kept from, as one of each kind found by trying."""
+    yield _isolation("video")
+    if settings.image_isolation:
+        yield _isolation("image")
+    else:
+        where = "none: decoded in the server's process (EMBEDDING_IMAGE_ISOLATION is false)"
+        yield Finding("isolation", "image decoder", where)
+
+
+def _isolation(kind: Kind) -> Finding:
+    name = f"{kind} decoder"
+    try:
+        with closing(Decoder(kind, DecoderLimits().memory)) as decoder:
+            state = decoder.isolation()
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        problem = f"the process does not start ({type(error).__name__})"
+        return Finding("isolation", name, problem, "broken")
+    landlock = f"Landlock version {state.landlock}" if state.landlock else "no Landlock"
+    means = f"{landlock}, {'seccomp filter' if state.seccomp else 'no seccomp filter'}"
+    if state.possible:
+        return Finding(
+            "isolation", name, f"it can {', '.join(state.possible)} ({means})", "warning"
+        )
+    return Finding("isolation", name, f"it can't {', '.join(ATTEMPTS)} ({means})")
 
 
 def integrity(settings: Settings) -> Iterator[Finding]:

@@ -16,11 +16,10 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,6 +32,12 @@ from multimodal_embedding_serving.batching.tower import ItemResult, Tower
 from multimodal_embedding_serving.bundles.bundle import Bundle
 from multimodal_embedding_serving.conversion.serving_form import choose_form
 from multimodal_embedding_serving.conversion.store import load_model, weights_to_check_later
+from multimodal_embedding_serving.engine.admission import (
+    Group,
+    admit,
+    choose_priority,
+    group_inputs,
+)
 from multimodal_embedding_serving.engine.arguments import argument_names, read_settings
 from multimodal_embedding_serving.engine.loader import ModelInfo, ModelLoader
 from multimodal_embedding_serving.engine.results import (
@@ -48,7 +53,6 @@ from multimodal_embedding_serving.errors import (
     EmbeddingError,
     ModalityNotSupported,
     NotReady,
-    QueueFull,
 )
 from multimodal_embedding_serving.inputs.items import (
     Embeddable,
@@ -61,6 +65,7 @@ from multimodal_embedding_serving.inputs.items import (
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import ImageSource
+from multimodal_embedding_serving.monitoring.admission import Admission, QueueBound
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.request import current_request
 from multimodal_embedding_serving.monitoring.tracing import span
@@ -78,9 +83,6 @@ _LATE = (
     "the request was not completed within {seconds:g} s (EMBEDDING_REQUEST_TIMEOUT_SEC); send "
     "less, or ask for a higher value"
 )
-
-MAX_INTERACTIVE_ITEMS = 32
-"""Requests with more items than this have bulk priority, as do videos."""
 
 
 class Engine(Embedder, AsyncEmbedder):
@@ -105,10 +107,14 @@ class Engine(Embedder, AsyncEmbedder):
         self._settings, self._open_towers = settings, reopen
         self._limits = InputLimits.of(settings)
         self._metrics = metrics or Metrics()
-        self._media = media or MediaAccess.from_settings(settings, self._metrics.count_media)
+        self._media = media or open_media(settings, self._metrics)
+        self._metrics.describe_model(
+            info.id, info.device, info.backend, info.precision, info.dimension, info.fingerprint
+        )
         self._lock = threading.Lock()
-        self._admitted = 0
-        self._pace = 1.0
+        self._queue = QueueBound(settings.queue_limit)
+        for name, bound in (("items", self._queue), *self._media.bounds.items()):
+            self._metrics.watch_bound(name, bound)
         self._closed = False
         self._background: asyncio.AbstractEventLoop | None = None
         self.healthy = True
@@ -137,7 +143,7 @@ class Engine(Embedder, AsyncEmbedder):
 
     @classmethod
     def _load(cls, settings: Settings, progress: Progress, metrics: Metrics) -> Engine:
-        media = MediaAccess.from_settings(settings, metrics.count_media)
+        media = open_media(settings, metrics)
         loaded_model = load_model(settings, progress)
         form = choose_form(loaded_model, settings, progress)
         progress("opening the model", 0.0)
@@ -187,10 +193,14 @@ class Engine(Embedder, AsyncEmbedder):
         size = self._size(dimensions)
         batches, results = await self._results(inputs, deadline, priority)
         several = len(batches) > 1
-        return [
+        assembled = [
             assemble(batch, results[place], size, place if several else None)
             for place, batch in enumerate(batches)
         ]
+        request = current_request.get()
+        if request is not None:
+            request.items += sum(map(_count_embedded, results))
+        return assembled
 
     async def _results(
         self,
@@ -210,9 +220,10 @@ class Engine(Embedder, AsyncEmbedder):
                     await _expand(inputs, place, self._media, self._limits)
                     for place in range(len(inputs))
                 ]
-                with self._admit(batches), span("embed", {"mmes.inputs": len(batches)}):
+                self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
+                with span("embed", {"mmes.inputs": len(batches)}):
                     results = await self._run(
-                        inputs, batches, priority or _priority(batches), deadline
+                        inputs, batches, priority or choose_priority(batches, self._queue), deadline
                     )
         except TimeoutError:
             if scope.expired():
@@ -341,32 +352,6 @@ class Engine(Embedder, AsyncEmbedder):
             param="dimensions",
         )
 
-    @contextmanager
-    def _admit(self, batches: Sequence[ItemBatch]) -> Iterator[None]:
-        """Count the items in and out. A request larger than the queue may enter if it is alone."""
-        self._limits.check(sum(1 if batch.video else batch.count for batch in batches))
-        limit = self._settings.queue_limit
-        count = sum(batch.count for batch in batches)
-        with self._lock:
-            if self._admitted and self._admitted + count > limit:
-                wait = min(60, math.ceil(self._pace))
-                raise QueueFull(
-                    f"the queue has no room for {count:,} more items (limit: {limit:,}, "
-                    "EMBEDDING_QUEUE_LIMIT); retry later",
-                    retry_after=wait,
-                )
-            self._admitted += count
-        request = current_request.get()
-        if request is not None:
-            request.items += count
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._admitted -= count
-                self._pace = time.monotonic() - started
-
     async def _run(
         self,
         inputs: Sequence[Embeddable],
@@ -374,34 +359,33 @@ class Engine(Embedder, AsyncEmbedder):
         priority: Priority,
         deadline: float,
     ) -> list[list[ItemResult]]:
-        """Results by batch. A tower's batches are embedded together; streams each on their own."""
-        groups: dict[Modality | int, list[int]] = {}
-        for place, batch in enumerate(batches):
-            alone = isinstance(batch.items, AsyncGenerator)
-            groups.setdefault(place if alone else inputs[place].modality, []).append(place)
+        """Results by batch."""
+        groups = group_inputs(inputs, batches, self.towers)
         results: list[list[ItemResult]] = [[] for _ in batches]
 
-        async def run(places: list[int]) -> None:
-            tower = self.towers[inputs[places[0]].modality]
-            items = batches[places[0]].items
+        async def run(group: Group, admission: Admission) -> None:
+            embed = partial(
+                group.tower.embed, priority=priority, deadline=deadline, admission=admission
+            )
+            first = group.numbers[0]
+            items = batches[first].items
             if isinstance(items, AsyncGenerator):
                 async with aclosing(items):
                     try:
-                        results[places[0]] = await tower.embed(
-                            items, priority=priority, deadline=deadline
-                        )
+                        results[first] = await embed(items)
                     except EmbeddingError as error:
-                        raise set_index(error, places[0] if len(batches) > 1 else None) from None
+                        raise set_index(error, first if len(batches) > 1 else None) from None
                 return
-            merged = [item for place in places for item in batches[place].items]  # type: ignore[union-attr]
-            remaining = iter(await tower.embed(merged, priority=priority, deadline=deadline))
-            for place in places:
-                results[place] = list(islice(remaining, batches[place].count))
+            merged = [item for number in group.numbers for item in batches[number].items]  # type: ignore[union-attr]
+            remaining = iter(await embed(merged))
+            for number in group.numbers:
+                results[number] = list(islice(remaining, batches[number].count))
 
-        await _run_all([run(places) for places in groups.values()])
+        with admit(batches, groups, self._queue) as admissions:
+            await _run_all([run(*each) for each in zip(groups, admissions, strict=True)])
         for each, items_of_input in zip(inputs, results, strict=True):
             tokens = sum(item.tokens for item in items_of_input)
-            self._metrics.count_items(each.modality, len(items_of_input), tokens)
+            self._metrics.count_items(each.modality, _count_embedded(items_of_input), tokens)
         return results
 
     # ── around requests ──
@@ -462,12 +446,13 @@ async def _expand(
         raise set_index(error, place if len(inputs) > 1 else None) from None
 
 
-def _priority(batches: Sequence[ItemBatch]) -> Priority:
-    bulk = (
-        any(batch.video for batch in batches)
-        or sum(batch.count for batch in batches) > MAX_INTERACTIVE_ITEMS
-    )
-    return Priority.BULK if bulk else Priority.INTERACTIVE
+def open_media(settings: Settings, metrics: Metrics) -> MediaAccess:
+    """Access to media whose sizes and times are counted in `metrics`."""
+    return MediaAccess.from_settings(settings, metrics.count_media, metrics.stage_times("image"))
+
+
+def _count_embedded(results: Sequence[ItemResult]) -> int:
+    return sum(result.error is None for result in results)
 
 
 async def _run_all(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -28,7 +28,11 @@ from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.conversion.parity import ParityFailed, check_opened
 from multimodal_embedding_serving.conversion.serving_form import ServingForm
 from multimodal_embedding_serving.engine.cache import TowerCache, VectorCache
-from multimodal_embedding_serving.engine.preprocess import prepare_images, prepare_texts
+from multimodal_embedding_serving.engine.preprocess import (
+    prepare_images,
+    prepare_texts,
+    time_preparing,
+)
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError, SelfTestFailed
 from multimodal_embedding_serving.graph.runtime import keeping_locale
 from multimodal_embedding_serving.inputs.items import TextItem
@@ -240,8 +244,7 @@ class ModelLoader:
             batch = min(settings.image_batch, tuned.batch if tuned else default)
             cost, slice_size = batch * spec["patches"], 1
             window = settings.frame_batch or max(IMAGE_WINDOW, 2 * batch)
-        if shape is not None:
-            batch = 1
+        batch = batch if shape is None else 1
         graph, prepare = self._open_graph(modality, settings, shape), prepare_with(None)
         self_test(graph, prepare, modality)
         batcher = Batcher(
@@ -250,6 +253,7 @@ class ModelLoader:
             max_batch=batch,
             max_cost=cost,
             on_batch=self._metrics.batch_sizes(modality),
+            on_stage=self._metrics.stage_times(modality),
             on_suspect=partial(self._test_suspect, graph, prepare, modality),
             open_replica=self._replica_opener(modality, settings, prepare),
         )
@@ -257,7 +261,7 @@ class ModelLoader:
         return Tower(
             modality,
             graph,
-            prepare_with(self._tower_cache(modality)),
+            self._in_use(prepare_with, modality),
             pool=self._media.workers,
             batcher=batcher,
             window=window,
@@ -336,6 +340,13 @@ class ModelLoader:
         window = None if shape is None else shape.length
         text_transform = TextTransform(tokenizer, self._text_spec(spec), window=window)
         return partial(prepare_texts, text_transform)
+
+    def _in_use(
+        self, prepare_with: Callable[[TowerCache | None], Prepare], modality: Modality
+    ) -> Prepare:
+        """The preprocessing of a tower in use: with its cache, and timed."""
+        prepare = prepare_with(self._tower_cache(modality))
+        return time_preparing(prepare, self._metrics.stage_times(modality))
 
     def _tower_cache(self, modality: Modality) -> TowerCache | None:
         if self._cache is None:

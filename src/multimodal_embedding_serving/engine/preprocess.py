@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -11,11 +12,23 @@ from multimodal_embedding_serving.engine.cache import TowerCache
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import TextItem
 from multimodal_embedding_serving.inputs.media_access import MediaAccess
-from multimodal_embedding_serving.media.image import decode_rgb
 from multimodal_embedding_serving.media.sampling import DisplayedFrame
 from multimodal_embedding_serving.transforms.image import ImageTransform
-from multimodal_embedding_serving.transforms.text import TextTransform
-from multimodal_embedding_serving.types import Features
+from multimodal_embedding_serving.transforms.text import Role, TextTransform
+from multimodal_embedding_serving.types import Features, StageTimer
+
+
+def time_preparing(prepare: Prepare, on_stage: StageTimer) -> Prepare:
+    """The same preprocessing; each call is reported as the stage `decode`."""
+
+    def prepare_timed(items: Sequence[Any]) -> Sequence[Prepared]:
+        started = time.perf_counter()
+        try:
+            return prepare(items)
+        finally:
+            on_stage("decode", time.perf_counter() - started)
+
+    return prepare_timed
 
 
 def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> Prepare:
@@ -27,6 +40,16 @@ def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> 
         except EmbeddingError as error:
             return error
 
+    def tokenize(
+        texts: Sequence[str], role: Role | None, instruction: str | None
+    ) -> list[Prepared]:
+        try:
+            return [*transform.prepare_many(texts, role=role, instruction=instruction)]
+        except EmbeddingError as error:  # of one of them: the others are not to blame
+            if len(texts) == 1:
+                return [error]
+            return [each for text in texts for each in tokenize([text], role, instruction)]
+
     def prepare(items: Sequence[TextItem]) -> list[Prepared]:
         prepared: list[Prepared] = []
         for (role, instruction), group in groupby(
@@ -34,7 +57,7 @@ def prepare_texts(transform: TextTransform, cache: TowerCache | None = None) -> 
         ):
             texts = [read(item) for item in group]
             valid = [text for text in texts if isinstance(text, str)]
-            features = iter(transform.prepare_many(valid, role=role, instruction=instruction))
+            features = iter(tokenize(valid, role, instruction))
             prepared += [next(features) if isinstance(text, str) else text for text in texts]
         return prepared
 
@@ -74,10 +97,9 @@ def prepare_images(
             if cache and key and (hit := cache.get(key)):
                 return hit
             with media.budget.share() as reserve:
-                image = decode_rgb(
+                image = media.decode_image(
                     source,
-                    media.images,
-                    min_side=transform.min_side if media.jpeg_decode == "fast" else 0,
+                    min_side=transform.min_side,
                     copied=transform.copies,
                     reserve=reserve,
                 )

@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multimodal_embedding_serving.checkpoints.keys import unsupported
-from multimodal_embedding_serving.checkpoints.modules import MODULES
+from multimodal_embedding_serving.checkpoints.modules import (
+    MODULES,
+    SENTENCE_BERT,
+    SENTENCE_TRANSFORMERS,
+)
 from multimodal_embedding_serving.checkpoints.token_settings import TOKENIZER_CONFIG
 from multimodal_embedding_serving.errors import CheckpointError
 from multimodal_embedding_serving.families import Checkpoint
@@ -81,9 +85,7 @@ def text_transform(checkpoint: Checkpoint, base: Mapping[str, Any], entries: int
         spec["entries"] = entries
     if tokens.clean:
         spec["clean"] = tokens.clean
-    if checkpoint.spec is None:
-        spec |= _limits(checkpoint, spec) | _prompts(checkpoint, spec)
-    return spec
+    return spec | _limits(checkpoint, spec) | _prompts(checkpoint, spec)
 
 
 def reject_modules(checkpoint: Checkpoint) -> None:
@@ -109,24 +111,35 @@ def _check_entries(checkpoint: Checkpoint, pad: int, entries: int) -> None:
 
 def _limits(checkpoint: Checkpoint, spec: Mapping[str, Any]) -> dict[str, Any]:
     description = checkpoint.description
-    limits = (description.modules.max_length, description.tokens.max_length)
-    limit = next((each for each in limits if each is not None), None)
+    limits = (
+        (SENTENCE_BERT, "max_seq_length", description.modules.max_length),
+        (TOKENIZER_CONFIG, "model_max_length", description.tokens.max_length),
+    )
+    file, key, limit = next((each for each in limits if each[2] is not None), limits[-1])
     if limit is None or limit >= spec["max_length"]:
         return {}
     if spec.get("fixed_length"):
-        raise unsupported(
-            TOKENIZER_CONFIG, "model_max_length", limit, f"is less than {spec['max_length']}"
-        )
+        raise unsupported(file, key, limit, f"is less than {spec['max_length']}")
     return {"default_length": limit}
 
 
 def _prompts(checkpoint: Checkpoint, base: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint outside the catalog has the prompts of its own file, or none."""
-    prompts = checkpoint.description.modules.prompts
-    if not prompts and "prompts" not in base:
+    """The prompts of the checkpoint's own file. Without the file, a row of the catalog has those of
+    its family, any other checkpoint none."""
+    row, prompts = checkpoint.spec, checkpoint.description.modules.prompts
+    if prompts is None and (row or "prompts" not in base):
         return {}
+    own = _read_prompts(prompts or {})
+    if _wrapped(own) == _wrapped(base) and (row or "prompts" not in base):
+        return {}  # said in other words: the fingerprint stays the same
+    if row:
+        log.warning("%s: its prompts replace those of %s", SENTENCE_TRANSFORMERS, row.id)
+    return own
+
+
+def _read_prompts(prompts: Mapping[str, str]) -> dict[str, Any]:
     spec: dict[str, Any] = {"prompts": {}, "default_instruction": None}
-    for role, prompt in (prompts or {}).items():
+    for role, prompt in prompts.items():
         if (match := _INSTRUCTION.fullmatch(prompt)) and role == "query":
             spec["default_instruction"] = match["task"]
             spec["prompts"][role] = f"Instruct: {{instruction}}{match['rest']}{{text}}"
@@ -134,3 +147,13 @@ def _prompts(checkpoint: Checkpoint, base: Mapping[str, Any]) -> dict[str, Any]:
             escaped = prompt.replace("{", "{{").replace("}", "}}")
             spec["prompts"][role] = f"{escaped}{{text}}"
     return spec
+
+
+def _wrapped(spec: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """What prompts make of a text, by role, and whether a request may replace the instruction."""
+    instruction, texts = spec.get("default_instruction"), {}
+    for role, prompt in spec.get("prompts", {}).items():
+        filled = prompt.format(text="\0", instruction=instruction)
+        if filled != "\0":
+            texts[role] = (filled, "{instruction}" in prompt)
+    return texts

@@ -24,12 +24,14 @@ from multimodal_embedding_serving.inputs.media_access import (
     Remote,
     VideoSource,
     is_url,
+    time_frames,
 )
 from multimodal_embedding_serving.media.files import media_path
 from multimodal_embedding_serving.media.image import ImageSource
 from multimodal_embedding_serving.media.manifest import Manifest, ManifestFrame
 from multimodal_embedding_serving.media.sampling import DisplayedFrame, MissingFrame, Segment
 from multimodal_embedding_serving.media.stream import stream
+from multimodal_embedding_serving.monitoring.request import current_client
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality
 
@@ -70,7 +72,7 @@ class ItemBatch:
 
     items: Sequence[Any] | AsyncGenerator[Any, None]
     count: int
-    """The number of items for admission; for a video, an estimate of its frames."""
+    """The number of items; 0 if they are streamed."""
     many: bool = True
     """The response is a list of vectors, not a single one."""
     video: bool = False
@@ -187,7 +189,7 @@ class Video:
         skipped: list[Skipped] = []
         return ItemBatch(
             items=self.stream(media, frames, skipped),
-            count=_estimate_frames(self.segment, media),
+            count=0,
             many=not pooled,
             video=True,
             pooled=pooled,
@@ -201,8 +203,9 @@ class Video:
         """Yield the frames; append each frame's info to `infos` before yielding it, and each frame
         that can't be decoded to `skipped`."""
         video = media.open_video(await media.video_source(self.source), self.segment)
-        run = stream(video.frames, media.decoders.threads, ahead=media.ahead, stop=video.stop)
-        async with aclosing(run) as frames:
+        decoded = time_frames(video.frames, media.on_stage)
+        run = stream(decoded, media.decoders.threads, ahead=media.ahead, stop=video.stop)
+        async with media.videos_decoded.slot(current_client()), aclosing(run) as frames:
             async for frame in frames:
                 timestamp = round(frame.timestamp, 6)
                 if isinstance(frame, MissingFrame):
@@ -210,17 +213,6 @@ class Video:
                     continue
                 infos.append(FrameInfo(frame.index, timestamp))
                 yield frame.rgb if frame.size is None else DisplayedFrame(frame.rgb, frame.size)
-
-
-def _estimate_frames(segment: Segment, media: MediaAccess) -> int:
-    """The number of frames in a segment, as far as its configuration says: for admission."""
-    if segment.frame_indexes:
-        frames = float(len(segment.frame_indexes))
-    elif segment.extraction_fps is not None and segment.clip_duration > 0:
-        frames = segment.clip_duration * segment.extraction_fps
-    else:
-        frames = segment.num_frames or media.videos.max_frames
-    return max(1, int(min(frames, media.videos.max_frames)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +233,7 @@ class ManifestFrames:
                 f"the manifest lists {count:,} frames; the limit is {limit:,} "
                 "(EMBEDDING_MAX_FRAMES)"
             )
-        batch = ItemBatch(items=(), count=count, video=True, frames=[], order=[], skip_errors=True)
+        batch = ItemBatch(items=(), count=0, video=True, frames=[], order=[], skip_errors=True)
         batch.items = self._items(media, batch)
         return batch
 

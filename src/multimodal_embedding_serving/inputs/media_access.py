@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from asyncio import AbstractEventLoop, get_running_loop, to_thread
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from PIL import Image
+
 from multimodal_embedding_serving.batching.priority import PriorityPool
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
-from multimodal_embedding_serving.media.budget import DecodeBudget
+from multimodal_embedding_serving.media.budget import DecodeBudget, Reserve
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool, Decoding
 from multimodal_embedding_serving.media.encoded import Encoded, is_data_uri
 from multimodal_embedding_serving.media.fetch import Fetcher
 from multimodal_embedding_serving.media.files import media_path, open_file
+from multimodal_embedding_serving.media.formats import CRASHING_FORMATS, recognize
 from multimodal_embedding_serving.media.image import (
     ImageLimits,
     ImageSource,
     JpegDecode,
     choose_jpeg_decode,
+    decode_rgb,
     image_limits,
 )
-from multimodal_embedding_serving.media.sampling import DisplayedFrame, Segment, VideoLimits
-from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
+from multimodal_embedding_serving.media.image_decoding import ImageDecoding
+from multimodal_embedding_serving.media.sampling import (
+    DisplayedFrame,
+    Frame,
+    MissingFrame,
+    Segment,
+    VideoLimits,
+)
+from multimodal_embedding_serving.monitoring.admission import Bound, SlotBound
+from multimodal_embedding_serving.monitoring.request import (
+    RequestContext,
+    current_client,
+    current_request,
+)
 from multimodal_embedding_serving.settings import Settings
+from multimodal_embedding_serving.types import StageTimer, ignore_stage
 
 MAX_VIDEOS = 4
 """Videos decoded at a time, each in a process of its own and on several threads."""
@@ -111,6 +131,13 @@ class MediaAccess:
     """The processes that decode videos."""
     budget: DecodeBudget
     """Memory for the images that are being decoded."""
+    fetches: SlotBound
+    """The fetches in progress: at most half of them for one client."""
+    videos_decoded: SlotBound
+    """The videos whose decoder is at work."""
+    image_decoders: DecoderPool
+    """The processes that decode images: those of CRASHING_FORMATS, or all."""
+    isolate_images: bool = False
     jpeg_decode: JpegDecode = "fast"
     threads: int = 0
     """FFmpeg threads per video; 0 = FFmpeg decides."""
@@ -118,9 +145,17 @@ class MediaAccess:
     """Decoded frames of a video that may wait for the image tower."""
     on_media: Callable[[str, int], None]
     """Called with the kind (image or video) and size in bytes of all encoded media."""
+    on_stage: StageTimer = ignore_stage
+    """Called with the seconds of every fetch, and of every frame decoded."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, on_media: Callable[[str, int], None]) -> MediaAccess:
+    def from_settings(
+        cls,
+        settings: Settings,
+        on_media: Callable[[str, int], None],
+        on_stage: StageTimer = ignore_stage,
+    ) -> MediaAccess:
+        max_videos = min(settings.worker_count, MAX_VIDEOS)
         return cls(
             images=image_limits(settings),
             videos=VideoLimits(
@@ -135,31 +170,41 @@ class MediaAccess:
                     allowed_hosts=settings.allowed_hosts,
                     proxy=settings.media_proxy,
                     timeout=settings.request_timeout,
+                    max_connections=settings.max_fetches,
                 )
             ),
             roots=settings.media_roots,
-            segment=Segment(
-                start_offset=settings.start_offset,
-                clip_duration=settings.clip_duration,
-                num_frames=settings.num_frames,
-            ),
+            segment=_default_segment(settings),
             workers=PriorityPool(settings.worker_count),
             decoders=DecoderPool(
-                min(settings.worker_count, MAX_VIDEOS),
+                max_videos,
                 slots=(settings.frame_queue or 4) + settings.worker_count + 2,
                 limits=DecoderLimits(seconds=settings.request_timeout),
             ),
             budget=DecodeBudget(DECODE_BYTES),
+            fetches=SlotBound(settings.max_fetches, per_client=max(1, settings.max_fetches // 2)),
+            videos_decoded=SlotBound(max_videos),
+            image_decoders=DecoderPool(
+                1, slots=0, limits=DecoderLimits(seconds=settings.request_timeout), kind="image"
+            ),
+            isolate_images=settings.image_isolation,
             jpeg_decode=choose_jpeg_decode(settings),
             threads=settings.decoder_workers,
             ahead=settings.frame_queue or 4,
             on_media=on_media,
+            on_stage=on_stage,
         )
+
+    @property
+    def bounds(self) -> Mapping[str, Bound]:
+        """What /metrics shows of the bounds, by name."""
+        return {"fetches": self.fetches, "videos": self.videos_decoded}
 
     def close(self) -> None:
         """Stop the threads after their current tasks, and the decoder processes."""
         self.workers.shutdown(wait=False)
         self.decoders.close()
+        self.image_decoders.close()
 
     def fetch_image(self, url: str) -> Any:
         """The item for an image's URL: a coroutine function, or the contents of a data URI."""
@@ -173,8 +218,15 @@ class MediaAccess:
         return partial(to_thread, media_path, path, self.roots)
 
     async def _fetch_image(self, url: str) -> FetchedImage:
-        data = await self.fetcher.get(url, max_bytes=self.images.max_bytes)
-        return FetchedImage(data, current_request.get())
+        return FetchedImage(await self._fetch(url, self.images.max_bytes), current_request.get())
+
+    async def _fetch(self, url: str, max_bytes: int) -> bytes:
+        async with self.fetches.slot(current_client()):
+            started = time.perf_counter()
+            try:
+                return await self.fetcher.get(url, max_bytes=max_bytes)
+            finally:
+                self.on_stage("fetch", time.perf_counter() - started)
 
     async def video_source(self, source: VideoSource) -> bytes | Path | Encoded:
         """Fetch a remote video, or resolve a path below the media roots.
@@ -185,7 +237,7 @@ class MediaAccess:
             case Remote(url):
                 if is_data_uri(url):
                     return Encoded(url)
-                return await self.fetcher.get(url, max_bytes=self.videos.max_bytes)
+                return await self._fetch(url, self.videos.max_bytes)
             case BelowRoots(path):
                 return await to_thread(media_path, path, self.roots)
         return source
@@ -205,6 +257,25 @@ class MediaAccess:
             self.on_media("image", len(source))
         return source
 
+    def decode_image(
+        self, source: ImageSource, *, min_side: int, copied: bool, reserve: Reserve
+    ) -> Image.Image:
+        """`decode_rgb` with this service's limits, of an encoded image in a process of its own if
+        its decoder may crash or EMBEDDING_IMAGE_ISOLATION is set. `min_side` matters only for fast
+        decoding of JPEGs. Blocks: for worker threads."""
+        min_side = min_side if self.jpeg_decode == "fast" else 0
+        if not isinstance(source, bytes) or not self._isolates(source):
+            return decode_rgb(
+                source, self.images, min_side=min_side, copied=copied, reserve=reserve
+            )
+        decoding = ImageDecoding(self.image_decoders, self.images, min_side=min_side, copied=copied)
+        return decoding.decode(source, reserve)
+
+    def _isolates(self, image: bytes) -> bool:
+        if self.isolate_images:
+            return True
+        return recognize(image) in CRASHING_FORMATS and sys.platform == "linux"
+
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
         """Start decoding a video in a decoder process."""
         return Decoding(
@@ -215,6 +286,33 @@ class MediaAccess:
             threads=self.threads,
             received=partial(self.on_media, "video"),
         )
+
+
+def _default_segment(settings: Settings) -> Segment:
+    return Segment(
+        start_offset=settings.start_offset,
+        clip_duration=settings.clip_duration,
+        num_frames=settings.num_frames,
+    )
+
+
+def time_frames(
+    make: Callable[[], Generator[Frame | MissingFrame, None, None]], on_stage: StageTimer
+) -> Callable[[], Generator[Frame | MissingFrame, None, None]]:
+    """The same generator; the wait for each frame is reported as decoding."""
+
+    def frames() -> Generator[Frame | MissingFrame, None, None]:
+        with closing(make()) as source:
+            while True:
+                started = time.perf_counter()
+                frame = next(source, None)
+                if frame is None:
+                    return
+                on_stage("decode", time.perf_counter() - started)
+                yield frame
+                del frame  # the next one may need its memory
+
+    return frames
 
 
 def is_url(text: str) -> bool:

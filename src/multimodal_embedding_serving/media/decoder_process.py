@@ -1,8 +1,9 @@
-"""The process that decodes videos, one after another, for one service.
+"""The process that decodes videos, or images, one after another, for one service.
 
-`decoder_handle.Decoder` starts it with a socket. It confines itself before the first video, and
-ends with the service. For each video it sends, in this order: taken; room (the bytes of a frame,
-each time they grow); each frame, or that it is missing; and end or error.
+`decoder_handle.Decoder` starts it with a socket. It loads its libraries, confines and isolates
+itself before the first input, and ends with the service. An input is a message with an open file.
+The process answers, in this order: taken; what its task sends (`video_task`, `image_task`); and end
+or error.
 """
 
 from __future__ import annotations
@@ -11,74 +12,84 @@ import os
 import socket
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Protocol
 
 from multimodal_embedding_serving.errors import EmbeddingError
-from multimodal_embedding_serving.media.channel import Channel
-from multimodal_embedding_serving.media.ring import Slots
+from multimodal_embedding_serving.media.budget import TRIM_THRESHOLD
+from multimodal_embedding_serving.media.channel import Channel, Message
+from multimodal_embedding_serving.media.isolation import isolate
 from multimodal_embedding_serving.media.sandbox import (
-    address_space,
+    MMAP_THRESHOLD,
+    AddressSpace,
     confine,
     die_with_parent,
     extend_cpu_limit,
     release_memory,
 )
-from multimodal_embedding_serving.media.video import (
-    MissingFrame,
-    Segment,
-    VideoLimits,
-    read_frames,
-)
 
 MAX_LEFTOVER = 256 << 20
-"""Bytes of address space that a video may leave occupied; with more, the process is replaced."""
+"""Bytes of address space that an input may leave occupied; with more, the process is replaced."""
+
+REUSED_BYTES = 32 << 20
+"""Blocks of an image up to which freed memory is reused: mapping it again costs more than decoding
+small images. It is the most that glibc allows."""
 
 
-def main(parent: int, end: int, memory: int) -> None:
-    """`end` is the descriptor of the socket; `memory` in bytes."""
+class Task(Protocol):
+    """Decodes inputs, and sends the results."""
+
+    def decode(self, message: Message, source: int) -> Message:
+        """Decode the file `source`; returns what the closing message adds."""
+        ...
+
+
+def main(kind: str, parent: int, end: int, memory: int) -> None:
+    """`kind`: video or image. `end`: the descriptor of the socket. `memory`: in bytes."""
     die_with_parent(parent)
-    confine(memory)
     channel = Channel(socket.socket(fileno=end))
-    max_space, again = address_space() + MAX_LEFTOVER, True
+    task = _load(kind, channel)
+    space = AddressSpace()
+    confine(memory, space, MMAP_THRESHOLD if kind == "video" else REUSED_BYTES)
+    isolation = isolate()
+    start = rest = space.size()
+    again = True
     try:
         while again:
-            video, source = channel.receive_with_file()
-            if source is None:  # a slot that was freed after its video had ended
+            message, source = channel.receive_with_file()
+            if "isolation" in message:
+                channel.send(asdict(isolation))
+            if source is None:  # else: a slot that was freed after its video had ended
                 continue
             channel.send({"taken": True})
-            outcome = _decode(channel, video, source)
+            outcome = _run(task, message, source)
             os.close(source)
-            release_memory()
-            again = address_space() < max_space and not outcome.pop("exhausted", False)
+            if kind == "video" or space.size() >= rest + TRIM_THRESHOLD:
+                release_memory()  # takes 10 ms, as long as ten small images
+                rest = space.size()
+            again = space.size() < start + MAX_LEFTOVER and not outcome.pop("exhausted", False)
             channel.send({**outcome, "again": again})
     except ConnectionError:  # the service is gone
         sys.exit(0)
 
 
-def _decode(channel: Channel, video: dict[str, Any], source: int) -> dict[str, Any]:
-    """Send the frames; return the closing message."""
-    extend_cpu_limit(video["cpu_seconds"])
-    indexes = video["segment"].pop("frame_indexes")
-    segment = Segment(**video["segment"], frame_indexes=indexes and tuple(indexes))
-    limits, slots = VideoLimits(**video["limits"]), _slots(channel)
+def _load(kind: str, channel: Channel) -> Task:
+    """Import all that the task will ever need, since files can't be opened later."""
+    if kind == "video":
+        from multimodal_embedding_serving.media import video_task
+
+        video_task.load_decoders()
+        return video_task.VideoTask(channel)
+    from multimodal_embedding_serving.media import image_task
+
+    image_task.load_decoders()
+    return image_task.ImageTask(channel)
+
+
+def _run(task: Task, message: Message, source: int) -> Message:
+    """Decode an input; return the closing message."""
+    extend_cpu_limit(message["cpu_seconds"])
     try:
-        for frame in read_frames(
-            source, segment, limits, threads=video["threads"], place=slots.place
-        ):
-            if isinstance(frame, MissingFrame):
-                channel.send({"missing": asdict(frame)})
-                continue
-            height, width, _ = frame.rgb.shape
-            channel.send(
-                {
-                    "slot": slots.last,
-                    "height": height,
-                    "width": width,
-                    "index": frame.index,
-                    "timestamp": frame.timestamp,
-                    "size": frame.size,
-                }
-            )
+        return {"end": True, **task.decode(message, source)}
     except EmbeddingError as error:
         return {
             "error": type(error).__name__,
@@ -86,19 +97,3 @@ def _decode(channel: Channel, video: dict[str, Any], source: int) -> dict[str, A
             "param": error.param,
             "exhausted": isinstance(error.__context__, MemoryError),
         }
-    return {"end": True}
-
-
-def _slots(channel: Channel) -> Slots:
-    def next_slot() -> int:
-        message, _ = channel.receive_with_file()
-        return int(message["slot"])
-
-    def grow(size: int) -> tuple[int, int]:
-        channel.send({"room": size})
-        while True:  # slots of the previous ring may still arrive
-            message, file = channel.receive_with_file()
-            if file is not None:
-                return file, int(message["slot_bytes"])
-
-    return Slots(next_slot, grow)

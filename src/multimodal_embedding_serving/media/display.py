@@ -35,7 +35,7 @@ class Display:
 
     PyAV's `side_data` keeps its frame in a reference cycle, so reading it for every frame would
     hold them all until the next garbage collection (400 MB for 300 frames): it is read only when
-    the rotation changes.
+    the rotation changes, and never of a frame whose memory the decoder uses again.
     """
 
     def __init__(self, pixel_aspect: Fraction | None = None) -> None:
@@ -51,9 +51,10 @@ class Display:
         """uint8 [height, width, 3] RGB, a view of the converted frame; and the width and height at
         which it is shown, or None if that is its size."""
         frame.colorspace = NEAREST_MATRICES.get(frame.colorspace, frame.colorspace)
-        pixels: NDArray[Any] = frame.to_ndarray(format="rgb24", threads=1)
-        if frame.rotation != self._rotation:
-            self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
+        rgb = frame.reformat(format="rgb24", threads=1)
+        pixels: NDArray[Any] = rgb.to_ndarray()
+        if rgb.rotation != self._rotation:
+            self._rotation, self._matrix = rgb.rotation, _display_matrix(rgb)
         # A point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2.
         a, b, c, d = self._matrix
         size = max(1, round(frame.width * self._aspect)), frame.height

@@ -112,6 +112,7 @@ class Fetcher:
         allowed_hosts: Sequence[str],
         proxy: str,
         timeout: float,
+        max_connections: int = 64,
         resolver: Resolve = resolve,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -120,7 +121,7 @@ class Fetcher:
         self._proxy = _parse_proxy(proxy) if proxy else None
         self._backend = VettedBackend(self._rules, resolver)
         self._tls = tls
-        self._timeout = timeout
+        self._timeout, self._max_connections = timeout, max_connections
         self._clock = clock
         self._opening = asyncio.Lock()
         self._pool: httpcore2.AsyncConnectionPool | None = None
@@ -155,13 +156,16 @@ class Fetcher:
         tls = self._tls or httpx2.create_ssl_context(trust_env=False)
         if self._proxy is None:
             return httpcore2.AsyncConnectionPool(
-                tls, max_connections=64, keepalive_expiry=5.0, network_backend=self._backend
+                tls,
+                max_connections=self._max_connections,
+                keepalive_expiry=5.0,
+                network_backend=self._backend,
             )
         return httpcore2.AsyncHTTPProxy(
             str(self._proxy.url),
             self._proxy.raw_auth,
             ssl_context=tls,
-            max_connections=64,
+            max_connections=self._max_connections,
             keepalive_expiry=5.0,
         )
 

@@ -24,6 +24,10 @@ SIGNATURES = (
 DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
+CRASHING_FORMATS = frozenset({"HEIF"})
+"""Formats whose decoder does not survive every damaged file: pi-heif 1.4.0 reads a null pointer if
+the type of an item is not UTF-8. Their images are always decoded in processes of their own."""
+
 
 def recognize(data: bytes) -> str | None:
     """The format (a key of `image.DECODERS`), or None if the signature is not known."""

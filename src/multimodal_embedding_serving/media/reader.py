@@ -1,24 +1,31 @@
 """Decodes frames of a surveyed video by their numbers, in ascending order.
 
 Each packet carries its ordinal through the decoder in place of its time, so every frame names its
-packet. A seek skips frames that are not needed. It is used only if the packet that it should reach
-is found there, and only as long as nothing after it is damaged: else decoding starts at the first
-frame. After damage, decoding goes on from the next key frame, as it does for a frame that is
-requested alone. So a number means the same image however it is reached.
+packet. The video is divided into sections, each from a key frame to the next. Each section has a
+decoder of its own, which knows nothing of the sections before, whether the section is reached by a
+seek or by decoding on. So a number means the same image however it is reached, also in a damaged
+video, where decoders conceal what is missing by copying from the frames that they have seen, mostly
+without saying so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import sys
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+import av
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -32,16 +39,26 @@ MAX_REFERENCE_FRAMES = 8
 """Frames that a decoder keeps besides one per thread: at 8K, at most six (H.264, A.3)."""
 MAX_LANDING_PACKETS = 4096
 """After a seek, the packets among which the key frame must be."""
+MAX_RESTARTS = 1024
+"""Times that decoding goes back in a damaged video; after these, it is decoded in order."""
+MAX_UNUSABLE_KEYS = 8
+"""Neighboring key frames at which decoding can't start, after which no other key frame is tried."""
+
+CONCEALING_CODECS = frozenset(
+    "h264 hevc mpeg1video mpeg2video mpeg4 h263 flv msmpeg4v1 msmpeg4v2 msmpeg4 wmv1 wmv2".split()
+)
+"""Decoders that fill what is damaged from its surroundings and from other frames. The others leave
+there what the memory held before: such a frame is missing, and so are those that refer to it."""
+SINGLE_THREAD_CODECS = (CONCEALING_CODECS - {"h264", "hevc"}) | {"vp8", "ffv1"}
+"""Decoders whose threads may read, in a damaged video, what other threads have not written yet: the
+result depends on timing. They are fast with one thread."""
 
 Numbered = tuple[int, VideoFrame]
+NumberedPacket = tuple[int, "Packet[VideoStream]"]
 
 
-MAX_RESTARTS = 16
-"""Key frames of a damaged video from which decoding may fail; then it is decoded in order."""
-
-
-class _Unproven(Exception):
-    """What was decoded may differ from what another way to the frame gives."""
+class _Restart(Exception):
+    """The frame must be reached in another way, or its section decoded with other options."""
 
 
 def limit_threads(threads: int, pixels: int) -> int:
@@ -52,7 +69,8 @@ def limit_threads(threads: int, pixels: int) -> int:
     limit = MAX_FRAME_BYTES // max(1, 3 * pixels) - MAX_REFERENCE_FRAMES
     if limit >= (threads or 16):
         return threads
-    return max(1, min(threads or (os.cpu_count() or 1) + 1, limit))
+    # The affinity, since the number of cores is in a file, which an isolated process can't open.
+    return max(1, min(threads or len(os.sched_getaffinity(0)) + 1, limit))
 
 
 class FrameReader:
@@ -64,36 +82,30 @@ class FrameReader:
 
     def __init__(self, source: Source, timeline: Timeline, *, threads: int = 0) -> None:
         self._source, self._timeline, self._threads = source, timeline, threads
-        self._seekable = True
-        self._bad = -1
-        """The rank of the last key frame that is followed by damage; it is not used again."""
-        self._restarts = 0
-        self._careful = threads == 1
-        """With one thread, an error costs only the packet at fault: with several, PyAV loses the
-        frames of other threads with it."""
-        self._landings: list[Callable[[Key], None]] = []
         self._stack = contextlib.ExitStack()
+        self._landings: list[Callable[[Key], None]] = []
+        self._seekable = True
+        self._restarts = 0
+        self._damaged: set[int | None] = set()
+        """The sections, by the ordinal of their key, in which the decoder has reported an error.
+        They are decoded with one thread: an error then costs only the packet at fault. With
+        several, PyAV loses the frames of other threads with it."""
+        self._unusable: set[int] = set()
+        """Key frames at which decoding can't start: their sections belong to the one before."""
+        self._primer: Packet[VideoStream] | None = None
+        """MPEG-4: the packet that may name the encoder, whose habits the decoder must know."""
         self._base = 0
-        self._held: Numbered | None = None
-        self._position = 0
 
     def __enter__(self) -> Self:
         try:
             with translate_errors():
-                self._rewind()
                 if not self._timeline.proven:
                     self._timeline = self._timeline.reordered(self._shown())
-                    self._rewind()
-                first = self._read_to(0)
+                self._open()
+                self._base = self._first()
         except BaseException:
             self._stack.close()
             raise
-        if first is None and self._held is None:
-            raise InvalidInput("the video contains no frame that can be decoded")
-        if first is not None:
-            self._held = (0, first)
-        elif self._held is not None:
-            self._base = self._held[0]
         return self
 
     def __exit__(
@@ -126,120 +138,245 @@ class FrameReader:
     def frame(self, number: int) -> VideoFrame | None:
         """The frame with this number; None if it can't be decoded."""
         with translate_errors():
-            return self._read_to(self._base + number)
+            return self._read(self._base + number)
 
-    def _read_to(self, rank: int) -> VideoFrame | None:
+    def _first(self) -> int:
+        """The rank of the first frame that can be decoded."""
+        rank = 0
         while True:
-            try:
-                self._approach(rank)
-                while True:
-                    item = self._next()
-                    if self._approach(rank):  # damage was met on the way
-                        continue
-                    if item is not None and item[0] < rank:
-                        continue
-                    if item is not None and item[0] > rank:
-                        self._held, item = item, None
-                    return item and item[1]
-            except _Unproven:
-                self._start_again()
+            frame = self._read(rank)
+            if frame is not None:
+                self._held = rank, frame
+            if self._held is not None:
+                return self._held[0]
+            key = self._timeline.key_after(rank)
+            if key is None:
+                raise InvalidInput("the video contains no frame that can be decoded")
+            rank = key.rank
 
     def _shown(self) -> array[int]:
-        """Decode everything; the ordinals in the decoder's order."""
+        """Decode everything in order, as one section; the ordinals in the decoder's order."""
         while True:
-            shown = array("q")
             try:
-                for ordinal, _ in self._frames:
-                    shown.append(ordinal)
-                return shown
-            except _Unproven:
-                self._start_again()
+                self._open()
+                shown = array("q", (ordinal for ordinal, _ in self._decode(None)))
+            except _Restart:
+                continue
+            self._damaged.clear()
+            return shown
 
-    def _next(self) -> Numbered | None:
-        """The next frame that has a number, with its rank."""
-        if self._held is not None:
-            item, self._held = self._held, None
-            return item
-        ranks = self._timeline.ranks
-        for ordinal, frame in self._frames:
-            rank = int(ranks[ordinal]) if 0 <= ordinal < len(ranks) else -1
-            if rank >= self._position:
-                self._position = rank + 1
-                return rank, frame
-        return None
+    def _read(self, rank: int) -> VideoFrame | None:
+        back = False
+        while True:
+            try:
+                if back:
+                    self._go_back(rank)
+                self._approach(rank)
+                return self._take(rank)
+            except _Restart:
+                back = True
 
-    def _start_again(self) -> None:
-        if self._careful:
-            self._restarts += 1
-            self._bad = self._key_rank
-            self._seekable = self._seekable and self._restarts < MAX_RESTARTS
-        self._careful = True
-        self._rewind()
+    def _go_back(self, rank: int) -> None:
+        """Begin the section that holds the frame, or the first one."""
+        self._restarts += 1
+        if self._restarts > MAX_RESTARTS:
+            self._seekable = False
+            self._timeline = replace(self._timeline, keys=())
+        key = self._timeline.key_before(rank, self._unusable)
+        if self._seekable and key:
+            self._seek(key)
+        else:
+            self._open()
 
-    def _rewind(self) -> None:
+    def _approach(self, rank: int) -> None:
+        """Begin the section that holds the frame: by a seek if that skips enough frames, else by
+        decoding on."""
+        key = self._timeline.key_before(rank, self._unusable)
+        while key is not None and self._key != key:
+            if self._seekable and key.rank - self._position >= MIN_SEEK_FRAMES:
+                self._seek(key)
+            else:
+                self._advance()
+
+    def _take(self, rank: int) -> VideoFrame | None:
+        """The frame, if the section shows it.
+
+        No frame is kept while the next one is decoded: a decoder may show, where data is damaged,
+        what the memory that it uses again held before, which must not depend on the caller.
+        """
+        if self._held is not None and self._held[0] < rank:
+            self._held = None
+        if self._held is None:
+            self._held = next((item for item in self._frames if item[0] >= rank), None)
+        if self._held is None or self._held[0] > rank:
+            return None
+        frame, self._held = self._held[1], None
+        return frame
+
+    def _open(self) -> None:
         self._stack.close()
         self._container, self._stream = self._stack.enter_context(self._source.open())
-        context = self._stream.codec_context
-        context.thread_type = "AUTO"
-        threads = 1 if self._careful else self._threads
-        context.thread_count = limit_threads(threads, context.width * context.height)
-        context.options = self._source.decoder_options
-        self._held = None
-        self._position = 0
-        self._sought = False
-        self._key_rank = -1
-        self._damage: int | None = None
-        """The position at which damage was met, unless decoding has started elsewhere since."""
         numbered = enumerate(packets(self._container, self._stream))
-        self._frames: Iterator[Numbered] = self._decode(
-            islice(numbered, self._timeline.start, None)
-        )
+        self._packets: Iterator[NumberedPacket] = islice(numbered, self._timeline.start, None)
+        self._again: deque[NumberedPacket] = deque()
+        """Packets to be decoded before `_packets`."""
+        self._sought = False
+        self._begin(None)
 
-    def _decode(self, numbered: Iterator[tuple[int, Packet[VideoStream]]]) -> Iterator[Numbered]:
-        for ordinal, packet in numbered:
+    def _begin(self, key: Key | None) -> None:
+        self._key, self._position = key, key.rank if key else 0
+        self._key_packet: Packet[VideoStream] | None = None
+        self._held: Numbered | None = None
+        self._lost: int | None = None
+        """The packet at fault, if the frames from it on are not to be trusted."""
+        name = self._stream.codec_context.name
+        self._conceals = name in CONCEALING_CODECS
+        self._careful = (key and key.ordinal) in self._damaged
+        single = self._careful or name in SINGLE_THREAD_CODECS
+        self._decoder = self._new_decoder(
+            threads=1 if single else self._threads, strict=not (self._careful and self._conceals)
+        )
+        if key and self._primer:
+            with contextlib.suppress(*PYAV_ERRORS):
+                self._decoder.decode(self._primer)
+            self._decoder.flush_buffers()
+        self._following = self._timeline.key_after(self._position, self._unusable)
+        self._frames = self._section(key, self._following)
+
+    def _new_decoder(self, *, threads: int, strict: bool) -> VideoCodecContext:
+        """`strict`: an error in a packet is raised, rather than logged."""
+        with av.open(io.BytesIO(), "w", format="null") as copy:
+            context = copy.add_stream_from_template(self._stream, opaque=True).codec_context
+        context.thread_type = "AUTO"
+        context.thread_count = limit_threads(threads, context.width * context.height)
+        context.options = {
+            **self._source.decoder_options,
+            **({"err_detect": "explode"} if strict else {}),
+        }
+        return context
+
+    def _advance(self) -> None:
+        """Decode to the end of the section and begin the following one."""
+        for _ in self._frames:
+            pass
+        self._begin(self._following)
+
+    def _section(self, key: Key | None, following: Key | None) -> Iterator[Numbered]:
+        """The frames that are shown from `key` until `following`, with their ranks.
+
+        The key frame must be the first: it is not where an image is refreshed in parts (H.264's
+        recovery points).
+        """
+        ranks, begun = self._timeline.ranks, key is None
+        end = following.rank if following else sys.maxsize
+        for ordinal, frame in self._decode(following):
+            rank = int(ranks[ordinal]) if 0 <= ordinal < len(ranks) else -1
+            if rank < self._position or rank >= end:
+                continue
+            if key and not begun:
+                if ordinal != key.ordinal or not frame.key_frame or frame.is_corrupt:
+                    self._reject(key)
+                begun = True
+            self._position = rank + 1
+            yield rank, frame
+        if key and not begun:
+            self._reject(key)
+
+    def _decode(self, following: Key | None) -> Iterator[Numbered]:
+        """Decode until `following`, and the frames that are shown before it. Its own packet and the
+        packets of those frames (of an open group) are decoded again in the next section."""
+        again: list[NumberedPacket] = []
+        ordinal = -1
+        for ordinal, packet in chain(self._drain_again(), self._packets):
+            if following and ordinal >= following.ordinal:
+                again.append((ordinal, packet))
+                if ordinal > following.leading:
+                    break
+            self._check_landing(ordinal, packet.size)
+            if self._precedes(ordinal):
+                continue
             packet.pts = packet.dts = ordinal
+            if packet.is_keyframe:
+                self._lost = None
+            if self._key and ordinal == self._key.ordinal:
+                self._key_packet = packet
+            if self._decoder.name == "mpeg4" and ordinal == self._timeline.start:
+                self._primer = packet
             yield from self._decode_packet(packet)
+        else:
+            self._check_landing(ordinal + 1, 0)
         yield from self._decode_packet(None)
+        self._again.extendleft(reversed(again))
+
+    def _precedes(self, ordinal: int) -> bool:
+        """Whether a packet after the section's key frame is shown before it: it refers to frames
+        of the section before, and no frame of this section refers to it."""
+        if self._key is None or self._decoder.name != "h264":
+            return False
+        return 0 <= int(self._timeline.ranks[ordinal]) < self._key.rank
+
+    def _drain_again(self) -> Iterator[NumberedPacket]:
+        while self._again:
+            yield self._again.popleft()
 
     def _decode_packet(self, packet: Packet[VideoStream] | None) -> Iterator[Numbered]:
         try:
-            frames: list[Any] = packet.decode() if packet else self._stream.decode(None)
+            frames: list[Any] = self._decoder.decode(packet)
         except MemoryError:
             raise
         except PYAV_ERRORS:
-            self._note_damage()
+            self._note_damage(packet)
             return
         while frames:
             frame = frames.pop(0)  # the list would keep it alive
             if frame.is_corrupt:
-                self._note_damage()
-            if frame.pts is not None:
+                self._note_damage(None)
+            if frame.pts is not None and self._lost is None:
                 yield frame.pts, frame
 
-    def _note_damage(self) -> None:
-        if self._sought or not self._careful:
-            raise _Unproven
-        self._damage = self._position if self._damage is None else self._damage
+    def _note_damage(self, packet: Packet[VideoStream] | None) -> None:
+        if not self._careful:
+            if self._key and not self._is_sound(self._key_packet):
+                self._reject(self._key)
+            self._damaged.add(self._key and self._key.ordinal)
+            raise _Restart
+        if packet and self._key and packet.pts == self._key.ordinal:
+            self._reject(self._key)
+        if packet and not self._conceals:
+            self._lost = packet.pts
 
-    def _approach(self, rank: int) -> bool:
-        """Seek to the last key frame before `rank`, if that skips enough frames or damage. False if
-        it does neither."""
-        key = self._timeline.key_before(rank)
-        if not self._seekable or key is None or key.rank <= self._bad:
+    def _is_sound(self, packet: Packet[VideoStream] | None) -> bool:
+        decoder = self._new_decoder(threads=1, strict=True)
+        try:
+            frames = [*decoder.decode(packet), *decoder.decode(None)]
+        except MemoryError:
+            raise
+        except PYAV_ERRORS:
             return False
-        damaged = self._damage is not None and key.rank >= self._damage
-        if not damaged and key.rank - self._position < MIN_SEEK_FRAMES:
-            return False
-        self._held, self._damage = None, None
-        self._sought, self._key_rank = True, key.rank
+        return bool(frames) and not frames[0].is_corrupt
+
+    def _reject(self, key: Key) -> NoReturn:
+        """Decoding can't start at this key frame."""
+        self._unusable.add(key.ordinal)
+        keys = [each.ordinal for each in self._timeline.keys]
+        place, run = keys.index(key.ordinal), 1
+        for neighbors in (reversed(keys[:place]), keys[place + 1 :]):
+            for ordinal in neighbors:
+                if ordinal not in self._unusable:
+                    break
+                run += 1
+        if run >= MAX_UNUSABLE_KEYS:
+            self._timeline = replace(self._timeline, keys=())
+        raise _Restart
+
+    def _seek(self, key: Key) -> None:
         for seek in self._landings or self._seeks():
-            if self._find(key, seek):
-                self._landings, self._position = [seek], key.rank
-                if self._begins_with(key):
-                    return True
-                break
+            if self._lands(key, seek):
+                self._landings, self._sought = [seek], True
+                self._begin(key)
+                return
         self._seekable = False
-        raise _Unproven
+        raise _Restart
 
     def _seeks(self) -> list[Callable[[Key], None]]:
         """Ways to reach a key frame: by its byte (a clock that jumps has no usable index), by its
@@ -260,14 +397,15 @@ class FrameReader:
         by_byte = [to_byte] if self._container.format.name == "mpegts" else []
         return [*by_byte, to_time, to_second_before]
 
-    def _find(self, key: Key, seek: Callable[[Key], None]) -> bool:
-        """Whether the key frame's packet is found after the seek; decoding then starts there."""
+    def _lands(self, key: Key, seek: Callable[[Key], None]) -> bool:
+        """Whether the key frame's packet is found after the seek: it is then the next packet."""
         try:
             seek(key)
             after = packets(self._container, self._stream)
             for packet in islice(after, MAX_LANDING_PACKETS):
                 if (packet.pos, packet.pts, packet.size) == (key.position, key.time, key.size):
-                    self._frames = self._decode(enumerate(chain([packet], after), key.ordinal))
+                    self._again.clear()
+                    self._packets = enumerate(chain([packet], after), key.ordinal)
                     return True
         except MemoryError:
             raise
@@ -275,14 +413,11 @@ class FrameReader:
             pass
         return False
 
-    def _begins_with(self, key: Key) -> bool:
-        """Whether the key frame decodes before any frame that is shown after it: it does not where
-        a picture is refreshed in parts (H.264's recovery points)."""
-        ranks, frames = self._timeline.ranks, self._frames
-        for ordinal, frame in frames:
-            if ordinal == key.ordinal:
-                self._frames = chain([(ordinal, frame)], frames)
-                return bool(frame.key_frame)
-            if ordinal >= len(ranks) or ranks[ordinal] > key.rank:
-                return False
-        return False
+    def _check_landing(self, ordinal: int, size: int) -> None:
+        """After a seek, a demuxer may divide damaged bytes into other packets than before, or end
+        before (size 0) or after the last one."""
+        sizes = self._timeline.sizes
+        expected = int(sizes[ordinal]) if ordinal < len(sizes) else 0
+        if self._sought and size != expected:
+            self._seekable = False
+            raise _Restart

@@ -16,6 +16,8 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_embedding_serving.errors import NotReady
+
 Pixels = NDArray[np.uint8]
 
 MAX_RING_BYTES = 128 << 20
@@ -30,6 +32,26 @@ def seal(file: int, *, contents: bool) -> None:
 
     seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals | (fcntl.F_SEAL_WRITE if contents else 0))
+
+
+def sealed_file(kind: str, data: bytes) -> int:
+    """A descriptor of a file in memory, never on a disk, that nobody can change.
+
+    `kind` of input: video or image. Raises NotReady (no memory or descriptors).
+    """
+    try:
+        file = os.memfd_create(kind, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        raise NotReady("the server can't open more files; retry later") from None
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(file, left) :]
+        seal(file, contents=True)
+    except OSError:
+        os.close(file)
+        raise NotReady(f"not enough memory for the {kind}; retry later") from None
+    return file
 
 
 class Ring:

@@ -1,4 +1,7 @@
-"""Limits a decoder process: memory, CPU time, files, and a lifetime that ends with its parent."""
+"""Limits a decoder process: memory, CPU time, files, and a lifetime that ends with its parent.
+
+`isolation` takes more from it, where the kernel can.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from pathlib import Path
 from multimodal_embedding_serving.media.budget import trim_memory
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 MMAP_THRESHOLD = 1 << 20
 """Bytes from which a block is its own mapping, and so returns to the system when it is freed."""
 MAX_OPEN_FILES = 16
-"""The three standard streams, the channel, a video, a ring, and spares for files in `/proc`."""
+"""The three standard streams, the channel, an input, a ring, a file in `/proc`, and spares."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -35,10 +38,11 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def confine(memory: int) -> None:
+def confine(memory: int, space: AddressSpace, threshold: int = MMAP_THRESHOLD) -> None:
     """Limit the address space to `memory` bytes above its present size, and forbid writing files.
 
-    If the machine runs out of memory, the kernel kills this process before the service.
+    Freed blocks of up to `threshold` bytes are reused, larger ones returned to the system. If the
+    machine runs out of memory, the kernel kills this process before the service.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
@@ -46,8 +50,9 @@ def confine(memory: int) -> None:
     # glibc reserves 64 MB of addresses for each thread's heap; they count although nothing uses
     # them. It also learns to keep large blocks on its heaps, where small ones then fragment them.
     libc.mallopt(M_ARENA_MAX, 2)
-    libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-    max_space = address_space() + memory
+    libc.mallopt(M_MMAP_THRESHOLD, threshold)
+    libc.mallopt(M_TRIM_THRESHOLD, threshold)
+    max_space = space.size() + memory
     for limit, value in (
         (resource.RLIMIT_AS, max_space),
         (resource.RLIMIT_CORE, 0),
@@ -65,10 +70,16 @@ def extend_cpu_limit(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def address_space() -> int:
-    """Size of this process's address space in bytes."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
-    return int(pages) * resource.getpagesize()
+class AddressSpace:
+    """The size of this process's address space; the file that says it stays open."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/self/statm", os.O_RDONLY)
+
+    def size(self) -> int:
+        """In bytes."""
+        pages = os.pread(self._file, 64, 0).split()[0]
+        return int(pages) * resource.getpagesize()
 
 
 def release_memory() -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class Key:
     position: int | None
     """The byte in the file."""
     size: int
+    leading: int = -1
+    """The last packet that is shown before this one; it may follow it in the file (open groups)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Timeline:
 
     ranks: Numbers
     """By ordinal; -1 for a packet that shows no frame (it may still be needed for decoding)."""
+    sizes: Numbers
+    """Bytes, by ordinal."""
     seconds: NDArray[np.float64]
     """By rank; ascending, also where the clock of the file jumps."""
     start: int
@@ -80,10 +85,17 @@ class Timeline:
     def total(self) -> int:
         return len(self.seconds)
 
-    def key_before(self, rank: int) -> Key | None:
-        """The last known key frame at or before `rank`."""
-        place = bisect_right(self.keys, rank, key=lambda key: key.rank) - 1
-        return None if place < 0 else self.keys[place]
+    def key_before(self, rank: int, unusable: Container[int] = ()) -> Key | None:
+        """The last known key frame at or before `rank`; not one of the ordinals `unusable`."""
+        place = bisect_right(self.keys, rank, key=lambda key: key.rank)
+        before = reversed(self.keys[:place])
+        return next((key for key in before if key.ordinal not in unusable), None)
+
+    def key_after(self, rank: int, unusable: Container[int] = ()) -> Key | None:
+        """The first known key frame after `rank`; not one of the ordinals `unusable`."""
+        place = bisect_right(self.keys, rank, key=lambda key: key.rank)
+        after = islice(self.keys, place, None)
+        return next((key for key in after if key.ordinal not in unusable), None)
 
     def reordered(self, shown: array[int]) -> Timeline:
         """The timeline in the order in which the decoder showed the packets `shown` (ordinals).
@@ -129,6 +141,7 @@ class _Log:
     times: array[int] = field(default_factory=lambda: array("q"))
     epochs: array[int] = field(default_factory=lambda: array("i"))
     """By packet: how often the clock has jumped before it."""
+    sizes: array[int] = field(default_factory=lambda: array("i"))
     counted: bytearray = field(default_factory=bytearray)
     reordered: bytearray = field(default_factory=bytearray)
     """Packets that are shown later than they are decoded: of two with one time (the last frames of
@@ -155,6 +168,7 @@ class _Log:
         ordinal, time = len(self.times), packet.pts
         jumped = self._check_clock(packet)
         self.times.append(UNKNOWN if time is None else time)
+        self.sizes.append(packet.size)
         self.epochs.append(self.epochs[-1] + jumped if self.epochs else 0)
         if packet.is_corrupt:
             self.corrupt = ordinal
@@ -163,7 +177,7 @@ class _Log:
                 self.first_key = ordinal
             suspect = codec in ("h264", "hevc") and 0 < ordinal - self.corrupt <= 3
             self.seam = time if jumped or suspect else None
-            if shown and time is not None:
+            if shown and time is not None and not packet.is_corrupt:
                 self.keys.append(Key(ordinal, -1, time, packet.pos, packet.size))
         elif jumped or (self.seam is not None and time is not None and time < self.seam):
             self.joined = True
@@ -258,6 +272,7 @@ def _timeline(log: _Log, container: InputContainer, stream: VideoStream) -> Time
     keys = [replace(key, rank=int(ranks[key.ordinal])) for key in log.keys]
     return Timeline(
         ranks=ranks,
+        sizes=np.array(log.sizes, dtype=np.int64),
         seconds=units.astype(np.float64) * log.unit,
         start=start,
         rate=rate,
@@ -313,12 +328,16 @@ def _rate(declared: float, units: Numbers, step: int, unit: float, *, jumped: bo
 def _usable(keys: list[Key], ranks: Numbers) -> tuple[Key, ...]:
     """The key frames that all earlier packets precede in presentation order, far enough apart."""
     highest = np.maximum.accumulate(ranks)
+    lowest = np.where(ranks < 0, len(ranks), ranks)
+    # `lowest[o]`: the least rank among the packets from the ordinal `o` on.
+    lowest = np.minimum.accumulate(lowest[::-1])[::-1]
     usable: list[Key] = []
     for key in keys:
         last = usable[-1].rank if usable else 0
         first = key.ordinal == 0 or highest[key.ordinal - 1] < key.rank
         if first and key.rank - last >= MIN_SEEK_FRAMES:
-            usable.append(key)
+            leading = int(np.searchsorted(lowest, key.rank)) - 1
+            usable.append(replace(key, leading=max(leading, key.ordinal - 1)))
     return tuple(usable)
 
 

@@ -76,5 +76,6 @@ def read_frames(
             check_side(frame.width, frame.height, limits.max_side)
             with translate_errors():
                 pixels, size = display.show(frame)
+            del frame  # `reader` needs its memory
             check_side(*(size or (1, 1)), limits.max_side)
             yield Frame(number, seconds, place(pixels), size)

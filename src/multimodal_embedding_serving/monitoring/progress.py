@@ -92,13 +92,13 @@ def show_work(description: str, clock: Clock = time.monotonic) -> Iterator[Calla
 
 
 def _bars(*texts: str) -> Any:
-    """rich's Progress with these columns, then the remaining time."""
+    """rich's Progress with these columns, then the elapsed and the remaining time."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = [TextColumn(text) for text in texts]
-    times = TimeElapsedColumn(), TextColumn("left"), Remaining()
+    times = TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("remaining"), Remaining()
     first = TextColumn("{task.description}"), BarColumn(bar_width=30)
     return Progress(*first, *columns, *times, console=Console(stderr=True))
 
@@ -132,7 +132,7 @@ def _log_work(description: str, clock: Clock) -> Callable[[Work], None]:
         of = "" if work.total is None else f" of {work.total:,}"
         remaining = ""
         if work.total is not None and rate:
-            remaining = f", {_time((work.total - work.done) / rate)} left"
+            remaining = f", {_time((work.total - work.done) / rate)} remaining"
         note = f"; {work.note}" if work.note else ""
         log.info("%s: %s%s, %.1f/s%s%s", description, f"{work.done:,}", of, rate, remaining, note)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +25,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_embedding_serving.bulk.job import Tally, Watch
+from multimodal_embedding_serving.bulk.listing import Listing
 from multimodal_embedding_serving.bulk.models import LocalModel, Model
 from multimodal_embedding_serving.bulk.schema import DType, Layout
 from multimodal_embedding_serving.bulk.stream import embed as embed_items
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import InvalidInput, MissingExtra
-from multimodal_embedding_serving.scale.resources import node_settings, usual_cpus
-from multimodal_embedding_serving.scale.shards import DEFAULT_SHARD_ITEMS, Request, Shards
+from multimodal_embedding_serving.errors import InvalidInput, MissingExtra, RemoteFailed
+from multimodal_embedding_serving.scale.ray_board import following
+from multimodal_embedding_serving.scale.ray_cluster import find_share
+from multimodal_embedding_serving.scale.resources import node_settings
+from multimodal_embedding_serving.scale.shards import (
+    DEFAULT_SHARD_ITEMS,
+    Request,
+    ShardFile,
+    Shards,
+)
 from multimodal_embedding_serving.settings import Settings
 
 try:
@@ -38,6 +47,11 @@ try:
     import ray.data
 except ModuleNotFoundError as error:
     raise MissingExtra("Ray", "ray") from error
+
+log = logging.getLogger(__name__)
+
+NOTE_SECONDS = 1.0
+"""Between two reports of an actor about the same shard."""
 
 Report = dict[str, NDArray[np.int64]]
 """A column each: shard, embedded, failed, vectors."""
@@ -62,13 +76,15 @@ class Options:
 class Embedder:
     """An actor with a model. If its machine is lost, Ray creates another one elsewhere."""
 
-    def __init__(self, folder: str, options: Options) -> None:
+    def __init__(self, folder: str, options: Options, board: Any) -> None:
         settings = node_settings(options.environment, options.cpus)
         self._shards = Shards(Path(folder))
         self._runner = asyncio.Runner()
         self._model: Model = self._open(settings, options)
         self._layout = Layout.of(self._model.identity, options.dtype)
         self._shards.agree(self._layout)
+        self._board = board
+        self._noted = time.monotonic()
 
     def _open(self, settings: Settings, options: Options) -> Model:
         return LocalModel(Engine.open(settings=settings), settings, options.segment)
@@ -83,31 +99,25 @@ class Embedder:
             async with aclosing(embed_items(self._shards.items(number), self._model)) as results:
                 async for result in results:
                     file.add(result)
+                    if self._due():
+                        self._board.note.remote(_report(number, file))
             file.publish()
-        done = file.part.done
-        failed = sum(1 for _ in file.part.errors())
-        return {
-            "shard": number,
-            "embedded": len(done) - failed,
-            "failed": failed,
-            "vectors": file.row_count,
-        }
+        return _report(number, file)
+
+    def _due(self) -> bool:
+        """Whether to report how far the shard is."""
+        now = time.monotonic()
+        due = now - self._noted >= NOTE_SECONDS
+        self._noted = now if due else self._noted
+        return due
 
 
-@contextmanager
-def connect(address: str) -> Iterator[None]:
-    """Connect to a cluster: at an address, `auto` (a running one) or `local` (start one).
-
-    Raises InvalidInput if there is none.
-    """
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
-        raise InvalidInput(f"no Ray cluster at {address}: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _report(number: int, file: ShardFile) -> dict[str, int]:
+    """The counts of a shard, finished or not."""
+    done = len(file.part.done)
+    failed = sum(1 for _ in file.part.errors())
+    vectors = file.row_count + len(file.part.rows)
+    return {"shard": number, "embedded": done - failed, "failed": failed, "vectors": vectors}
 
 
 def embed(
@@ -120,14 +130,16 @@ def embed(
 ) -> Tally:
     """Embed what is not done yet, on the cluster that Ray is connected to or can connect to.
 
-    `inputs` as `mmes embed` takes them: folders, globs, lists, Parquet, texts. `watch` is called
-    with the tally so far and the number of items. Raises InvalidInput if `out` holds another
-    job, OSError, MissingExtra, and Ray's own errors for what ends the whole job.
+    `inputs` as `mmes embed --out` takes them: files, folders, globs, URLs and lists (texts are in
+    lists). `watch` is called with the tally so far and the number of items. Raises NotFound for an
+    input that does not exist, InvalidInput if `out` holds another job, OSError, MissingExtra, and
+    RemoteFailed for what ends the whole job.
     """
     options = options or Options()
     arguments = tuple(str(each) for each in inputs)
     if not arguments:
-        raise InvalidInput("no input: pass at least one folder, file, URL or text")
+        raise InvalidInput("no input: pass at least one folder, file or URL")
+    Listing(arguments, bare_texts=False).check()
     shards = Shards(Path(out).absolute())
     segment = dict(options.segment) if options.segment else None
     shards.plan(
@@ -140,34 +152,54 @@ def embed(
     if pending:
         if not ray.is_initialized():
             ray.init()
-        for report in _reports(pending, Path(out).absolute(), options):
-            tally.embedded += int(report["embedded"])
-            tally.failed += int(report["failed"])
-            tally.vectors += int(report["vectors"])
-            watch(tally, total)
+        with following(tally, total, watch) as board, _failures():
+            for report in _reports(pending, Path(out).absolute(), options, board.actor):
+                board.finish(report)
     shards.tidy()
-    totals = shards.totals()
-    tally.rows, tally.errors = totals.rows, totals.errors
+    _add_totals(tally, shards)
     return tally
 
 
-def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Mapping[str, Any]]:
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Raise RemoteFailed with the last line of what Ray raises: before it is a traceback."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RemoteFailed(f"the job on the Ray cluster failed: {reason}") from error
+
+
+def _add_totals(tally: Tally, shards: Shards) -> None:
+    totals = shards.totals()
+    tally.rows, tally.errors = totals.rows, totals.errors
+    if totals.errors:
+        tally.reasons, tally.errors_file = dict(totals.reasons), str(shards.errors_folder)
+
+
+def _reports(
+    pending: list[int], folder: Path, options: Options, board: Any
+) -> Iterable[Mapping[str, Any]]:
     """A report for each shard as it finishes. A block, and so a task of Ray's, is one shard."""
-    cpus = options.cpus or usual_cpus(ray.nodes())
+    share = find_share(options.cpus, options.gpus)
+    if share.lacking is not None:
+        log.warning("%s", share.lacking)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller has one
+    _silence_console()
     shards = ray.data.from_items([{"shard": n} for n in pending], override_num_blocks=len(pending))
     reports = shards.map_batches(
         Embedder,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.max_actors),
-        num_cpus=cpus,
-        num_gpus=options.gpus or None,
+        num_cpus=share.cpus,
+        num_gpus=share.gpus or None,
         fn_constructor_kwargs={
             "folder": str(folder),
+            "board": board,
             "options": Options(
                 environment=Settings.merge(Settings.variables(), options.environment),
-                cpus=cpus,
+                cpus=share.cpus,
                 dtype=options.dtype,
                 segment=options.segment,
             ),
@@ -175,3 +207,11 @@ def _reports(pending: list[int], folder: Path, options: Options) -> Iterable[Map
     )
     rows: Iterable[Mapping[str, Any]] = reports.iter_rows()
     return rows
+
+
+def _silence_console() -> None:
+    """Keep Ray Data's log in its file: on the terminal it would break the caller's progress bar,
+    and what ends a job is raised."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)

@@ -27,7 +27,7 @@ from multimodal_embedding_serving.bulk.formats import Durable, Parquet, files_at
 from multimodal_embedding_serving.bulk.items import TABLE_SUFFIX, Failure, Item, absolute
 from multimodal_embedding_serving.bulk.ledger import ErrorRecord
 from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
-from multimodal_embedding_serving.bulk.output import write_errors
+from multimodal_embedding_serving.bulk.output import count_reasons, write_errors
 from multimodal_embedding_serving.bulk.parts import (
     FORMAT,
     Part,
@@ -69,7 +69,12 @@ class Totals:
     done: int
     items: int
     rows: int
-    errors: int
+    reasons: Mapping[str, int]
+    """Why inputs could not be embedded, each with their number."""
+
+    @property
+    def errors(self) -> int:
+        return sum(self.reasons.values())
 
 
 class Shards:
@@ -191,8 +196,19 @@ class Shards:
         facts = self._facts() or {"shards": 0, "items": 0}
         done = list(self.done())
         rows = sum(count_rows(self._part(number)) for number in done)
-        errors = sum(_lines(path) for path in self._errors.glob("*.jsonl"))
-        return Totals(facts["shards"], len(done), facts["items"], rows, errors)
+        reasons = count_reasons(self._error_records())
+        return Totals(facts["shards"], len(done), facts["items"], rows, reasons)
+
+    @property
+    def errors_folder(self) -> Path:
+        """Its files list what could not be embedded."""
+        return self._errors
+
+    def _error_records(self) -> Iterator[ErrorRecord]:
+        for path in self._errors.glob("*.jsonl"):
+            with path.open("rb") as lines:
+                for line in map(json.loads, lines):
+                    yield line["path"], line["code"], line["message"]
 
     def done(self) -> Iterator[int]:
         """The shards that are done, in no order."""
@@ -279,7 +295,7 @@ def _entries(arguments: Iterable[str]) -> Iterator[ListingEntry | Range]:
         if Path(argument).suffix.lower() == TABLE_SUFFIX and Path(argument).is_file():
             yield Range(Path(argument))
         else:
-            yield from Listing((argument,))
+            yield from Listing((argument,), bare_texts=False)
 
 
 def _line(item: Item) -> dict[str, Any]:
@@ -297,8 +313,3 @@ def _read_line(line: Mapping[str, Any]) -> Iterator[ListingEntry]:
         return
     source = Path(line["path"]) if "path" in line else line.get("url") or line["text"]
     yield Item(line["key"], line["kind"], source, line["mark"])
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)

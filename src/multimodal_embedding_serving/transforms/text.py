@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Encoding, Regex, Tokenizer, normalizers
 
-from multimodal_embedding_serving.errors import BundleError, InvalidInput
+from multimodal_embedding_serving.errors import (
+    BundleError,
+    EmbeddingError,
+    InvalidInput,
+    TooLarge,
+    native_errors_as,
+)
+from multimodal_embedding_serving.transforms.tokenizer_check import (
+    MAX_ID,
+    MAX_TOKENIZER_BYTES,
+    check_tokenizer,
+)
 from multimodal_embedding_serving.transforms.windows import split_windows
 from multimodal_embedding_serving.types import Features
 
 Role = Literal["query", "document"]
+MAX_GROWN_BYTES, MAX_USUAL_GROWTH = 1 << 24, 4
+"""A text may become this many bytes in the tokenizer, or this many times its own."""
+NOT_TOKENIZED = "the text could not be tokenized"
+MAX_PROMPT_CHARS = 1 << 14
+PIECE_CHARS = 4096
+"""How much of a long text is normalized at a time to see what becomes of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +79,19 @@ class TextTransform:
 
         A text of more than `window` tokens is split into windows of that length, up to max_length
         tokens; None: the graph takes any length. Raises BundleError if the manifest and the
-        tokenizer contradict each other.
+        tokenizer contradict each other, or the tokenizer has no bound on time or memory.
         """
         self.spec, self._window = TextSpec(**spec), window
-        if isinstance(tokenizer, str):
-            self._tokenizer = Tokenizer.from_str(tokenizer)
-        else:
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        check_prompts(self.spec.prompts)
+        text = (
+            tokenizer if isinstance(tokenizer, str) else read_tokenizer_file(tokenizer, BundleError)
+        )
+        self._bounds = check_tokenizer(text, BundleError)
+        with native_errors_as(BundleError, "tokenizer.json"):
+            self._tokenizer = Tokenizer.from_str(text)
+            self._configure()
+
+    def _configure(self) -> None:
         direction = (self._tokenizer.padding or {}).get("direction", "right")
         side = direction if self.spec.padding_side == "file" else self.spec.padding_side
         self._padded_left = side == "left"
@@ -82,7 +106,10 @@ class TextTransform:
         if first:
             own = self._tokenizer.normalizer
             self._tokenizer.normalizer = normalizers.Sequence([*first, own] if own else first)
-        special = len(self._tokenizer.encode("").ids)
+        ids = self._tokenizer.encode("").ids
+        if max(ids, default=0) > MAX_ID:
+            raise BundleError(f"tokenizer.json appends the id {max(ids)}; allowed: 0 to {MAX_ID}")
+        special = len(ids)
         if self.spec.eos_kept and not special:
             raise BundleError("tokenizer.json appends no special token to keep (eos_kept)")
         if self.spec.length <= special:
@@ -110,7 +137,10 @@ class TextTransform:
         prompts = [
             repair_surrogates(prompt.format(text=text, instruction=instruction)) for text in texts
         ]
-        encoded = self._tokenizer.encode_batch_fast(prompts)
+        for each in prompts:
+            self._check_growth(each)
+        with native_errors_as(InvalidInput, NOT_TOKENIZED):
+            encoded = self._tokenizer.encode_batch_fast(prompts)
         self._check_entries(encoded)
         if self._window is None or all(len(each.ids) <= self._window for each in encoded):
             return [self._truncate(each.ids) for each in encoded]
@@ -125,8 +155,34 @@ class TextTransform:
                 raise InvalidInput(
                     f"{each} is not a token id of this model (0 to {self._size - 1})"
                 )
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        with native_errors_as(InvalidInput, "the token ids could not be decoded"):
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.replace(self._suffix, " ").strip() if self._suffix else text
+
+    def _check_growth(self, text: str) -> None:
+        """Normalize a long text piece by piece, if it could become too large as a whole.
+
+        Raises TooLarge.
+        """
+        bounds, normalizer = self._bounds, self._tokenizer.normalizer
+        if 4 * len(text) * bounds.growth * bounds.split_growth <= MAX_GROWN_BYTES:
+            return
+        size = len(text.encode())
+        chain = isinstance(normalizer, normalizers.Sequence)  # the library flattens those in it
+        steps = list(normalizer) if chain else [normalizer] if normalizer else []
+        grown = [size] + [0] * len(steps)
+        for start in range(0, len(text), PIECE_CHARS):
+            piece = text[start : start + PIECE_CHARS]
+            for number, step in enumerate(steps, 1):
+                with native_errors_as(InvalidInput, NOT_TOKENIZED):
+                    piece = step.normalize_str(piece)
+                grown[number] += len(piece.encode())
+            limit = max(MAX_GROWN_BYTES, MAX_USUAL_GROWTH * bounds.split_growth * size)
+            if max(grown) * bounds.split_growth > limit:
+                raise TooLarge(
+                    f"this model's tokenizer makes more than {limit:.0f} bytes of the text's "
+                    f"{size}; send a shorter text"
+                )
 
     def _check_entries(self, encoded: Sequence[Encoding]) -> None:
         entries = self.spec.entries
@@ -160,6 +216,36 @@ class TextTransform:
         start = places - len(ids) if self._padded_left else 0
         row[start : start + len(ids)] = ids
         return Features(row, places, len(ids), truncated=length > max_length)
+
+
+def check_prompts(prompts: Mapping[str, str]) -> None:
+    """A prompt holds {text} once, perhaps {instruction}, and no other field: a width, an attribute
+    or a repetition would let a manifest make gigabytes of a word. Raises BundleError."""
+    for role, prompt in prompts.items():
+        try:
+            fields = [each[1:] for each in Formatter().parse(prompt) if each[1] is not None]
+        except ValueError:
+            fields = []
+        names = [name for name, *format_ in fields if format_ == ["", None]]
+        fits = len(names) == len(fields) and names.count("text") == 1
+        fits = fits and names.count("instruction") == len(names) - 1 <= 1
+        if not fits or len(prompt) > MAX_PROMPT_CHARS:
+            raise BundleError(
+                f"prompts.{role[:40]} must be a pattern of at most {MAX_PROMPT_CHARS} characters "
+                "with {text} once, and {instruction} if it has a place for one"
+            )
+
+
+def read_tokenizer_file(path: Path, error: type[EmbeddingError]) -> str:
+    """The text of a tokenizer.json. Raises `error` where it is too large or can't be read."""
+    try:
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise error(f"tokenizer.json is larger than {MAX_TOKENIZER_BYTES >> 20} MB")
+        return path.read_text("utf-8")
+    except OSError as reason:
+        raise error(f"tokenizer.json: {reason.strerror}") from None
+    except UnicodeDecodeError:
+        raise error("tokenizer.json is not UTF-8 text") from None
 
 
 PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")

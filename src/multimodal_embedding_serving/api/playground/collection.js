@@ -1,5 +1,7 @@
 // The items to rank, the descriptions searched for, and the current query.
 
+import { isTextFile } from "./textfiles.js";
+
 /** An image, video or text to rank, or a description to rank them by. */
 export class Item {
   static #last = 0;
@@ -13,6 +15,7 @@ export class Item {
     this.frames = []; // of a video: {index, timestamp, image}
     this.sampled = 32; // of a video: frames to request
     this.ready = false;
+    this.added = Date.now() + this.id / 1e6; // those of one millisecond stay in order
   }
 
   get address() {
@@ -52,15 +55,17 @@ export class Collection extends EventTarget {
     return this.items.filter(item => item.kind === "video" && item.ready);
   }
 
-  /** Files -> {added: [Item], duplicates: number already added, unsupported: number of other types}. */
+  /** Files -> {added: [Item], textFiles: [File], duplicates: number already added, unsupported: [names]}. */
   addFiles(files) {
-    const result = { added: [], duplicates: 0, unsupported: 0 };
+    const result = { added: [], textFiles: [], duplicates: 0, unsupported: [] };
     for (const file of files) {
       const kind = kindOf(file);
       const name = file.webkitRelativePath || file.path_ || file.name;
       const key = `${name}|${file.size}|${file.lastModified}`;
-      if (kind === null) {
-        result.unsupported += 1;
+      if (kind === null && isTextFile(file)) {
+        result.textFiles.push(file);
+      } else if (kind === null) {
+        result.unsupported.push(name);
       } else if (this.#keys.has(key)) {
         result.duplicates += 1;
       } else {
@@ -83,6 +88,26 @@ export class Collection extends EventTarget {
     return added;
   }
 
+  /** Add items that were removed, to embed them again. */
+  addAgain(items) {
+    for (const item of items) this.#keys.add(item.key);
+    this.items.push(...items);
+    this.changed();
+  }
+
+  /** Add what was kept from an earlier visit: records of `Store`. */
+  restore({ items, descriptions }) {
+    for (const { kind, name, file, ...rest } of items) {
+      if (this.#keys.has(rest.key)) continue;
+      this.#keys.add(rest.key);
+      this.items.push(Object.assign(new Item(kind, name, file), restored(rest)));
+    }
+    for (const { name, ...rest } of descriptions) {
+      this.descriptions.push(Object.assign(new Item("description", name), restored(rest)));
+    }
+    this.changed();
+  }
+
   /** Remove items; their files can then be added again. */
   remove(items) {
     const removed = new Set(items);
@@ -99,10 +124,14 @@ export class Collection extends EventTarget {
     return this.descriptions.find(each => each.name === text);
   }
 
-  addDescription(text, vectors) {
-    const description = Object.assign(new Item("description", text), { vectors, ready: true });
+  addDescription(description) {
     this.descriptions.push(description);
     return description;
+  }
+
+  /** Search by the last description again, or by nothing. */
+  dropQuery() {
+    this.setQuery(this.descriptions.at(-1) ?? null);
   }
 
   removeDescription(description) {
@@ -119,4 +148,12 @@ export class Collection extends EventTarget {
   changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+const restored = ({ key, vectors, frames, sampled, age }) => (
+  { key, vectors, frames, sampled, added: age, ready: true });
+
+/** An item that is a query only: a description, or an image that is not in the collection. */
+export function queryItem(kind, name, vectors, file = null) {
+  return Object.assign(new Item(kind, name, file), { vectors, key: `${kind}|${name}`, ready: true });
 }

@@ -2,8 +2,11 @@
 
 import { byId } from "./elements.js";
 
-/** Calls `onfiles(files)` with the files that are chosen or dropped. */
-export function listenForFiles(onfiles) {
+/**
+ * Calls `onfiles(files)` with the files that are chosen, dropped or pasted, and `onquery(file)` with an
+ * image that is dropped or pasted on the search field.
+ */
+export function listenForFiles(onfiles, onquery) {
   for (const [button, input] of [["choose-files", "files"], ["choose-folder", "folder"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", () => {
@@ -11,16 +14,34 @@ export function listenForFiles(onfiles) {
       byId(input).value = ""; // so that the same file can be chosen again
     });
   }
-  listenForDrops(onfiles);
+  const take = (files, target) => {
+    const search = target instanceof Element && target.closest("#search");
+    if (search && files.length === 1 && files[0].type.startsWith("image/")) onquery(files[0]);
+    else onfiles(files);
+  };
+  byId("by-image").addEventListener("click", () => byId("query-file").click());
+  byId("query-file").addEventListener("change", () => {
+    const [file] = byId("query-file").files;
+    byId("query-file").value = "";
+    if (file) onquery(file);
+  });
+  document.addEventListener("paste", event => {
+    const files = [...event.clipboardData?.files ?? []];
+    if (!files.length) return; // text, for the field that has the focus
+    event.preventDefault();
+    take(files, event.target);
+  });
+  listenForDrops(take);
 }
 
-function listenForDrops(onfiles) {
+function listenForDrops(take) {
   const page = document.documentElement;
   const carriesFiles = event => event.dataTransfer?.types.includes("Files");
   page.addEventListener("dragover", event => {
     if (!carriesFiles(event)) return;
     event.preventDefault();
     page.classList.add("dragging");
+    byId("search").classList.toggle("target", Boolean(event.target.closest?.("#search")));
   });
   page.addEventListener("dragleave", event => {
     if (event.relatedTarget === null) page.classList.remove("dragging");
@@ -32,7 +53,9 @@ function listenForDrops(onfiles) {
     // Read the entries before the first await: the browser empties the list after it.
     const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry?.());
     const plain = [...event.dataTransfer.files];
-    onfiles(entries.some(entry => entry?.isDirectory) ? await walk(entries) : plain);
+    byId("search").classList.remove("target");
+    const { target } = event;
+    take(entries.some(entry => entry?.isDirectory) ? await walk(entries) : plain, target);
   });
 }
 

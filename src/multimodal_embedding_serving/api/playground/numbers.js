@@ -36,6 +36,9 @@ export function share(value, low, high) {
 
 export const formatScore = value => value.toFixed(3);
 
+/** A score from 0 to 1 as a percentage. */
+export const formatMatch = value => (value < 0.01 ? "<1%" : `${Math.round(100 * value)}%`);
+
 export const count = (number, one, many = `${one}s`) =>
   `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 

@@ -5,8 +5,7 @@ import { decodeVector } from "./numbers.js";
 const BUSY = new Set([429, 503]);
 const MAX_ATTEMPTS = 6;
 const STORAGE_KEY = "embedding-api-key";
-const CONNECTION_LOST = "the server can't be reached or closed the connection; "
-  + "a file may exceed its limit for one request";
+const CONNECTION_CLOSED = "the server closed the connection; the file may exceed its limit for one request";
 
 export const pause = seconds => new Promise(done => { setTimeout(done, seconds * 1000); });
 
@@ -16,6 +15,13 @@ export class ServiceError extends Error {
     super(message);
     this.status = status;
     this.index = index;
+  }
+}
+
+/** The server can't be reached. */
+export class ServerLost extends ServiceError {
+  constructor() {
+    super(0, "the server can't be reached");
   }
 }
 
@@ -49,6 +55,26 @@ export class Service {
     return { vectors: [embedding].flat().map(decodeVector), frames: frames ?? [] };
   }
 
+  /** Embed texts as queries, with the OpenAI API -> [Float32Array]. */
+  async embedQueries(texts) {
+    const response = await this.#request("v1/embeddings", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ input: texts, input_type: "query", encoding_format: "base64" }),
+    });
+    const { data } = await response.json();
+    return data.map(({ embedding }) => decodeVector(embedding));
+  }
+
+  /** Whether the server accepts requests. */
+  async answers() {
+    try {
+      return (await fetch("ready", { cache: "no-store" })).ok;
+    } catch {
+      return false;
+    }
+  }
+
   /** Wait until the model is loaded; until then, calls `onstage(text)` every second. */
   async ready(onstage) {
     for (;;) {
@@ -67,7 +93,7 @@ export class Service {
   async #request(path, options) {
     for (let attempt = 1; ; attempt += 1) {
       const key = this.#key;
-      const response = await send(path, options, key);
+      const response = await this.#send(path, options, key);
       if (response.ok) return response;
       if (response.status === 401) {
         await this.#renewKey(key);
@@ -81,6 +107,17 @@ export class Service {
     }
   }
 
+  async #send(path, options, key) {
+    const headers = { ...options.headers, ...(key === null ? {} : { authorization: `Bearer ${key}` }) };
+    try {
+      return await fetch(path, { ...options, headers, cache: "no-store" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      // A server that answers others rejected this request before it had read all of it.
+      throw await this.answers() ? new ServiceError(0, CONNECTION_CLOSED) : new ServerLost();
+    }
+  }
+
   /** Prompt once for all waiting requests, and not at all if another request already got a new key. */
   async #renewKey(used) {
     if (used !== this.#key) return;
@@ -90,16 +127,6 @@ export class Service {
       this.#asking = null;
     });
     await this.#asking;
-  }
-}
-
-async function send(path, options, key) {
-  const headers = { ...options.headers, ...(key === null ? {} : { authorization: `Bearer ${key}` }) };
-  try {
-    return await fetch(path, { ...options, headers, cache: "no-store" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ServiceError(0, CONNECTION_LOST);
   }
 }
 

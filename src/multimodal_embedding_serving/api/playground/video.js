@@ -87,6 +87,7 @@ export class VideoView {
     this.player.setAttribute("aria-label", item.name);
     this.#scores = query === null || query === item ? null : curve(query, item);
     this.#drawPlot();
+    if (this.#scores && this.player.paused) this.#jump(this.#scores.indexOf(Math.max(...this.#scores)));
   }
 
   #list(videos) {
