@@ -85,7 +85,7 @@ greedy: $(VENV)/.test
 	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
 
 site: $(SITE)/.made
-	$(SITE)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
 # For all platforms and Python versions, with the hashes of every file, and no index's name.
 COMPILE := $(RELEASE)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
