@@ -67,7 +67,9 @@ def chosen(python: str) -> list[str]:
 
 
 def test_a_marker_is_read_for_the_python_that_is_asked_about() -> None:
-    text = 'a==1 ; python_full_version < "3.12"\na==2 ; python_full_version >= "3.12" \\\n --hash=x\n'
+    text = (
+        'a==1 ; python_full_version < "3.12"\na==2 ; python_full_version >= "3.12" \\\n --hash=x\n'
+    )
     assert for_python("3.11", locked(text)) == ["a==1"]
     assert for_python("3.14", locked(text)) == ["a==2"]
 
