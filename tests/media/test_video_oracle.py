@@ -169,6 +169,34 @@ def test_a_transport_stream_may_have_any_packets_and_begin_inside_one(
     assert len(check(data)) > 0
 
 
+X264 = "keyint=12:min-keyint=12:bframes=3:b-adapt=0:scenecut=0:log-level=none"
+INTERLACED: list[tuple[str, dict[str, str], tuple[str, ...]]] = [
+    ("mpeg2video", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "qscale": "3"},
+     ("mpegts", "mpeg", "mp4", "matroska", "avi")),
+    ("mpeg4", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "qscale": "3"},
+     ("mpegts", "mp4", "avi")),
+    ("libx264", {"x264-params": f"tff=1:{X264}"}, ("mpegts", "mp4", "matroska", "avi")),
+    ("libx264", {"x264-params": f"bff=1:open-gop=1:{X264}"}, ("mpegts", "matroska")),
+    ("libx265", {"preset": "ultrafast", "x265-params": "interlace=tff:keyint=12:log-level=none"},
+     ("mpegts", "mp4", "matroska")),
+]  # fmt: skip
+"""Two fields in a frame: MPEG-2, MPEG-4 and H.264 with field macroblocks, HEVC with whole fields.
+No encoder of PyAV's writes H.264 or MPEG-2 with a packet for each field."""
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "form"),
+    [(codec, options, form) for codec, options, forms in INTERLACED for form in forms],
+)
+def test_interlaced_videos_have_a_number_for_each_frame_that_ffmpeg_gives(
+    codec: str, options: dict[str, str], form: str
+) -> None:
+    data = write_video(form, FRAMES, codec=codec, codec_options=options, size=(128, 96))
+    with av.open(io.BytesIO(data), "r") as container:
+        assert next(container.decode(video=0)).interlaced_frame
+    assert len(check(data)) == FRAMES
+
+
 def packed(frames: int) -> bytes:
     """MPEG-4 in AVI as DivX wrote it: a B frame shares a packet with the frame before it."""
     options = {"g": "12", "bf": "1", "qscale": "3", "b_strategy": "0"}

@@ -82,6 +82,7 @@ class FrameReader:
     def __init__(self, source: Source, timeline: Timeline, *, threads: int = 0) -> None:
         self._source, self._timeline, self._threads = source, timeline, threads
         self._stack = contextlib.ExitStack()
+        self._ordered = timeline.proven
         self._landings: list[Callable[[Key], None]] = []
         self._seekable = True
         self._restarts = 0
@@ -309,8 +310,14 @@ class FrameReader:
 
     def _precedes(self, ordinal: int) -> bool:
         """Whether a packet after the section's key frame is shown before it: it refers to frames
-        of the section before, and no frame of this section refers to it."""
-        if self._key is None or self._decoder.name != "h264":
+        of the section before, and no frame of this section refers to it.
+
+        Other decoders skip it themselves. H.264's calls it damaged, and MPEG-4's derives a wrong
+        frame rate from it; but there, a packet may hold two frames if the order is not proven.
+        """
+        if self._key is None or self._decoder.name not in ("h264", "mpeg4"):
+            return False
+        if self._decoder.name == "mpeg4" and not self._ordered:
             return False
         return 0 <= int(self._timeline.ranks[ordinal]) < self._key.rank
 
