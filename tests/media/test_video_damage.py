@@ -1,4 +1,4 @@
-"""Damaged videos: a number means one image, whatever else is asked for and however it is reached."""
+"""Damaged videos: a number means one image, however it is reached."""
 
 from __future__ import annotations
 

@@ -10,13 +10,17 @@ from functools import cache
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from multimodal_embedding_serving.media.field_pairs import FieldPairs
 from multimodal_embedding_serving.media.video import (
     Frame,
     Segment,
     VideoLimits,
     read_frames,
 )
+from tests.field_video import field_video, parameter_sets
 from tests.media.oracle import decode_in_order
 from tests.media_files import write_video
 
@@ -180,8 +184,7 @@ INTERLACED: list[tuple[str, dict[str, str], tuple[str, ...]]] = [
     ("libx265", {"preset": "ultrafast", "x265-params": "interlace=tff:keyint=12:log-level=none"},
      ("mpegts", "mp4", "matroska")),
 ]  # fmt: skip
-"""Two fields in a frame: MPEG-2, MPEG-4 and H.264 with field macroblocks, HEVC with whole fields.
-No encoder of PyAV's writes H.264 or MPEG-2 with a packet for each field."""
+"""Two fields in a frame: MPEG-2, MPEG-4, H.264 with field macroblocks, HEVC with whole fields."""
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,41 @@ def test_interlaced_videos_have_a_number_for_each_frame_that_ffmpeg_gives(
     with av.open(io.BytesIO(data), "r") as container:
         assert next(container.decode(video=0)).interlaced_frame
     assert len(check(data)) == FRAMES
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("form", ["mpegts", "mp4", "matroska"])
+def test_two_field_pictures_have_one_number(form: str, apart: bool) -> None:
+    frames = check(field_video(form, 40, apart=apart))
+    assert len(frames) == 40
+    assert frames[-1].timestamp == pytest.approx(39 / 25, abs=0.002)
+
+
+@pytest.mark.parametrize("lost", [2, 3, 31, 47])
+def test_a_lost_field_costs_no_other_frame_its_number(lost: int) -> None:
+    """The packets of 40 frames, without one: a first field (even) or a second one."""
+    data = field_video("mpegts", 40, apart=True, lost=lost)
+    row = list(read_frames(data, ALL, LIMITS, threads=2))
+    assert len(row) == 40
+    for frame in row:
+        if isinstance(frame, Frame) and frame.index != lost // 2:
+            assert frame.rgb.mean() == pytest.approx(luma(16 + 4 * frame.index), abs=1)
+        (alone,) = read_frames(data, Segment(frame_indexes=(frame.index,)), LIMITS, threads=2)
+        assert type(alone) is type(frame)
+
+
+def luma(value: int) -> float:
+    """The gray of full range that this value of limited range shows."""
+    return (value - 16) * 255 / 219
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.none() | st.binary(max_size=60))
+def test_any_bytes_are_packets_of_whole_frames_or_fields(
+    packets: list[bytes], extradata: bytes | None
+) -> None:
+    pairs = FieldPairs(extradata)
+    for packet in (parameter_sets(), *packets, *[b"\0\0\1" + each for each in packets]):
+        assert pairs(packet, True) in (False, True)
 
 
 def packed(frames: int) -> bytes:

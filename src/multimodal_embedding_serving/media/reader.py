@@ -319,7 +319,10 @@ class FrameReader:
             return False
         if self._decoder.name == "mpeg4" and not self._ordered:
             return False
-        return 0 <= int(self._timeline.ranks[ordinal]) < self._key.rank
+        ranks = self._timeline.ranks
+        if ranks[ordinal] < 0 and ordinal > 0:  # the other field of the frame before
+            ordinal -= 1
+        return 0 <= int(ranks[ordinal]) < self._key.rank
 
     def _drain_again(self) -> Iterator[NumberedPacket]:
         while self._again:
