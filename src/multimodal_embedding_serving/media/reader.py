@@ -95,6 +95,7 @@ class FrameReader:
         self._primer: Packet[VideoStream] | None = None
         """MPEG-4: the packet that may name the encoder, whose habits the decoder must know."""
         self._base = 0
+        self._held: Numbered | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -226,12 +227,12 @@ class FrameReader:
     def _begin(self, key: Key | None) -> None:
         self._key, self._position = key, key.rank if key else 0
         self._key_packet: Packet[VideoStream] | None = None
-        self._held: Numbered | None = None
+        self._held = None
         self._lost: int | None = None
         """The packet at fault, if the frames from it on are not to be trusted."""
         name = self._stream.codec_context.name
         self._conceals = name in CONCEALING_CODECS
-        self._careful = (key and key.ordinal) in self._damaged
+        self._careful = (key.ordinal if key else None) in self._damaged
         single = self._careful or name in SINGLE_THREAD_CODECS
         self._decoder = self._new_decoder(
             threads=1 if single else self._threads, strict=not (self._careful and self._conceals)
@@ -347,7 +348,7 @@ class FrameReader:
         if not self._careful:
             if self._key and not self._is_sound(self._key_packet):
                 self._reject(self._key)
-            self._damaged.add(self._key and self._key.ordinal)
+            self._damaged.add(self._key.ordinal if self._key else None)
             raise _Restart
         if packet and self._key and packet.pts == self._key.ordinal:
             self._reject(self._key)
