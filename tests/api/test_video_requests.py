@@ -102,7 +102,7 @@ def wide_video(aspect: Fraction, rotation: int = 0) -> bytes:
             stream.set_display_rotation(-rotation)
         for name in ("cat.jpg", "coffee.jpg"):
             photo = Image.open(SAMPLES / name).resize((720, 576))
-            frame = av.VideoFrame.from_image(photo)
+            frame = av.VideoFrame.from_ndarray(np.asarray(photo), format="rgb24")
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
     return out.getvalue()

@@ -130,8 +130,12 @@ def test_the_orientation_holds_for_deep_gray_too(dtype: str, orientation: int) -
 UNSUPPORTED: dict[str, dict[int, int | tuple[int, ...]]] = {
     "24 bits, unsigned": {258: 24, 262: 1},
     "32 bits, complex": {258: 32, 262: 1, 339: 5},
-    r"32\+32\+32 bits, floating-point": {258: (32, 32, 32), 262: 2, 277: 3, 339: (3, 3, 3)},
-    "photometric interpretation 32803": {258: 16, 262: 32803},
+    "64 bits, complex": {258: 64, 262: 1, 339: 6},
+    r"32\+32\+32 bits, floating-point, RGB": {258: (32, 32, 32), 262: 2, 277: 3, 339: (3, 3, 3)},
+    r"12\+12\+12 bits, unsigned, RGB": {258: (12, 12, 12), 262: 2, 277: 3},
+    r"16\+16\+16 bits, unsigned, CIELab": {258: (16, 16, 16), 262: 8, 277: 3},
+    "16 bits, unsigned, raw sensor data": {258: 16, 262: 32803},
+    "photometric interpretation 777": {258: 16, 262: 777},
     "compression 34887": {258: 64, 262: 1, 339: 3, 259: 34887},
 }
 

@@ -1,4 +1,4 @@
-"""Damaged videos: a number means one image, whatever else is asked for and however it is reached."""
+"""Damaged videos: a number means one image, however it is reached."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_number_means_one_image_in_thousands_of_damaged_videos(
     check(pair, damage, places, numbers, threads)
 
 
-def key_frames(data: bytes) -> list[av.Packet]:
+def key_frames(data: bytes) -> list[av.Packet[av.VideoStream]]:
     with av.open(io.BytesIO(data), "r") as container:
         return [packet for packet in container.demux(video=0) if packet.is_keyframe]
 

@@ -11,13 +11,17 @@ from functools import cache
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from multimodal_embedding_serving.media.field_pairs import FieldPairs
 from multimodal_embedding_serving.media.video import (
     Frame,
     Segment,
     VideoLimits,
     read_frames,
 )
+from tests.field_video import field_video, parameter_sets
 from tests.media.oracle import decode_in_order
 from tests.media_files import write_video
 
@@ -168,6 +172,68 @@ def test_a_transport_stream_may_have_any_packets_and_begin_inside_one(
     if start:  # the tables are lost with the first packets, and repeated
         data = data[start:]
     assert len(check(data)) > 0
+
+
+X264 = "keyint=12:min-keyint=12:bframes=3:b-adapt=0:scenecut=0:log-level=none"
+INTERLACED: list[tuple[str, dict[str, str], tuple[str, ...]]] = [
+    ("mpeg2video", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "qscale": "3"},
+     ("mpegts", "mpeg", "mp4", "matroska", "avi")),
+    ("mpeg4", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "qscale": "3"},
+     ("mpegts", "mp4", "avi")),
+    ("libx264", {"x264-params": f"tff=1:{X264}"}, ("mpegts", "mp4", "matroska", "avi")),
+    ("libx264", {"x264-params": f"bff=1:open-gop=1:{X264}"}, ("mpegts", "matroska")),
+    ("libx265", {"preset": "ultrafast", "x265-params": "interlace=tff:keyint=12:log-level=none"},
+     ("mpegts", "mp4", "matroska")),
+]  # fmt: skip
+"""Two fields in a frame: MPEG-2, MPEG-4, H.264 with field macroblocks, HEVC with whole fields."""
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "form"),
+    [(codec, options, form) for codec, options, forms in INTERLACED for form in forms],
+)
+def test_interlaced_videos_have_a_number_for_each_frame_that_ffmpeg_gives(
+    codec: str, options: dict[str, str], form: str
+) -> None:
+    data = write_video(form, FRAMES, codec=codec, codec_options=options, size=(128, 96))
+    with av.open(io.BytesIO(data), "r") as container:
+        assert next(container.decode(video=0)).interlaced_frame
+    assert len(check(data)) == FRAMES
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("form", ["mpegts", "mp4", "matroska"])
+def test_two_field_pictures_have_one_number(form: str, apart: bool) -> None:
+    frames = check(field_video(form, 40, apart=apart))
+    assert len(frames) == 40
+    assert frames[-1].timestamp == pytest.approx(39 / 25, abs=0.002)
+
+
+@pytest.mark.parametrize("lost", [2, 3, 31, 47])
+def test_a_lost_field_costs_no_other_frame_its_number(lost: int) -> None:
+    """The packets of 40 frames, without one: a first field (even) or a second one."""
+    data = field_video("mpegts", 40, apart=True, lost=lost)
+    row = list(read_frames(data, ALL, LIMITS, threads=2))
+    assert len(row) == 40
+    for frame in row:
+        if isinstance(frame, Frame) and frame.index != lost // 2:
+            assert frame.rgb.mean() == pytest.approx(luma(16 + 4 * frame.index), abs=1)
+        (alone,) = read_frames(data, Segment(frame_indexes=(frame.index,)), LIMITS, threads=2)
+        assert type(alone) is type(frame)
+
+
+def luma(value: int) -> float:
+    """The gray of full range that this value of limited range shows."""
+    return (value - 16) * 255 / 219
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.none() | st.binary(max_size=60))
+def test_any_bytes_are_packets_of_whole_frames_or_fields(
+    packets: list[bytes], extradata: bytes | None
+) -> None:
+    pairs = FieldPairs(extradata)
+    for packet in (parameter_sets(), *packets, *[b"\0\0\1" + each for each in packets]):
+        assert pairs(packet, True) in (False, True)
 
 
 def packed(frames: int) -> bytes:

@@ -83,6 +83,7 @@ class FrameReader:
     def __init__(self, source: Source, timeline: Timeline, *, threads: int = 0) -> None:
         self._source, self._timeline, self._threads = source, timeline, threads
         self._stack = contextlib.ExitStack()
+        self._ordered = timeline.proven
         self._landings: list[Callable[[Key], None]] = []
         self._seekable = True
         self._restarts = 0
@@ -95,6 +96,7 @@ class FrameReader:
         self._primer: Packet[VideoStream] | None = None
         """MPEG-4: the packet that may name the encoder, whose habits the decoder must know."""
         self._base = 0
+        self._held: Numbered | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -226,12 +228,12 @@ class FrameReader:
     def _begin(self, key: Key | None) -> None:
         self._key, self._position = key, key.rank if key else 0
         self._key_packet: Packet[VideoStream] | None = None
-        self._held: Numbered | None = None
+        self._held = None
         self._lost: int | None = None
         """The packet at fault, if the frames from it on are not to be trusted."""
         name = self._stream.codec_context.name
         self._conceals = name in CONCEALING_CODECS
-        self._careful = (key and key.ordinal) in self._damaged
+        self._careful = (key.ordinal if key else None) in self._damaged
         single = self._careful or name in SINGLE_THREAD_CODECS
         self._decoder = self._new_decoder(
             threads=1 if single else self._threads, strict=not (self._careful and self._conceals)
@@ -310,10 +312,19 @@ class FrameReader:
 
     def _precedes(self, ordinal: int) -> bool:
         """Whether a packet after the section's key frame is shown before it: it refers to frames
-        of the section before, and no frame of this section refers to it."""
-        if self._key is None or self._decoder.name != "h264":
+        of the section before, and no frame of this section refers to it.
+
+        Other decoders skip it themselves. H.264's calls it damaged, and MPEG-4's derives a wrong
+        frame rate from it; but there, a packet may hold two frames if the order is not proven.
+        """
+        if self._key is None or self._decoder.name not in ("h264", "mpeg4"):
             return False
-        return 0 <= int(self._timeline.ranks[ordinal]) < self._key.rank
+        if self._decoder.name == "mpeg4" and not self._ordered:
+            return False
+        ranks = self._timeline.ranks
+        if ranks[ordinal] < 0 and ordinal > 0:  # the other field of the frame before
+            ordinal -= 1
+        return 0 <= int(ranks[ordinal]) < self._key.rank
 
     def _drain_again(self) -> Iterator[NumberedPacket]:
         while self._again:
@@ -338,7 +349,7 @@ class FrameReader:
         if not self._careful:
             if self._key and not self._is_sound(self._key_packet):
                 self._reject(self._key)
-            self._damaged.add(self._key and self._key.ordinal)
+            self._damaged.add(self._key.ordinal if self._key else None)
             raise _Restart
         if packet and self._key and packet.pts == self._key.ordinal:
             self._reject(self._key)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.media.container import PYAV_ERRORS, Source, translate_errors
+from multimodal_embedding_serving.media.field_pairs import FieldPairs
 
 Numbers = NDArray[np.int64]
 
@@ -217,7 +218,7 @@ def survey(source: Source, max_seconds: float) -> Timeline:
         if not jumping:  # else the declared length is that of the clock
             _check_length((container.duration or 0) / 1e6, max_seconds)
         log = _Log(float(stream.time_base or 1), jumping)
-        shows = Pictures(stream.codec_context.name)
+        shows = Pictures(stream.codec_context.name, stream.codec_context.extradata)
         for packet in packets(container, stream):
             log.add(packet, shows(packet) and not packet.is_discard, shows.codec)
             _check_length(log.seconds, max_seconds)
@@ -328,7 +329,9 @@ def _rate(declared: float, units: Numbers, step: int, unit: float, *, jumped: bo
 def _usable(keys: list[Key], ranks: Numbers) -> tuple[Key, ...]:
     """The key frames that all earlier packets precede in presentation order, far enough apart."""
     highest = np.maximum.accumulate(ranks)
-    lowest = np.where(ranks < 0, len(ranks), ranks)
+    # A packet that shows nothing belongs to the one before: it may be the other field of its frame.
+    owners = np.maximum.accumulate(np.where(ranks < 0, 0, np.arange(len(ranks))))
+    lowest = np.where(ranks[owners] < 0, len(ranks), ranks[owners])
     # `lowest[o]`: the least rank among the packets from the ordinal `o` on.
     lowest = np.minimum.accumulate(lowest[::-1])[::-1]
     usable: list[Key] = []
@@ -346,11 +349,12 @@ class Pictures:
 
     VP8 and VP9 store frames that serve only as references (RFC 6386, 9.1). MPEG-4 has packets that
     say only that no frame is coded. In the packed form (DivX), such a packet stands for the second
-    of two frames in the packet before.
+    of two frames in the packet before. H.264 may have a packet for each field of a frame.
     """
 
-    def __init__(self, codec: str) -> None:
+    def __init__(self, codec: str, extradata: bytes | None = None) -> None:
         self.codec = codec
+        self._fields = FieldPairs(extradata)
         self.uncertain = False
         """Only the decoder knows which packets show a frame, and in which order."""
         self._owed = 0
@@ -359,6 +363,8 @@ class Pictures:
         view: Any = memoryview(packet)
         if self.codec == "vp8":
             return bool(view[0] & 0x10)
+        if self.codec == "h264":
+            return not self._fields(bytes(view), packet.is_keyframe)
         if self.codec == "vp9":
             return _shows_vp9(view[0], view[len(view) - 1])
         return self.codec != "mpeg4" or self._shows_mpeg4(bytes(view))

@@ -41,6 +41,14 @@ DTYPES = {
 }  # fmt: skip
 """(bits, sample format) -> the NumPy type of numbers that are scaled by their own range, because
 nothing in the file says which of them are black and white."""
+COMPLEX = (5, 6)
+"""Sample formats of complex numbers."""
+COLORS = {
+    0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab",
+    9: "ICCLab", 10: "ITULab", 32803: "raw sensor data (CFA)", 32844: "LogL", 32845: "LogLuv",
+    34892: "raw sensor data (linear)",
+}  # fmt: skip
+"""Photometric interpretations, as messages name them."""
 READ_AS = {(8, 2): 1, (16, 3): 1, (32, 1): 2}
 """The sample format under which Pillow reads the same bits."""
 NATIVE = {
@@ -144,6 +152,11 @@ def open_tiff(data: bytes) -> Tiff:
     tags = Tags.of(data)
     if tags.value(BITS, 1) != 64 or tags.value(SAMPLES, 1) != 1:
         return Tiff(io.BytesIO(data))
+    if tags.value(SAMPLE_FORMAT, 1) in COMPLEX:
+        raise UnsupportedMedia(
+            "this kind of TIFF is not supported: 64 bits, complex; save the magnitude as 32-bit "
+            "floats"
+        )
     predictor, compression = tags.value(PREDICTOR, 1), tags.value(COMPRESSION, 1)
     if predictor not in (1, 2, 3) or compression not in BYTEWISE:
         raise UnsupportedMedia(
@@ -254,9 +267,11 @@ def _unsupported(tags: Any) -> str:
     """What the file asks for, for the message that it is not supported."""
     bits = "+".join(str(each) for each in tags.get(BITS, (1,))[:8])
     sample_format = tags.get(SAMPLE_FORMAT, (1,))[0]
-    names = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+    names = {1: "unsigned", 2: "signed", 3: "floating-point"} | dict.fromkeys(COMPLEX, "complex")
+    photometric = tags.get(PHOTOMETRIC, 0)
+    colors = COLORS.get(photometric, f"photometric interpretation {photometric}")
     return (
         f"this kind of TIFF is not supported: {bits} bits, "
-        f"{names.get(sample_format, f'sample format {sample_format}')}, photometric "
-        f"interpretation {tags.get(PHOTOMETRIC, 0)}; save it as PNG, or with 8 or 16 bits"
+        f"{names.get(sample_format, f'sample format {sample_format}')}, {colors}; save it as PNG, "
+        "or with 8 or 16 bits"
     )

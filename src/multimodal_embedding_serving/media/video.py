@@ -48,9 +48,8 @@ def read_frames(
 ) -> Generator[Frame | MissingFrame, None, None]:
     """Yield the sampled frames in ascending order; closing the generator closes the video.
 
-    `source`: the encoded bytes, a file's path, or the descriptor of an open file. `threads` is the
-    number of decoding threads; 0 lets FFmpeg choose. Nothing is decoded after the last sampled
-    frame.
+    `source`: the encoded bytes, a file's path, or the descriptor of an open file. `threads`: of the
+    decoder; 0 lets FFmpeg choose. Nothing is decoded after the last sampled frame.
 
     Raises, at the first step, UnsupportedMedia (unknown container), TooLarge (bytes, seconds, side,
     sampled frames), NotFound (no such file), InvalidInput (nothing can be decoded, or no frame in
