@@ -4,13 +4,16 @@
 #   make test      the default tests: no network, no GPU, no downloaded weights
 #   make test-all  the default tests, then the slow ones and those that ask the hub
 #   make check     format, lint, types: in a small environment of its own, without torch
-#   make release   the wheel, in dist/
 #   make site      the documentation as pages, in site/: in a small environment of its own
 #   make docs      the generated parts of docs/; make notebooks: what the notebooks show
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
 #   make soak      a server under damage and kills for SECONDS (900)
 #   make greedy    honest clients beside greedy and hostile ones, SECONDS (20) for each attack
+#   make lock      requirements.lock, requirements-build.lock and sbom.cdx.json, from pyproject.toml
+#   make audit     known vulnerabilities of the locked packages
+#   make wheels    whether each locked package has wheels for Python 3.12, 3.13 and 3.14
+#   make release   a checked wheel of HEAD in dist/ (TAG=1: and a tag)
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
@@ -18,6 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LINT := .venv-lint
 SITE := .venv-site
+RELEASE := .venv-release
 NODE := .node
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
@@ -39,7 +43,8 @@ endif
 # Where this is set, every process would compile the packages that it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check format look bench docs notebooks release site soak greedy clean
+.PHONY: serve test test-all check format look bench docs notebooks site soak greedy
+.PHONY: lock audit wheels release clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -74,19 +79,37 @@ notebooks: $(VENV)/.test
 	  -m scripts.run_notebooks
 
 soak: $(VENV)/.test
-	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),900)
+	$(BIN)/python -m tests.safety.soak --seconds $(or $(SECONDS),3600) $(if $(FAIR),--fair)
 
 greedy: $(VENV)/.test
 	$(BIN)/python -m tests.safety.greedy --seconds $(or $(SECONDS),20)
 
-release: $(VENV)/.made
-	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
-
 site: $(SITE)/.made
-	$(SITE)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
+
+# For all platforms and Python versions, with the hashes of every file, and no index's name.
+COMPILE := $(RELEASE)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade
+
+lock: $(RELEASE)/.made
+	$(COMPILE) --output-file requirements.lock
+	$(subst pyproject.toml,--group build,$(COMPILE)) --output-file requirements-build.lock
+	$(RELEASE)/bin/python -m scripts.make_sbom sbom.cdx.json
+
+# --strict: a package of which the database says nothing is an error, as when it can't be reached.
+audit: $(RELEASE)/.made
+	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement requirements.lock --requirement requirements-build.lock
+
+wheels: $(RELEASE)/.made
+	$(RELEASE)/bin/python -m scripts.check_wheels 3.12 3.13 3.14
+
+release: $(RELEASE)/.made
+	$(RELEASE)/bin/python -m scripts.release $(if $(TAG),--tag)
 
 clean:
-	rm -rf $(VENV) $(LINT) $(SITE) $(NODE) .environments dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LINT) $(SITE) $(RELEASE) $(NODE) .environments dist site
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf benchmarks/.envs benchmarks/.cache
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -135,6 +158,11 @@ $(LINT)/.made: pyproject.toml
 $(SITE)/.made: pyproject.toml
 	$(call make-environment,$(SITE))
 	@$(SITE)/bin/python $(INSTALL) --group docs
+	@touch $@
+
+$(RELEASE)/.made: pyproject.toml
+	$(call make-environment,$(RELEASE))
+	@$(RELEASE)/bin/python $(INSTALL) --group release
 	@touch $@
 
 # The benchmark's own tools; the systems that it measures have environments of their own.

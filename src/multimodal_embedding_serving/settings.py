@@ -29,6 +29,14 @@ DEFAULT_MAX_LENGTH = 8192
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 HUB_VARIABLE = re.compile("HF_.+|HUGGINGFACE_.+|HUGGING_FACE_.+|TRANSFORMERS_.+|XDG_CACHE_HOME")
+SECRETS = ("EMBEDDING_API_KEYS", "EMBEDDING_MEDIA_PROXY")
+"""Variables whose values no message repeats."""
+MAX_SECONDS = 604_800
+"""A week."""
+_HOST = re.compile(r"\*|(\[[0-9a-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII | re.IGNORECASE)
+_KEY = re.compile("[!-~]+")
+_ACCEPTED_KEY = re.compile(r"[\w.-]+:[^:\s]\S*")
+_ENDPOINT = re.compile(r"https?://[^\s/?#]+\S*", re.IGNORECASE)
 _ONE_DEVICE = r"-?(CPU|GPU|NPU|TEMPLATE)(\.\d+)*(\(\d+\))?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):{_ONE_DEVICE}(,{_ONE_DEVICE})*")
@@ -37,6 +45,8 @@ DEVICE = re.compile(rf"CUDA(:\d+)?|AUTO|{_ONE_DEVICE}|(AUTO|MULTI|HETERO|BATCH):
 
 def number(low: float, high: float = inf, word: str = "", *, unit: str = "") -> Parse:
     """Parse a number in [low, high]: an integer unless a `unit` is given. `word` (such as auto) means 0."""
+    if unit == "seconds" and high == inf:
+        high = MAX_SECONDS  # timers of the system overflow far above it
     digits = r"[+-]?[0-9]*\.?[0-9]{1,18}" if unit else r"[+-]?[0-9]{1,18}"
     kind = (f"a number of {unit}, " if unit else "a whole number, ") + f"{low:g}"
 
@@ -83,9 +93,28 @@ def parse_list(raw: str) -> tuple[str, ...]:
 
 
 def some_of(*allowed: str) -> Parse:
-    """Parse a comma-separated list of `allowed` words."""
+    """Parse a comma-separated list of `allowed` words, at least one."""
     parse = one_of(*allowed)
-    return lambda raw: tuple(parse(part) for part in parse_list(raw))
+    return lambda raw: tuple(parse(part) for part in parse_list(raw) or [raw])
+
+
+def list_of(pattern: re.Pattern[str], form: str) -> Parse:
+    """Parse a comma-separated list whose parts match; `form` describes them."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parts = parse_list(raw)
+        if not all(pattern.fullmatch(part) for part in parts):
+            raise ValueError(f"a list of {form}")
+        return parts
+
+    return parse
+
+
+def parse_endpoint(raw: str) -> str:
+    """Parse the URL of an endpoint."""
+    if not _ENDPOINT.fullmatch(raw):
+        raise ValueError("http://host[:port][/path], or https")
+    return raw
 
 
 def parse_origins(raw: str) -> tuple[str, ...]:
@@ -120,7 +149,7 @@ def parse_folder(raw: str) -> Path:
 
 def env(names: str, default: Any, parse: Parse, meaning: str) -> Any:
     """A field that is read from the first of `names` (space-separated) that is set and not empty."""
-    secret = names.endswith(("_KEYS", "_PROXY"))  # not in the repr, and so not in logs
+    secret = names in SECRETS  # not in the repr, and so not in logs
     metadata = {"names": names.split(), "parse": parse, "meaning": meaning}
     return field(default=default, metadata=metadata, repr=not secret)
 
@@ -160,12 +189,12 @@ class Settings:
     frame_queue: int = env("VIDEO_FRAME_QUEUE_SIZE", 0, number(1, 1024, "auto"), "decoded frames of one video waiting for the image tower")
     static_length: int = env("EMBEDDING_STATIC_SEQ_LEN", 2048, number(128, 8192), "QwenText on NPU: token length of the static graph, rounded up to 128, 256, 512, 1024, 2048, 4096 or 8192")
     chunk_long_text: bool = env("EMBEDDING_CHUNK_LONG_TEXT", True, parse_boolean, "QwenText on NPU: embed a text longer than the static graph in windows; false = truncate it")
-    accept_keys: tuple[str, ...] = env("EMBEDDING_ACCEPT_KEYS", (), parse_list, "keys of a checkpoint's files to ignore although they are not supported, as errors name them: `config.json:name`, …")
+    accept_keys: tuple[str, ...] = env("EMBEDDING_ACCEPT_KEYS", (), list_of(_ACCEPTED_KEY, "file:key, such as config.json:name"), "keys of a checkpoint's files to ignore although they are not supported, as errors name them: `config.json:name`, …")
     max_length: int | None = env("EMBEDDING_MAX_LENGTH", None, number(8, 32768), f"maximum tokens of a text, up to what the model allows; a longer one is truncated. If unset: {DEFAULT_MAX_LENGTH}, or the smaller limit that the checkpoint's own files state")
     media_fetch: str = env("EMBEDDING_MEDIA_FETCH", "public", one_of("off", "public", "allowlist"), "which URLs the server may fetch")
     allowed_hosts: tuple[str, ...] = env("EMBEDDING_MEDIA_ALLOWED_HOSTS", (), parse_list, "host[:port], *.domain or CIDR range that may be fetched even if private")
     media_roots: tuple[Path, ...] = env("EMBEDDING_MEDIA_ROOTS", (Path("/tmp/videoQnA"), Path("/tmp/dataprep")), parse_folders, "folders that video_file and frames_batch inputs may read")  # noqa: S108
-    api_keys: tuple[str, ...] = env("EMBEDDING_API_KEYS", (), parse_list, "bearer tokens that clients must send; empty = the API is open")
+    api_keys: tuple[str, ...] = env("EMBEDDING_API_KEYS", (), list_of(_KEY, "keys of printable ASCII characters without spaces"), "bearer tokens that clients must send; empty = the API is open")
     media_proxy: str = env("EMBEDDING_MEDIA_PROXY", "", str, "proxy for fetching media")
     image_formats: tuple[str, ...] = env("EMBEDDING_IMAGE_FORMATS", tuple(IMAGE_FORMATS), some_of(*IMAGE_FORMATS), "accepted image formats")
     jpeg_decode: str = env("EMBEDDING_JPEG_DECODE", "auto", one_of("auto", "exact", "fast"), "JPEG decoding: exact = at full size; fast = scaled down while decoding, to at least twice the side that the model needs ([cost](parity.md#jpeg-decoding)); auto = exact if EMBEDDING_PRECISION is f32, else fast")
@@ -188,10 +217,10 @@ class Settings:
     keepalive: float = env("EMBEDDING_KEEPALIVE_SEC", 75.0, number(0.001, unit="seconds"), "how long an idle connection stays open; keep it above the idle timeout of the load balancer in front (60 s for nginx and AWS), or requests fail now and then")
     drain: float = env("EMBEDDING_DRAIN_SEC", 25.0, number(0, unit="seconds"), "time limit for answering the requests in progress on shutdown")
     cors_origins: tuple[str, ...] = env("EMBEDDING_CORS_ORIGINS", (), parse_origins, "origins whose web pages may call the API; empty = only the server's own")
-    server_names: tuple[str, ...] = env("EMBEDDING_ALLOWED_HOSTS", (), parse_list, "Host headers that a loopback server without API keys accepts besides localhost, 127.0.0.1 and [::1]; * = any")
+    server_names: tuple[str, ...] = env("EMBEDDING_ALLOWED_HOSTS", (), list_of(_HOST, "host[:port], or *"), "Host headers that a loopback server without API keys accepts besides localhost, 127.0.0.1 and [::1]; * = any")
     log_format: str = env("EMBEDDING_LOG_FORMAT", "text", one_of("text", "json"), "format of the log lines on standard error")
     log_level: str = env("EMBEDDING_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "minimum level of a log line")
-    traces: str = env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT", "", str, "endpoint for OpenTelemetry traces, by OTLP over HTTP (extra `otel`); empty = no traces")
+    traces: str = env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT", "", parse_endpoint, "endpoint for OpenTelemetry traces, by OTLP over HTTP (extra `otel`); empty = no traces")
     app_name: str = env("APP_NAME", "multimodal-embedding-serving", str, "summary in the API description")
     app_title: str = env("APP_DISPLAY_NAME", "Multimodal Embedding Serving", str, "title of the API description")
     app_description: str = env("APP_DESC", "Text, images and video as vectors in one space.", str, "text of the API description")
@@ -375,4 +404,5 @@ def _parse(name: str, raw: str, parse: Parse) -> Any:
         return parse(raw)
     except ValueError as error:
         excerpt = raw if len(raw) <= 80 else raw[:77] + "..."
-        raise SettingsError(f"{name}={excerpt!r} is not allowed; allowed: {error}") from None
+        shown = "…" if name in SECRETS else repr(excerpt)
+        raise SettingsError(f"{name}={shown} is not allowed; allowed: {error}") from None

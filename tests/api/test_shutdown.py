@@ -10,6 +10,9 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
 
 from tests.api.fakes import FakeServing, Start
 from tests.conftest import Figure
@@ -169,3 +172,21 @@ def test_a_response_that_precedes_the_body_survives_it(start: Start) -> None:
     connection.sendall(head + b"content-length: %d\r\n\r\n" % size)
     connection.sendall(bytes(size))
     assert received(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_request_that_is_not_done_in_time_is_a_503(start: Start) -> None:
+    """It is canceled when EMBEDDING_DRAIN_SEC is over, and its client learns why."""
+    stand: FakeServing = start(drain=0.1)
+    graph = stand.graphs["text"]
+    graph.hold()
+    with ThreadPoolExecutor(1) as clients:
+        url = f"{stand.url}/embeddings"
+        body = {"input": {"type": "text", "text": "a"}}
+        client = clients.submit(httpx2.post, url, json=body, timeout=PATIENCE)
+        graph.wait_for_call()
+        stand.running.server.handle_exit(15, None)
+        response = client.result()
+    graph.release()
+    stand.running.join()
+    assert response.status_code == 503
+    assert "shutting down" in response.json()["detail"]

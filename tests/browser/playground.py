@@ -139,7 +139,8 @@ class Playground:
     def said(self) -> str:
         """What the page shows about its state, and its errors."""
         parts = ("#progress-text", "#status", "#errors")
-        texts = [self.page.locator(part).text_content() or "" for part in parts]
+        found = [self.page.locator(part) for part in parts]  # none on the API page
+        texts = [part.text_content() or "" for part in found if part.count()]
         return " | ".join([*texts, *self.complaints])
 
     def status(self, text: str) -> None:

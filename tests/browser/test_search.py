@@ -75,7 +75,7 @@ def test_texts_are_ranked_with_images(playground: Playground, samples: Path) -> 
 
 def test_images_are_found_by_an_image(playground: Playground) -> None:
     playground.try_samples()
-    playground.page.get_by_role("button", name="More like cat.jpg").click()
+    playground.page.get_by_role("button", name="More like this: cat.jpg").click()
     playground.page.get_by_text("6 results similar to cat.jpg").wait_for()
     assert playground.ranked[0] == "film.mp4"  # it shows the same cat
     assert "cat.jpg" not in playground.ranked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_on_a_phone_results_are_on_the_first_screen(
         )
         assert max(heights) < 40, name  # one line
     assert page.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize(("bias", "fits"), [(2.0, True), (-40.0, False)])
+def test_a_models_own_probability_is_shown(
+    visit: Open, start: Start, tmp_path: Path, bias: float, fits: bool
+) -> None:
+    page = visit(start(facts={"logit_scale": 3.0, "logit_bias": bias}).url)
+    page.add(*write_images(tmp_path, 5))
+    page.describe("a cat")
+    expected = [100 / (1 + math.exp(-(3 * score + bias))) for score in page.scores]
+    for match, right in zip(page.matches, expected, strict=True):
+        assert match == "<1%" if right < 1 else abs(int(match.rstrip("%")) - right) <= 1
+    assert page.page.get_by_text("Nothing fits “a cat” well.").is_visible() != fits
+    page.page.get_by_text("What do the numbers mean?").click()
+    assert page.page.get_by_text("the probability that the model assigns").is_visible()
 
 
 def test_an_item_is_viewed_with_keys(quick: Playground, tmp_path: Path) -> None:

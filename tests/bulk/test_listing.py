@@ -122,6 +122,9 @@ def test_where_texts_are_not_bare_every_argument_must_exist(folder: Path) -> Non
         "-",
     )
     Listing(there, bare_texts=False, stdin=io.StringIO()).check()
+    (line,) = Listing(("-",), bare_texts=False, stdin=io.StringIO("a cat"))
+    assert isinstance(line, Failure)
+    assert 'write {"text": …} on the line' in line.error.message
     lines = io.StringIO('a cat\n{"text": "a dog"}\n')
     assert entries("-", stdin=lines, bare_texts=False) == [
         ("not_found", "a cat", ""),

@@ -8,16 +8,19 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from multimodal_embedding_serving.bulk.items import Kind
 from multimodal_embedding_serving.bulk.search import ImageQuery, Match, SearchResult, search
+from multimodal_embedding_serving.cli import app
 from multimodal_embedding_serving.cli.reports import clock
 from multimodal_embedding_serving.cli.search_page import write_page
-from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported
+from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupported, NotFound
 from multimodal_embedding_serving.settings import Settings
 from tests.bulk.fakes import BAD, FakeModel, damage, fill, vector
 from tests.cli.running import mmes
@@ -222,3 +225,29 @@ def test_a_page_escapes_names_and_shows_the_moment_of_a_video(
     assert "&lt;b&gt;&amp;.jpg can no longer be shown" in text
     assert f'{(samples / "film.mp4").as_uri()}#t=2.50"' in text
     assert "at 0:02.5" in text
+
+
+def test_indexes_are_listed_and_removed_by_their_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    fill(other, ["z.jpg"])
+    find(folder, "a")
+    find(folder, "a", FakeModel(fingerprint="f2"))
+    find(other, "a")
+    monkeypatch.setenv("EMBEDDING_SEARCH_DIR", str(tmp_path / "index"))
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["indexes", *arguments, "--json"])
+
+    listed = json.loads(run().stdout)
+    assert sorted(each["folder"] for each in listed) == [str(folder)] * 2 + [str(other)]
+    assert {each["model"] for each in listed} == {"Fake/one"}
+    assert all(each["bytes"] > 100 for each in listed)
+    assert len(json.loads(run("remove", str(folder)).stdout)) == 2
+    (left,) = json.loads(run().stdout)
+    assert left["folder"] == str(other)
+    assert isinstance(run("remove", str(folder)).exception, NotFound)
+    run("remove", left["index"])
+    assert json.loads(run().stdout) == []
+    assert run("remove").exit_code == 2

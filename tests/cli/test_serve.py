@@ -10,7 +10,7 @@ import pytest
 
 from multimodal_embedding_serving.api import server
 from multimodal_embedding_serving.cli.serve import serve
-from tests.cli.running import COMMAND
+from tests.cli.running import COMMAND, mmes
 from tests.serving import PATIENCE, serving
 
 
@@ -37,3 +37,13 @@ def test_the_log_says_where_to_look_once_the_model_is_there() -> None:
     (line,) = ready
     described = r"\(Builtin/mini on CPU, int8-weights, computed in \w+, [\d,]+ MB of memory\)"
     assert re.search(rf"ready: open {re.escape(running.url)}/mm {described}", line), line
+
+
+def test_the_other_commands_name_it_too() -> None:
+    done = mmes("models", EMBEDDING_MODEL="CLIP/clip-vit-b-32")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "mmes: warning: EMBEDDING_MODEL is not a setting and has no effect; "
+        "did you mean EMBEDDING_MODEL_NAME?\n"
+    )
+    assert mmes("models").stderr == ""

@@ -18,7 +18,8 @@ CLIP = "CLIP/clip-vit-b-32"
 
 def serve(models: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     environ = clean(**{"EMBEDDING_OV_MODELS_DIR": str(models), **environ})
-    command = [*COMMAND, "serve", "--port", "0", *arguments]
+    port = [] if "--port" in arguments else ["--port", "0"]
+    command = [*COMMAND, "serve", *port, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 

@@ -76,6 +76,9 @@ def test_a_folder_with_nothing_of_use_is_refused(
     for plan, what in zip(plans, ("images", "lines in .txt files"), strict=True):
         with pytest.raises(BundleError, match=f"no {what}"):
             sample_rows(plan, checkpoint / "tokenizer.json", Settings(calibration_dir=tmp_path))
+        with pytest.raises(BundleError, match="EMBEDDING_CALIBRATION_DIR is not a folder"):
+            missing = Settings(calibration_dir=tmp_path / "missing")
+            sample_rows(plan, checkpoint / "tokenizer.json", missing)
 
 
 def test_the_missing_extra_is_named_before_anything_is_read(

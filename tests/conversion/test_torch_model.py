@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,13 +23,14 @@ from multimodal_embedding_serving.conversion.probe_inputs import PROBE_TEXTS, pr
 from multimodal_embedding_serving.conversion.store import list_bundles, load_bundle, load_model
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelInfo
-from multimodal_embedding_serving.errors import BundleError, SettingsError
+from multimodal_embedding_serving.errors import BundleError, CheckpointError, SettingsError
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vectors
 from tests.conversion.test_store import LAION, ROW
 from tests.hub_standin import HubStandIn
 from tests.parity.towers import write_checkpoint
 from tests.repositories import FAMILIES, file_name, small_checkpoint, write_repository
+from tests.safety.flips import flip
 from tests.small_clip import repository, write_clip
 
 QUICK = ("cn-clip-vit-b-16", "qwen3-embedding-0.6b")
@@ -280,3 +282,32 @@ def test_the_sdk_s_handlers_run_on_torch_and_convert_for_openvino(
     with Engine.open(settings=converted) as engine:
         expected = engine.embed(texts=["a cat", "a dog"], role="document")
     assert float((np.asarray(actual) * expected).sum(1).min()) >= 0.9999
+
+
+def test_a_flipped_bit_of_a_checkpoint_that_was_served_is_rejected(tmp_path: Path) -> None:
+    """Its size and times stay as they were, as on a disk that fails."""
+    folder = write_clip(tmp_path / "clip")
+    chosen = settings(folder, tmp_path / "models")
+    info, expected = embed(chosen)
+    weights = folder / "model.safetensors"
+    before = flip(weights, weights.stat().st_size - 3, 6)
+    with pytest.raises(CheckpointError, match="the checkpoint is damaged: the same files had"):
+        embed(chosen)
+    os.utime(weights)  # somebody has written it: another checkpoint
+    assert embed(chosen)[0].fingerprint != info.fingerprint
+    weights.write_bytes(before)
+    os.utime(weights)
+    again, actual = embed(chosen)
+    assert again.fingerprint == info.fingerprint
+    assert cosine(actual, expected) > 0.999999
+
+
+def test_a_damaged_record_of_the_fingerprint_is_written_again(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "clip")
+    chosen = settings(folder, tmp_path / "models")
+    info, _ = embed(chosen)
+    (record,) = (tmp_path / "models").rglob("torch-f32-identity.json")
+    text = record.read_bytes()
+    flip(record, len(text) // 2, 1)
+    assert embed(chosen)[0].fingerprint == info.fingerprint
+    assert record.read_bytes() == text

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.random_checkpoints import describe_row
 from multimodal_embedding_serving.bundles.bundle import TowerManifest, fingerprint
 from multimodal_embedding_serving.catalog import MODELS, ModelSpec, resolve
 from multimodal_embedding_serving.checkpoints.description import describe_checkpoint
@@ -27,7 +26,7 @@ from multimodal_embedding_serving.families import TowerSpec, find_family
 from multimodal_embedding_serving.families.recognition import recognize_checkpoint
 from multimodal_embedding_serving.transforms.text import TextTransform
 from tests.families.hollow import hollow_weights
-from tests.parity.small import read_layout
+from tests.parity.small import Shape, read_layout
 from tests.repositories import QWEN_PROMPT, TOKENIZERS, qwen_tokenizer
 from tests.small_clip import write_tokenizer
 
@@ -133,11 +132,26 @@ def read_tokenizer(spec: ModelSpec, folder: Path) -> str:
     return str(qwen_tokenizer().to_str())
 
 
+def describe_qwen(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """config.json, for tensors of these shapes."""
+    inner, width = shapes["layers.0.mlp.gate_proj.weight"]
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": sum(name.endswith("q_norm.weight") for name in shapes),
+        "num_attention_heads": shapes["layers.0.self_attn.q_proj.weight"][0] // 128,
+        "num_key_value_heads": shapes["layers.0.self_attn.k_proj.weight"][0] // 128,
+        "rope_theta": 1000000,
+    }
+
+
 def plan_row(spec: ModelSpec, documents: Documents, tokenizer: str) -> list[TowerSpec]:
     """The towers of a row whose repository holds these files."""
     same = STAND_INS.get(spec.name, spec.name)
     layout = "apple" if spec.family == "MobileCLIP" else "transformers"
-    config = describe_row(spec, dict(read_layout(same, layout)))
+    config = None  # the row has the sizes, but for Qwen3
+    if spec.family == "QwenText":
+        config = describe_qwen(dict(read_layout(same, layout)))
     modules = read_modules(QWEN_MODULES) if spec.family == "QwenText" else ()
     files = CheckpointFiles(
         weights=(), layout="transformers", config=None, tokenizer={}, repo=None, revision=None,
@@ -145,8 +159,6 @@ def plan_row(spec: ModelSpec, documents: Documents, tokenizer: str) -> list[Towe
     )  # fmt: skip
     tokens = read_token_settings(documents)
     description = describe_checkpoint(files, documents, tokens, apply_options(tokenizer, tokens))
-    if spec.family == "MobileCLIP":
-        config = None
     family, checkpoint = recognize_checkpoint(
         hollow_weights(same, layout), config, spec, description
     )

@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are Linux's own")
 
 LIMITS = ImageLimits(max_bytes=32 << 20, max_pixels=64_000_000, formats=tuple(IMAGE_FORMATS))
+LARGE = write_image("png", Image.new("RGB", (3000, 2500), (1, 2, 3)))
+"""More than what stays mapped for the next image."""
 
 
 def free_memory(size: int, scratch: int = 0) -> None:
@@ -107,8 +109,9 @@ def test_odd_files_give_what_they_give_here(data: bytes, decoders: DecoderPool) 
 def test_one_process_decodes_one_image_after_the_other(decoders: DecoderPool) -> None:
     same(decoders, write_image("png"))
     first = decoders.pids
-    for size in ((64, 48), (900, 700), (3000, 2500), (10, 10)):
-        same(decoders, write_image("png", photo(*size)))
+    for data in (write_image("png"), write_image("png", photo(900, 700)), LARGE):
+        same(decoders, data)
+        same(decoders, write_image("webp"))
     assert decoders.pids == first
     assert len(first) == 1
 
@@ -202,9 +205,9 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
 
 
 def test_too_little_memory_is_an_error_of_the_image_alone() -> None:
-    pool = DecoderPool(1, 0, DecoderLimits(memory=60 << 20), kind="image")
+    pool = DecoderPool(1, 0, DecoderLimits(memory=24 << 20), kind="image")
     with pytest.raises(TooLarge, match="not enough memory"):
-        decode(pool, write_image("png", photo(6000, 4000)))
+        decode(pool, LARGE)
     same(pool, write_image("png"))
     pool.close()
 
@@ -212,9 +215,8 @@ def test_too_little_memory_is_an_error_of_the_image_alone() -> None:
 def test_nothing_is_left_behind() -> None:
     def once() -> None:
         pool = DecoderPool(1, 0, kind="image")
-        for size in (64, 3000):
-            same(pool, write_image("png", photo(size, size)))
-        same(pool, b"no image")
+        for data in (write_image("png"), LARGE, b"no image"):
+            same(pool, data)
         pool.close()
 
     once()
@@ -296,11 +298,10 @@ def test_what_a_process_says_is_not_believed(says: list[Mapping[str, Any]]) -> N
 
 def test_an_engine_gives_the_same_vectors(tmp_path: Path) -> None:
     files = [write_image(kind, photo(300, 200, seed)) for seed, kind in enumerate(IMAGE_KINDS[:6])]
-    with Engine.open(settings=Settings(models_dir=tmp_path)) as engine:
+    settings = Settings(models_dir=tmp_path, precision="f32")
+    with Engine.open(settings=settings) as engine:
         expected = engine.embed_images(files)
-    threads = threading.active_count()
-    with Engine.open(settings=Settings(models_dir=tmp_path, image_isolation=True)) as engine:
-        np.testing.assert_array_equal(engine.embed_images(files), expected)
+    with Engine.open(settings=replace(settings, image_isolation=True)) as engine:
+        np.testing.assert_allclose(engine.embed_images(files), expected, atol=1e-4)
         with pytest.raises(InvalidInput):
             engine.embed_images([files[0][:500]])
-    assert eventually(lambda: threading.active_count() <= threads)

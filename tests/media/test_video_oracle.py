@@ -11,13 +11,9 @@ from functools import cache
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.media.video import (
     Frame,
-    MissingFrame,
     Segment,
     VideoLimits,
     read_frames,
@@ -209,56 +205,6 @@ def _pack(bodies: list[bytes]) -> Iterator[bytes]:
 def test_packed_b_frames_are_unpacked() -> None:
     frames = check(packed(41))
     assert len(frames) >= 40
-
-
-DAMAGED = [("mp4", "libx264"), ("mpegts", "libx264"), ("mpegts", "mpeg2video"), ("avi", "mpeg4")]
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    pair=st.sampled_from([*DAMAGED, ("matroska", "libx265"), ("webm", "libvpx-vp9")]),
-    places=st.lists(st.floats(0.1, 0.9), min_size=1, max_size=3),
-    length=st.integers(1, 400),
-    number=st.integers(0, FRAMES - 1),
-)
-def test_a_damaged_video_gives_what_ffmpeg_shows_and_a_number_means_one_image(
-    pair: tuple[str, str], places: list[float], length: int, number: int
-) -> None:
-    data = bytearray(video(*pair))
-    for place in places:
-        start = int(place * len(data))
-        data[start : start + length] = np.random.default_rng(start).bytes(length)
-    damaged = bytes(data)[: len(data)]
-    try:
-        row = list(read_frames(damaged, ALL, LIMITS, threads=2))
-    except EmbeddingError:
-        return
-    times = [each.timestamp for each in row]
-    assert times == sorted(times)
-    assert [each.index for each in row] == list(range(len(row)))
-    if number >= len(row):
-        return
-    (alone,) = read_frames(damaged, Segment(frame_indexes=(number,)), LIMITS, threads=2)
-    expected = row[number]
-    assert type(alone) is type(expected)
-    assert alone.timestamp == expected.timestamp
-    if isinstance(alone, Frame) and isinstance(expected, Frame):
-        assert np.array_equal(alone.rgb, expected.rgb)
-
-
-def test_a_packet_without_a_frame_keeps_its_number() -> None:
-    data = bytearray(video("mp4", "mjpeg"))
-    with av.open(io.BytesIO(bytes(data)), "r") as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-    hit = packets[20]
-    assert hit.pos is not None
-    data[hit.pos : hit.pos + hit.size] = bytes(hit.size)
-    frames = list(read_frames(bytes(data), ALL, LIMITS))
-    assert [frame.index for frame in frames] == list(range(FRAMES))
-    assert [frame.index for frame in frames if isinstance(frame, MissingFrame)] == [20]
-    (alone,) = read_frames(bytes(data), Segment(frame_indexes=(20,)), LIMITS)
-    assert isinstance(alone, MissingFrame)
-    assert alone.timestamp == pytest.approx(20 / 25)
 
 
 def test_writing_av1_leaves_the_tests_at_an_ordinary_priority() -> None:

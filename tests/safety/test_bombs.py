@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.conftest import Figure
 from tests.media_files import write_image
-from tests.safety.soak import resident
+from tests.safety.soak_clients import resident
 from tests.serving import PATIENCE, Running
 
 BUDGET = 512 << 20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ import pytest
 
 from multimodal_embedding_serving.bulk.formats import Parquet
 from multimodal_embedding_serving.bulk.items import Failure, Item
+from multimodal_embedding_serving.bulk.ledger import OutputDamaged
 from multimodal_embedding_serving.bulk.schema import Layout, Rows
 from multimodal_embedding_serving.bulk.stream import Answer, Refusal
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 from multimodal_embedding_serving.scale.shards import Request, Shards
 from tests.bulk.fakes import fill, vector
+from tests.safety.flips import flip
 
 LAYOUT = Layout("Fake/one", "f1", 8)
 NAMES = [f"{number:02}.jpg" for number in range(7)]
@@ -199,4 +203,64 @@ def test_what_lost_machines_left_is_removed(media: Path, tmp_path: Path) -> None
     do(shards, 0)
     shards.tidy()
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["_errors", "_plan", "part-000000.parquet"]
+    assert names == ["_errors", "_plan", "_sums", "part-000000.parquet"]
+
+
+def test_a_flipped_bit_in_any_file_of_the_folder_is_found(media: Path, tmp_path: Path) -> None:
+    """Each bit in turn, at random places: refused in one line, or nothing that counts differs."""
+    out = tmp_path / "out"
+    first = plan(out, media)
+    first.agree(LAYOUT)
+    do(first, 0)
+    do(first, 1)
+    expected, keys = paths(out), [item.key for item in items_of(first)]
+    rng, outcomes, messages = random.Random(0), Counter[str](), list[str]()
+    for _ in range(120):
+        path = rng.choice([each for each in out.rglob("*.*") if each.stat().st_size])
+        before = flip(path, rng.randrange(path.stat().st_size), rng.randrange(8))
+        try:
+            shards = plan(out, media)
+            shards.agree(LAYOUT)
+            assert [item.key for item in items_of(shards)] == keys, path
+            assert shards.count(2) == 1
+        except InvalidInput as error:
+            messages.append(error.message)
+            outcomes["rejected"] += 1
+        else:
+            assert paths(out) == expected, path
+            assert path.parent.name == "_errors", path
+            outcomes["same"] += 1
+        path.write_bytes(before)
+    assert outcomes["rejected"] > 60
+    assert all(message.isprintable() for message in messages)
+
+
+def items_of(shards: Shards) -> list[Item]:
+    return [item for number in range(3) for item in shards.items(number) if isinstance(item, Item)]
+
+
+def test_a_damaged_part_is_embedded_again_once_it_is_deleted(media: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    do(plan(out, media), 1)
+    part = out / "part-000001.parquet"
+    flip(part, part.stat().st_size // 2, 3)
+    with pytest.raises(OutputDamaged, match=r"part-000001\.parquet is damaged; delete it"):
+        plan(out, media)
+    part.unlink()
+    shards = plan(out, media)
+    assert shards.pending() == [0, 1, 2]
+    do(shards, 1)
+    assert plan(out, media).pending() == [0, 2]
+    do(shards, 1, LAYOUT)  # a second machine finishes it, too
+    assert plan(out, media).pending() == [0, 2]
+
+
+def test_a_plan_of_an_earlier_version_is_continued(media: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan(out, media)
+    path = out / "_plan" / "plan.json"
+    facts = json.loads(path.read_text())
+    del facts["checksum"], facts["checksums"]
+    path.write_text(json.dumps(facts))
+    shards = plan(out, media)
+    assert len(items_of(shards)) == len(NAMES)

@@ -8,6 +8,7 @@ read an error response.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -24,7 +25,7 @@ from multimodal_embedding_serving.api.errors import Unexpected, error_code, note
 from multimodal_embedding_serving.api.eviction import evictable
 from multimodal_embedding_serving.api.paths import as_routed, route_path
 from multimodal_embedding_serving.api.service import Service
-from multimodal_embedding_serving.errors import EmbeddingError, QueueFull, Unauthorized
+from multimodal_embedding_serving.errors import EmbeddingError, NotReady, QueueFull, Unauthorized
 from multimodal_embedding_serving.monitoring.logs import current_request_id
 from multimodal_embedding_serving.monitoring.request import RequestContext, current_request
 from multimodal_embedding_serving.monitoring.tracing import name_request, request_span
@@ -137,6 +138,11 @@ class AuthMiddleware:
             return
         except QueueFull as error:
             await respond(error)
+        except asyncio.CancelledError:
+            # Only uvicorn cancels a request: it stops, and EMBEDDING_DRAIN_SEC is over.
+            if response_started:
+                raise
+            await respond(NotReady("the server is shutting down: the request was not completed"))
         except Exception:
             log.exception("unexpected error in a request")
             if response_started:

@@ -47,7 +47,12 @@ def checked_blobs(folder: Path, *, check: bool = True) -> Iterator[bool]:
     except OSError as error:  # a folder that may only be read: whole blobs are of use all the same
         usable = _is_whole(folder, check=check)
         if not usable:
-            log.warning("cannot store compiled graphs: %s", error.strerror)
+            log.warning(
+                "cannot store compiled graphs in %s: %s; set EMBEDDING_OV_CACHE_DIR to a writable "
+                "folder",
+                folder,
+                error.strerror,
+            )
         yield usable
         return
     try:

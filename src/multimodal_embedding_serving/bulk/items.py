@@ -40,6 +40,7 @@ KIND_BY_SUFFIX: dict[str, Kind] = {
 """Text files, and media types that `mimetypes` does not know on every machine."""
 _FILE_NAME = re.compile(r"[^\s]*\.\w{1,5}")
 HASH_BLOCK = 1 << 20
+TEXT_ADVICE = "to embed it as text, use --text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,13 @@ def bytes_item(data: bytes, kind: Kind, key: str) -> Item:
     return Item(key, kind, data, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
-def argument_item(argument: str, mark: Mark, *, texts: bool = True) -> Item:
+def argument_item(
+    argument: str, mark: Mark, *, texts: bool = True, advice: str = TEXT_ADVICE
+) -> Item:
     """What a command-line argument means: an existing file, a URL, or else a text if `texts`.
 
     Raises InvalidInput for a file of another kind, NotFound for what is not a file and either looks
-    like one or must be one.
+    like one or must be one; `advice` says how to pass it as a text.
     """
     if is_url(argument):
         return url_item(argument)
@@ -141,7 +144,7 @@ def argument_item(argument: str, mark: Mark, *, texts: bool = True) -> Item:
         return file_item(Path(argument), mark)
     if texts and not looks_like_files(argument):
         return text_item(argument, argument)
-    raise NotFound(missing(argument))
+    raise NotFound(missing(argument, advice))
 
 
 def looks_like_files(argument: str) -> bool:
@@ -155,10 +158,10 @@ def looks_like_files(argument: str) -> bool:
     )
 
 
-def missing(argument: str) -> str:
+def missing(argument: str, advice: str = TEXT_ADVICE) -> str:
     """What to say of an argument that is neither a file nor a folder."""
     what = "no file matches" if glob.has_magic(argument) else "no such file or folder"
-    return f"{what} (to embed it as text, use --text)"
+    return f"{what} ({advice})"
 
 
 def printable(key: str) -> str:

@@ -20,6 +20,7 @@ from multimodal_embedding_serving.bulk.items import (
     ITEM_KINDS,
     LIST_SUFFIXES,
     TABLE_SUFFIX,
+    TEXT_ADVICE,
     Failure,
     Item,
     Kind,
@@ -41,6 +42,8 @@ from multimodal_embedding_serving.inputs.media_access import is_url
 
 MAX_SORTED = 10_000
 """Entries of a folder that are sorted at a time: about 2 MB."""
+
+LINE_ADVICE = 'to embed it as text, write {"text": …} on the line'
 
 ListingEntry = Item | Failure
 
@@ -92,10 +95,10 @@ class Listing:
         else:
             yield from self._plain(argument)
 
-    def _plain(self, argument: str) -> Iterator[ListingEntry]:
+    def _plain(self, argument: str, advice: str = TEXT_ADVICE) -> Iterator[ListingEntry]:
         texts = self.bare_texts
         yield from item_or_failure(
-            argument, lambda: argument_item(argument, self.mark, texts=texts)
+            argument, lambda: argument_item(argument, self.mark, texts=texts, advice=advice)
         )
 
     def _glob(self, pattern: str) -> Iterator[ListingEntry]:
@@ -166,7 +169,7 @@ class Listing:
             if line.lstrip().startswith("{"):
                 yield from self._entry(line, f"-:{number}", Path())
             elif argument := line.rstrip("\r\n"):
-                yield from self._plain(argument)
+                yield from self._plain(argument, LINE_ADVICE)
 
     def _table(self, file: TextIO, path: Path) -> Iterator[ListingEntry]:
         rows = csv.DictReader(file)

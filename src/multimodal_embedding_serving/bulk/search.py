@@ -29,6 +29,8 @@ from multimodal_embedding_serving.types import Vector
 
 log = logging.getLogger(__name__)
 
+ORIGIN = "origin.json"
+"""Beside the vectors: what they are of. Earlier versions did not write it."""
 MAX_BLOCK_ROWS = 1 << 16
 """Compared at a time: 128 MB at 512 dimensions."""
 
@@ -87,6 +89,7 @@ class Index:
         what = [absolute(folder), identity.model, identity.fingerprint, recipe]
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
+        self._origin = {"folder": absolute(folder), "model": identity.model}
 
     async def renew(self, watch: Watch = lambda tally, total: None) -> Tally:
         """Embed new and changed files, drop removed ones; all of them if the index is damaged.
@@ -103,6 +106,7 @@ class Index:
     async def _renew(self, watch: Watch, *, fresh: bool = False) -> Tally:
         listing = Listing((str(self._folder),), kinds=self._kinds)
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        (self._file.parent / ORIGIN).write_text(json.dumps(self._origin))
         options = Options(dtype="f16", removed="drop", recipe=self._recipe)
         output = FileOutput(self._file)
         return await run(listing, self._model, output, options, fresh=fresh, wait=True, watch=watch)
@@ -144,6 +148,29 @@ class Index:
                 line = next(islice(lines, row - place, None))
                 yield row, json.loads(line)
                 place = row + 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """An index in the search folder."""
+
+    place: Path
+    folder: str | None
+    """The folder that was searched; None if an earlier version wrote the index."""
+    model: str | None
+    bytes: int
+
+
+def list_indexes(search_dir: Path) -> Iterator[StoredIndex]:
+    """Every index in a search folder, in order of name."""
+    for vectors in sorted(search_dir.glob("*/vectors.npy")):
+        place = vectors.parent
+        try:
+            origin = json.loads((place / ORIGIN).read_text())
+        except (OSError, ValueError):
+            origin = {}
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        yield StoredIndex(place, origin.get("folder"), origin.get("model"), size)
 
 
 def check_folder(folder: Path) -> None:

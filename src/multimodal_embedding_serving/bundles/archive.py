@@ -66,11 +66,16 @@ def unpack(source: Path, models: Path) -> Bundle:
     Raises BundleError where the file is not a model archive, is damaged, or has extra members.
     """
     try:
-        with tarfile.open(source, "r:") as archive:
+        with tarfile.open(source, "r:", tarinfo=_Member) as archive:
             label = json.loads(_read(archive, LABEL, MAX_LABEL))
-            final = models / _place(label)
+            place = _place(label)
+            final = models / place
             text = _read(archive, MANIFEST, MAX_MANIFEST).decode("utf-8")
             manifest = Manifest.from_json(text)
+            if place.name != manifest.precision:
+                raise BundleError(f"the archive's label has no place for {manifest.precision}")
+            if sum(facts["size"] for facts in manifest.files.values()) > source.stat().st_size:
+                raise BundleError("the archive is smaller than its files")
             with locked(final.parent / LOCK):
                 remove_leftovers(final.parent)
                 with publishing(final) as folder:
@@ -82,11 +87,30 @@ def unpack(source: Path, models: Path) -> Bundle:
                         )
                     (folder / MANIFEST).write_text(text, "utf-8")
                     Bundle.load(folder).verify()
-    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
+    except BundleError as error:
+        raise BundleError(f"{source.name}: {error.message}") from None
+    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
         raise BundleError(
             f"{source.name}: not a model archive, or the file is damaged ({error})"
         ) from None
     return Bundle.load(final)
+
+
+class _Member(tarfile.TarInfo):
+    """A member as `pack` writes it: a plain file, whose header has at most a few extra fields.
+
+    tarfile would read an extra header of any size into memory, and make gigabytes of zeros of a
+    sparse file.
+    """
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        extra = self.type == tarfile.XHDTYPE and 0 <= self.size <= MAX_LABEL
+        if not extra and self.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError(f"{self.name[:60]!r} is not a plain file")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        if member.sparse is not None or member.size < 0:
+            raise tarfile.ReadError(f"{member.name[:60]!r} is a sparse file")
+        return member
 
 
 def _place(label: object) -> Path:

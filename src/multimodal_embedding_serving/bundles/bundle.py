@@ -28,9 +28,13 @@ from multimodal_embedding_serving.bundles.validation import (
     MAX_DIMENSION,
     check_fields,
     check_files,
+    check_names,
+    check_parity,
     check_probes,
     check_range,
     check_transform,
+    shorten,
+    show_value,
 )
 from multimodal_embedding_serving.errors import BundleError
 from multimodal_embedding_serving.families import CHANGES, FAMILIES, find_family
@@ -147,12 +151,16 @@ def _validate(data: dict[str, Any]) -> None:
         graph = tower["graph"]
         for name in (graph, f"{graph.removesuffix('.xml')}.bin"):
             if not graph.endswith(".xml") or name not in files:
-                raise BundleError(f"{where}.graph: {name[:60]} is not in the list of files")
+                raise BundleError(f"{where}.graph: {shorten(name)} is not in the list of files")
     if data.get("tokenizer") is not None and data["tokenizer"] not in files:
         raise BundleError("tokenizer is not in the list of files")
+    check_names(data)
+    for modality in data["towers"]:
+        if modality in data.get("parity", {}):
+            check_parity(modality, data["parity"][modality])
     for modality, entry in data.get("probes", {}).items():
         if modality not in data["towers"]:
-            raise BundleError(f"probes.{modality[:40]} belongs to no tower")
+            raise BundleError(f"probes.{shorten(modality)} belongs to no tower")
         check_probes(modality, entry, dimension)
 
 
@@ -162,10 +170,10 @@ def check_format(version: object, current: int, older: Sequence[int] = ()) -> No
         return
     if isinstance(version, int) and version > current:
         raise BundleError(
-            f"made by a newer version of this program (format {version}; this one reads up to "
-            f"{current}): upgrade multimodal-embedding-serving"
+            f"made by a newer version of this program (format {show_value(version)}; this one "
+            f"reads up to {current}): upgrade multimodal-embedding-serving"
         )
-    raise BundleError(f"the format is {version!r}; this version reads {current}")
+    raise BundleError(f"the format is {show_value(version)}; this version reads {current}")
 
 
 def _family_min_dimension(name: str) -> int | None:

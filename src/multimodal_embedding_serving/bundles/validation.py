@@ -26,6 +26,12 @@ MAX_DIMENSION, MAX_SIDE, MAX_TOKENS, MAX_ID = 1 << 16, 1 << 13, 1 << 17, 1 << 31
 MAX_FILE_BYTES = 1 << 44
 _SHA256, _XXH3 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{32}")
 
+_FINGERPRINT = re.compile(r"[\w.+-]{0,80}", re.ASCII)
+SHOWN_TEXTS = ("model", "family", "licence", "notice", "created", "tokenizer", "fallback_from")
+MAX_SHOWN_CHARS = 2000
+MAX_COSINE = 1.001
+"""Of vectors whose length is rounded."""
+
 RANGES: Mapping[str, tuple[int, int]] = {
     "size": (1, MAX_SIDE),
     "patches": (1, MAX_ID),
@@ -55,9 +61,11 @@ def check_fields(cls: type, data: object, where: str) -> Mapping[str, Any]:
         raise BundleError(f"{prefix}{name} is missing")
     for name, value in data.items():
         if name not in hints:
-            raise BundleError(f"{prefix}{str(name)[:40]} is not a known field")
+            raise BundleError(f"{prefix}{shorten(name)} is not a known field")
         if not _conforms(value, hints[name]):
-            raise BundleError(f"{prefix}{name} has a value that is not allowed: {_shown(value)}")
+            raise BundleError(
+                f"{prefix}{name} has a value that is not allowed: {show_value(value)}"
+            )
     return data
 
 
@@ -96,7 +104,7 @@ def _finite(value: float) -> bool:
 def check_transform(modality: str, data: Any, where: str) -> None:
     """Check a tower's preprocessing. Raises BundleError with the field."""
     if modality not in TRANSFORMS:
-        raise BundleError(f"towers.{str(modality)[:40]} is not a tower; known: image, text")
+        raise BundleError(f"towers.{shorten(modality)} is not a tower; known: image, text")
     for name, value in check_fields(TRANSFORMS[modality], data, where).items():
         if name in RANGES and isinstance(value, int):
             check_range(value, *RANGES[name], f"{where}.{name}")
@@ -108,7 +116,39 @@ def check_transform(modality: str, data: Any, where: str) -> None:
 
 def check_range(value: int, low: int, high: int, where: str) -> None:
     if not low <= value <= high:
-        raise BundleError(f"{where} is {_shown(value)}; allowed: {low} to {high}")
+        raise BundleError(f"{where} is {show_value(value)}; allowed: {low} to {high}")
+
+
+def check_names(data: Mapping[str, Any]) -> None:
+    """Check the texts that logs, headers and terminals show. Raises BundleError with the field."""
+    for name in SHOWN_TEXTS:
+        text = data.get(name) or ""
+        if len(text) > MAX_SHOWN_CHARS or not text.isprintable():
+            raise BundleError(f"{name} is not a line of at most {MAX_SHOWN_CHARS} characters")
+    if not _FINGERPRINT.fullmatch(data.get("fingerprint", "")):
+        raise BundleError(f"fingerprint is malformed: {show_value(data['fingerprint'])}")
+    for name, value in data.get("source", {}).items():
+        if name in ("repo", "revision") and not (value is None or _is_line(value)):
+            raise BundleError(f"source.{name} is not a line of text: {show_value(value)}")
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= MAX_SHOWN_CHARS
+
+
+def check_parity(modality: str, figures: object) -> None:
+    """Check the accuracy figures of one tower. Raises BundleError with the field."""
+    where = f"parity.{modality}"
+    if not isinstance(figures, dict):
+        raise BundleError(f"{where} is not an object")
+    for name in ("minimum", *(key for key in figures if key != "minimum")):
+        value = figures.get(name)
+        number = isinstance(value, int | float) and _conforms(value, float)
+        optional = name != "minimum" and (value is None or _is_line(value))
+        if not number and not optional:
+            raise BundleError(f"{where}.{shorten(name)} has a value that is not allowed")
+    if not -1 <= figures["minimum"] <= MAX_COSINE:
+        raise BundleError(f"{where}.minimum is {show_value(figures['minimum'])}; it is a cosine")
 
 
 def check_files(files: Mapping[str, Mapping[str, Any]], manifest_name: str, *, fast: bool) -> None:
@@ -118,7 +158,7 @@ def check_files(files: Mapping[str, Mapping[str, Any]], manifest_name: str, *, f
     """
     for name, facts in files.items():
         if not FILE_NAME.fullmatch(name) or name == manifest_name:
-            raise BundleError(f"files: {_shown(name)} is not the plain name of a file")
+            raise BundleError(f"files: {show_value(name)} is not the plain name of a file")
         known = {"sha256", "size"} | ({"xxh3"} if fast else set())
         if facts.keys() != known:
             raise BundleError(f"files.{name} has other fields than {', '.join(sorted(known))}")
@@ -167,6 +207,15 @@ def _is_ids(row: object) -> bool:
     )
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shorten(name: object) -> str:
+    """A name from a file for a message: one line, and not a long one."""
+    text = str(name)[:40]
+    return text if text.isprintable() else ascii(text)
+
+
+def show_value(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:59] + "…"

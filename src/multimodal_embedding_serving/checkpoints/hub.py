@@ -256,7 +256,8 @@ def split_repository(source: str) -> tuple[str, str | None]:
     """
     match = _REPO.fullmatch(source.removeprefix(HUB_PREFIX))
     if match is None:
-        shown = quote(Path(source).name)
+        written = source.startswith(HUB_PREFIX)  # a folder's path is not for every caller
+        shown = quote(source if written else Path(source).name)
         raise CheckpointError(f"{shown} is neither a folder nor a repository (org/name) of the hub")
     revision: str | None = match["revision"]
     if revision is not None and not _REVISION.fullmatch(revision):

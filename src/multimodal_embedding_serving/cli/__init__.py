@@ -20,6 +20,7 @@ from multimodal_embedding_serving.cli import (
     convert,
     doctor,
     embed,
+    indexes,
     models,
     samples,
     search,
@@ -29,6 +30,10 @@ from multimodal_embedding_serving.cli import (
 from multimodal_embedding_serving.cli.exit import leave
 from multimodal_embedding_serving.cli.help import GROUPS, Command, Group, epilog
 from multimodal_embedding_serving.errors import EmbeddingError
+from multimodal_embedding_serving.settings import find_unknown_variables
+
+REPORT_VARIABLES = ("serve", "doctor")
+"""Commands that report variables without effect in their own way: in the log, as findings."""
 
 app = typer.Typer(
     name="mmes",
@@ -48,6 +53,7 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _main_options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -56,12 +62,16 @@ def _main_options(
     ] = False,
 ) -> None:
     """Options of `mmes` itself; typer shows the help text given above instead."""
+    if context.invoked_subcommand not in REPORT_VARIABLES:
+        for sentence in find_unknown_variables():
+            typer.echo(f"mmes: warning: {sentence}", err=True)
 
 
 for command in (
     serve.serve,
     embed.embed,
     search.search,
+    indexes.indexes,
     samples.samples,
     models.models,
     convert.convert,

@@ -13,6 +13,7 @@ GROUPS = {
     "serve": VECTORS,
     "embed": VECTORS,
     "search": SEARCH,
+    "indexes": SEARCH,
     "samples": SEARCH,
     "models": MODELS,
     "convert": MODELS,
@@ -35,6 +36,7 @@ EXAMPLES = {
         "mmes search 'a cup of coffee' photos --top 5",
         "mmes search photo.jpg photos --min 0.3 --html result.html",
     ),
+    "indexes": ("mmes indexes", "mmes indexes remove photos"),
     "samples": ("mmes samples photos",),
     "models": (
         "mmes models",

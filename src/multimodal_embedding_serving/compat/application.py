@@ -97,7 +97,10 @@ class EmbeddingModel:
     async def get_video_embedding_from_file(
         self, video_path: str, segment_config: Segment | None = None
     ) -> list[list[float]]:
-        """A name that is not a file from here is looked up below the media roots, in their order."""
+        """One vector per sampled frame.
+
+        A name that is not a file from here is looked up below the media roots, in their order.
+        """
         video = await asyncio.to_thread(_find_video, video_path)
         return await asyncio.to_thread(self._embed, video=video, segment=segment_config)
 

@@ -107,6 +107,8 @@ def sample_rows(plan: TowerSpec, tokenizer: Path | str | None, settings: Setting
         transform = ImageTransform.from_manifest(plan.transform)
         images = _sample_images() if folder is None else _images(folder, settings)
         rows = [transform(image) for image in islice(images, MAX_SAMPLES)]
+    if folder is not None and not folder.is_dir():
+        raise BundleError("EMBEDDING_CALIBRATION_DIR is not a folder")
     if not rows:
         what = "lines in .txt files" if plan.modality == "text" else "images"
         raise BundleError(f"EMBEDDING_CALIBRATION_DIR contains no {what} to calibrate with")

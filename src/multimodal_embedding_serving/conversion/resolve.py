@@ -51,10 +51,15 @@ def _resolve_name(settings: Settings) -> ResolvedModel:
     name, models = settings.model, settings.models_dir
     if name.startswith(HUB_PREFIX):
         return _resolve_repository(name, models)
-    folder = Path(name).expanduser()
-    bundle = folder if (folder / MANIFEST).is_file() else None
-    is_path = folder.is_absolute() or "/" in name or name.startswith(".")
-    if bundle or (is_path and folder.is_dir()):
+    try:
+        folder = Path(name).expanduser()
+        bundle = folder if (folder / MANIFEST).is_file() else None
+        is_path = folder.is_absolute() or "/" in name or name.startswith(".")
+        is_folder = bundle is not None or (is_path and folder.is_dir())
+    except (OSError, RuntimeError) as error:  # too long, not permitted; ~ of an unknown user
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnknownModel(f"cannot look for a folder {name[:80]!r}: {reason}") from None
+    if is_folder:
         place = folder.resolve()
         model_dir = models / "local" / f"{place.name}-{_hash_listing(place)}"
         return ResolvedModel(None, (str(place),), place.name, model_dir, bundle)

@@ -158,9 +158,10 @@ def conversion_lock(model_dir: Path, progress: Progress = ignore_progress) -> It
             progress("waiting for another process that is converting this model", 0.0)
             lock.acquire()
     except OSError as error:
-        raise BundleError(
-            f"cannot write to the models folder ({error.strerror}); set EMBEDDING_OV_MODELS_DIR to "
-            "a writable folder"
+        log.error("cannot write to %s: %s", model_dir, error.strerror)
+        raise BundleError(  # clients see this message, and may not see paths
+            f"cannot write to the models folder EMBEDDING_OV_MODELS_DIR ({error.strerror}); set it "
+            "to a writable folder"
         ) from error
     try:
         yield

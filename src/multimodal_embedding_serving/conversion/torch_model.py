@@ -12,6 +12,8 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,15 @@ from multimodal_embedding_serving.bundles.bundle import (
     TowerManifest,
     fingerprint,
 )
+from multimodal_embedding_serving.bundles.checksums import open_json, seal_json
 from multimodal_embedding_serving.bundles.torch_model import TorchModel
 from multimodal_embedding_serving.checkpoints.sources import HubAccess
 from multimodal_embedding_serving.conversion.blueprint import Blueprint, read_blueprint
 from multimodal_embedding_serving.conversion.build import Conversion, draft_manifest
 from multimodal_embedding_serving.conversion.parallel import map_towers
 from multimodal_embedding_serving.conversion.parity import ParityFailed, check_parity
-from multimodal_embedding_serving.conversion.resolve import resolve_model
-from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.conversion.resolve import ResolvedModel, resolve_model
+from multimodal_embedding_serving.errors import CheckpointError, SettingsError
 from multimodal_embedding_serving.families import TowerSpec
 from multimodal_embedding_serving.graph.identity import hash_structure
 from multimodal_embedding_serving.graph.openvino_ops import FLOAT32, emit_model
@@ -58,6 +61,7 @@ def load_torch_model(
         )
     blueprint = read_blueprint(resolved, progress, access)
     manifest = identify(blueprint, precision, progress)
+    check_identity(resolved, blueprint, manifest)
     plans = {plan.modality: plan for plan in blueprint.plans}
     model = TorchModel(plans, manifest, blueprint.tokenizer)
     if precision == "f32":
@@ -105,10 +109,50 @@ def identify(
     return dataclasses.replace(manifest, tokenizer=None, fingerprint=identity)
 
 
+def check_identity(resolved: ResolvedModel, blueprint: Blueprint, manifest: Manifest) -> None:
+    """Compare the fingerprint, which covers every weight, with that of the first opening.
+
+    The same files of the same checkpoint can only have another one if a bit of them has changed:
+    a checkpoint with other names, sizes or times has another folder of models. Raises
+    CheckpointError.
+    """
+    place = resolved.model_dir / f"torch-{manifest.precision}-identity.json"
+    row = resolved.spec
+    elsewhere = resolved.tokenizer or (row and row.tokenizer_repo)  # it may change by itself
+    subject = {
+        "source": dict(blueprint.source),
+        "tokenizer": sha256((blueprint.tokenizer or "").encode()).hexdigest() if elsewhere else "",
+        "rules": manifest.rules,
+        "version": version("multimodal-embedding-serving"),
+    }
+    try:
+        recorded = open_json(place.read_bytes())
+    except (OSError, ValueError):
+        recorded = {}
+    own = {**subject, "fingerprint": manifest.fingerprint}
+    if recorded == json.loads(json.dumps(own)):
+        return
+    first = recorded.pop("fingerprint", None)
+    if first is not None and recorded == json.loads(json.dumps(subject)):
+        raise CheckpointError(
+            f"{blueprint.model}: the checkpoint is damaged: the same files had the fingerprint "
+            f"{first} and have {manifest.fingerprint} now; download or copy it again"
+        )
+    _save(place, seal_json(own), "the fingerprint")
+
+
+def _save(place: Path, text: str, what: str) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, "utf-8")
+    except OSError as error:
+        log.warning("could not save %s: %s", what, error.strerror)
+
+
 def find_report(place: Path, model: TorchModel, settings: Settings) -> Mapping[str, Any] | None:
     """What `_measure` returned earlier for this model on this device, or None."""
     try:
-        report = json.loads(place.read_bytes())
+        report = open_json(place.read_bytes())
         known = report["of"] == _subject(model, settings) and (
             "parity" in report or "failure" in report
         )
@@ -121,12 +165,8 @@ def write_report(
     place: Path, model: TorchModel, settings: Settings, report: Mapping[str, Any]
 ) -> None:
     """Store the figures; if that fails, the next start measures them again."""
-    text = json.dumps({"of": _subject(model, settings), **report}, indent=1)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text + "\n", "utf-8")
-    except OSError as error:
-        log.warning("could not save the accuracy report: %s", error.strerror)
+    text = seal_json({"of": _subject(model, settings), **report})
+    _save(place, text, "the accuracy report")
 
 
 def _subject(model: TorchModel, settings: Settings) -> list[str]:

@@ -302,11 +302,10 @@ def cautions(settings: Settings) -> Iterator[Finding]:
 def isolation(settings: Settings) -> Iterator[Finding]:
     """What the processes that decode are kept from, as one of each kind found by trying."""
     yield _isolation("video")
-    if settings.image_isolation:
-        yield _isolation("image")
-    else:
-        where = "none: decoded in the server's process (EMBEDDING_IMAGE_ISOLATION is false)"
-        yield Finding("isolation", "image decoder", where)
+    yield _isolation("image")
+    if not settings.image_isolation:
+        where = "decoded in the server's process, but for HEIC (EMBEDDING_IMAGE_ISOLATION is false)"
+        yield Finding("isolation", "images", where)
 
 
 def _isolation(kind: Kind) -> Finding:

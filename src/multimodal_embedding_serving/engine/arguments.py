@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from multimodal_embedding_serving.errors import SettingsError
+from multimodal_embedding_serving.errors import BundleError, SettingsError
 from multimodal_embedding_serving.sdk.arguments import reject_unknown, shorten
 from multimodal_embedding_serving.settings import Settings
 
@@ -48,14 +48,17 @@ def read_settings(
 
 
 @contextmanager
-def argument_names(overrides: Collection[str]) -> Iterator[None]:
+def argument_names(overrides: Mapping[str, Any]) -> Iterator[None]:
     """Name the arguments of `Engine.open` in errors that name their environment variables."""
     try:
         yield
-    except SettingsError as error:
+    except (SettingsError, BundleError) as error:
         for each in fields(Settings):
             for variable in each.metadata["names"] if each.name in overrides else ():
                 error.message = error.message.replace(f"{variable}=", f"{each.name}=")
+                if each.name.endswith("_dir"):
+                    folder = f"{each.name}={str(overrides[each.name])!r}"
+                    error.message = error.message.replace(variable, folder)
         raise
 
 

@@ -39,7 +39,8 @@ def assemble(
 ) -> EmbeddingResult:
     """Vectors of `size` numbers in the response's order, with their frames and the skipped ones.
 
-    `index` is the input's among several. Raises the first item's error.
+    `index` is the input's among several. Raises the first item's error, and InvalidInput if no
+    sampled frame of a video could be decoded, whether its vectors are pooled or not.
     """
     if not batch.skip_errors:
         for place, result in enumerate(results):
@@ -49,8 +50,8 @@ def assemble(
     places = [place for place in range(len(results)) if _has_vector(batch, place, results[place])]
     if batch.order is not None:
         places.sort(key=batch.order.__getitem__)
-    if batch.skipped and not places and (batch.pooled or batch.skip_errors):
-        raise set_index(batch.skipped[0].error, index)
+    if batch.skipped and not places:
+        raise set_index(_nothing_left(batch), index)
     rows = [vector for place in places if (vector := results[place].vector) is not None]
     vectors = np.stack(rows) if rows else np.empty((0, size), np.float32)
     if batch.pooled:
@@ -81,6 +82,22 @@ def set_index(error: EmbeddingError, index: int | None) -> EmbeddingError:
     if index is not None and not isinstance(error, QueueFull | NotReady | DeadlineExceeded):
         error.index = index
     return error
+
+
+MAX_NAMED_FRAMES = 8
+"""Frame numbers in a message."""
+
+
+def _nothing_left(batch: ItemBatch) -> EmbeddingError:
+    """The error if no frame has a vector: of a manifest, that of its first entry."""
+    if batch.skip_errors:
+        return batch.skipped[0].error
+    numbers = ", ".join(str(each.frame_number) for each in batch.skipped[:MAX_NAMED_FRAMES])
+    more = ", ..." if len(batch.skipped) > MAX_NAMED_FRAMES else ""
+    return InvalidInput(
+        f"the video is damaged: none of the sampled frames ({numbers}{more}) could be decoded; "
+        "sample others with segment_config, or send an undamaged file"
+    )
 
 
 def _has_vector(batch: ItemBatch, place: int, result: ItemResult) -> bool:

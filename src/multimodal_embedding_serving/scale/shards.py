@@ -5,6 +5,7 @@
     out/_plan/model.json            the model, written by the first machine that loaded it
     out/part-000000.parquet         shard 0 is done
     out/_errors/000000.jsonl        its items that could not be embedded
+    out/_sums/000000-<checksum>     an empty file: a machine wrote shard 0 with these contents
 
 A shard is done exactly when its file has its final name, which it gets once it is complete and
 flushed. So any number of machines may start the same shard and any of them may finish it; nothing
@@ -25,12 +26,13 @@ from typing import Any, Self
 
 from multimodal_embedding_serving.bulk.formats import Durable, Parquet, files_at, flush
 from multimodal_embedding_serving.bulk.items import TABLE_SUFFIX, Failure, Item, absolute
-from multimodal_embedding_serving.bulk.ledger import ErrorRecord
+from multimodal_embedding_serving.bulk.ledger import ErrorRecord, OutputDamaged
 from multimodal_embedding_serving.bulk.listing import Listing, ListingEntry
 from multimodal_embedding_serving.bulk.output import count_reasons, write_errors
 from multimodal_embedding_serving.bulk.parts import (
     FORMAT,
     Part,
+    check_format,
     check_same_job,
     differences,
     part_number,
@@ -39,8 +41,11 @@ from multimodal_embedding_serving.bulk.parts import (
 from multimodal_embedding_serving.bulk.schema import Layout, Rows, arrow_table
 from multimodal_embedding_serving.bulk.stream import Result
 from multimodal_embedding_serving.bulk.tables import Range, count_rows
+from multimodal_embedding_serving.bundles.checksums import checksum, open_json, seal_json
 from multimodal_embedding_serving.errors import InvalidInput, ModelMismatch
 
+PLAN_FIELDS = ("format", "arguments", "dtype", "segment", "shard_items", "shards", "items")
+"""Of plan.json without checksums, as earlier versions wrote it."""
 DEFAULT_SHARD_ITEMS = 2048
 """In a shard: what has to be repeated if a machine is lost."""
 DEFAULT_GROUP_ROWS = 2048
@@ -83,13 +88,15 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._plan, self._errors = folder / "_plan", folder / "_errors"
+        self._sums = folder / "_sums"
 
     # ── the plan ──
 
     def plan(self, request: Request, *, fresh: bool = False) -> None:
         """List the request's items, unless an earlier run did; `fresh` starts over.
 
-        Raises InvalidInput if the folder holds another job, OSError, MissingExtra.
+        Raises InvalidInput if the folder holds another job, OutputDamaged if its files are not as
+        they were written, OSError, MissingExtra.
         """
         if fresh:
             self._forget()
@@ -103,33 +110,61 @@ class Shards:
             self._list(request)
             return
         check_same_job(str(self._folder), recorded, request.facts())
+        for number in sorted(self.done()):
+            self._check_part(number)
+
+    def _check_part(self, number: int) -> None:
+        """What an earlier version wrote has no checksum."""
+        known = {each.name for each in self._sums.glob(f"{number:06}-*")}
+        part = self._part(number)
+        if known and f"{number:06}-{checksum(part)}" not in known:
+            raise OutputDamaged(
+                f"{part} is damaged; delete it, and its items are embedded again by the next run"
+            )
 
     def _list(self, request: Request) -> None:
-        for folder in (self._plan, self._errors):
+        for folder in (self._plan, self._errors, self._sums):
             shutil.rmtree(folder, ignore_errors=True)  # of a plan that was interrupted
             folder.mkdir(parents=True)
         number = items = 0
+        digests: list[str] = []
         failures: list[ErrorRecord] = []
         for lines, count in _cut(request, failures):
             with Durable(self._plan / f"{number:06}.jsonl") as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+            digests.append(checksum(self._plan / f"{number:06}.jsonl"))
             number, items = number + 1, items + count
         write_errors(self._errors / "plan.jsonl", failures)
-        facts = {**request.facts(), "shards": number, "items": items}
-        self._replace(json.dumps(facts).encode(), self._plan / "plan.json")
+        facts = {**request.facts(), "shards": number, "items": items, "checksums": digests}
+        self._replace(seal_json(facts).encode(), self._plan / "plan.json")
 
     def _forget(self) -> None:
-        for folder in (self._plan, self._errors):
+        for folder in (self._plan, self._errors, self._sums):
             shutil.rmtree(folder, ignore_errors=True)
         for number in list(self.done()):
             self._part(number).unlink(missing_ok=True)
 
     def _facts(self) -> dict[str, Any] | None:
         try:
-            facts: dict[str, Any] = json.loads((self._plan / "plan.json").read_bytes())
+            return self._read_sealed(self._plan / "plan.json", {*PLAN_FIELDS})
         except FileNotFoundError:
             return None
-        return facts
+
+    def _read_sealed(self, path: Path, plain: set[str]) -> dict[str, Any]:
+        """A file with its checksum, or one of an earlier version, which has these fields only."""
+        try:
+            data = path.read_bytes()
+            content: object = json.loads(data)
+            if isinstance(content, dict) and type(content.get("format")) is int:
+                check_format(str(self._folder), content)
+            if not isinstance(content, dict) or content.keys() - plain:
+                content = open_json(data)
+        except ValueError:
+            raise self._damaged(path) from None
+        return content
+
+    def _damaged(self, path: Path) -> OutputDamaged:
+        return OutputDamaged(f"{path} is damaged; use --fresh to start over")
 
     def pending(self) -> list[int]:
         """The shards that are not done."""
@@ -141,15 +176,20 @@ class Shards:
         return int((self._facts() or {"items": 0})["items"])
 
     def items(self, number: int) -> Iterator[ListingEntry]:
-        """A shard's items; tables are read lazily."""
-        with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
-            for line in lines:
-                yield from _read_line(json.loads(line))
+        """A shard's items; tables are read lazily. Raises OutputDamaged."""
+        for line in self._lines_of(number):
+            yield from _read_line(json.loads(line))
 
     def count(self, number: int) -> int:
-        """The number of a shard's items."""
-        with (self._plan / f"{number:06}.jsonl").open("rb") as lines:
-            return sum(json.loads(line).get("rows", 1) for line in lines)
+        """The number of a shard's items. Raises OutputDamaged."""
+        return sum(json.loads(line).get("rows", 1) for line in self._lines_of(number))
+
+    def _lines_of(self, number: int) -> list[bytes]:
+        path = self._plan / f"{number:06}.jsonl"
+        digests = (self._facts() or {}).get("checksums")
+        if digests is not None and digests[number] != checksum(path):
+            raise self._damaged(path)
+        return path.read_bytes().splitlines()
 
     # ── the work ──
 
@@ -157,14 +197,15 @@ class Shards:
         """Check this machine's model against that of the first one. Raises ModelMismatch."""
         path = self._plan / "model.json"
         own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        own.write_bytes(json.dumps(asdict(layout)).encode())
+        own.write_text(seal_json(asdict(layout)), "utf-8")
         try:
             os.link(own, path)  # atomic on network file systems, too
         except FileExistsError:
             pass
         finally:
             own.unlink()
-        if changes := differences(json.loads(path.read_bytes()), asdict(layout)):
+        recorded = self._read_sealed(path, {*asdict(layout)})
+        if changes := differences(recorded, asdict(layout)):
             raise ModelMismatch(
                 f"{self._folder} was started with {changes}: this machine's {layout.model} has "
                 "other vectors; use the same model and EMBEDDING_PRECISION on all machines"
@@ -181,6 +222,9 @@ class Shards:
         write_errors(self._errors / f"{number:06}.jsonl", file.part.errors())
         flush(self._errors)
         flush(file.path)
+        self._sums.mkdir(exist_ok=True)
+        (self._sums / f"{number:06}-{checksum(file.path)}").touch()
+        flush(self._sums)
         file.path.replace(self._part(number))
         flush(self._folder)
 

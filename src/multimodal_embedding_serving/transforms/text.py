@@ -231,8 +231,8 @@ def check_prompts(prompts: Mapping[str, str]) -> None:
         fits = fits and names.count("instruction") == len(names) - 1 <= 1
         if not fits or len(prompt) > MAX_PROMPT_CHARS:
             raise BundleError(
-                f"prompts.{role[:40]} must be a pattern of at most {MAX_PROMPT_CHARS} characters "
-                "with {text} once, and {instruction} if it has a place for one"
+                f"prompts.{ascii(role)[1:41]} must be a pattern of at most {MAX_PROMPT_CHARS} "
+                "characters with {text} once, and {instruction} at most once"
             )
 
 

@@ -52,7 +52,7 @@ export class Embedding {
     this.#stopping.abort();
     if (!this.lost) return;
     this.lost = false;
-    this.callbacks.onend(this, true);
+    if (!this.#running) this.callbacks.onend(this, true); // else the last request that ends does
   }
 
   /** Items per second since the queue was last empty. */

@@ -31,6 +31,7 @@ class Playground {
   speeds = new Map();
   model = null;
   store = null;
+  samples = []; // names; empty until they can be added
   skipped = ""; // which files were skipped, reported together with the next result
   #captured = Promise.resolve();
   #scheduled = false;
@@ -94,9 +95,9 @@ class Playground {
     }
     await this.#restore();
     this.#drawFacts();
-    const samples = images && texts ? await listSamples() : [];
-    byId("try-samples").addEventListener("click", () => this.#trySamples(samples));
-    byId("try-samples").hidden = !samples.length || this.collection.items.length > 0; // not earlier: a click would be lost
+    this.samples = images && texts ? await listSamples() : [];
+    byId("try-samples").addEventListener("click", () => this.#trySamples());
+    this.#redraw();
   }
 
   /** Show what was kept for this model. */
@@ -151,11 +152,11 @@ class Playground {
     this.embedding.add(items);
   }
 
-  async #trySamples(names) {
+  async #trySamples() {
     byId("try-samples").disabled = true;
     try {
-      const present = new Set(this.collection.items.map(item => item.name));
-      await this.#addFiles(await fetchSamples(names.filter(name => !present.has(name))));
+      await this.#addFiles(await fetchSamples(this.samples));
+      byId("description").focus(); // the button is gone now
       for (const text of DESCRIPTIONS.toReversed()) this.#keep(await this.search.describe(text));
       this.collection.setQuery(this.collection.findDescription(DESCRIPTIONS[0]));
       this.calibration?.load();
@@ -219,9 +220,9 @@ class Playground {
     if (images) this.#measured("image", `${rough(images)} images/s`);
     if (frames) this.#measured("video", `${rough(frames)} video frames/s`);
     const seconds = rough((performance.now() - queue.started) / 1000);
-    const failed = queue.failed ? ` ${queue.failed.toLocaleString("en")} failed.` : "";
-    const embedded = `${stopped ? "Stopped: embedded" : "Embedded"} ${count(queue.embedded, "item")} in ${seconds} s.`;
-    setStatus(embedded + failed + this.skipped);
+    const all = queue.embedded === queue.total ? "" : `${queue.embedded.toLocaleString("en")} of `;
+    const embedded = `${stopped ? "Stopped: embedded" : "Embedded"} ${all}${count(queue.total, "item")} in ${seconds} s.`;
+    setStatus(embedded + this.skipped);
     this.skipped = "";
     for (const item of this.collection.videos) this.#capture(item);
   }
@@ -260,10 +261,8 @@ class Playground {
       const filled = this.collection.items.length > 0;
       document.body.classList.toggle("filled", filled);
       byId("clear").hidden = !filled;
-      if (filled) {
-        foldFacts();
-        byId("try-samples").hidden = true;
-      }
+      byId("try-samples").hidden = filled || !this.samples.length; // not earlier: a click would be lost
+      if (filled) foldFacts();
       drawDescriptions(this.collection, query => this.#forget(query));
       this.views[this.tabs.current].draw();
     });

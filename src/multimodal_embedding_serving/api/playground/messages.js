@@ -84,8 +84,9 @@ export class Problems {
       this.onretry(items);
     };
     return make("div", { class: "problem" }, describe(text, items),
-      items.length ? make("button", { type: "button", class: "quiet", onclick: retry }, "Try again") : null,
-      make("button", { type: "button", class: "quiet", onclick: close }, "Dismiss"));
+      make("div", {},
+        items.length ? make("button", { type: "button", class: "quiet", onclick: retry }, "Try again") : null,
+        make("button", { type: "button", class: "quiet", onclick: close }, "Dismiss")));
   }
 }
 

@@ -102,7 +102,7 @@ export class Ranking {
     const like = make("button", {
       type: "button",
       class: "quiet",
-      "aria-label": `More like ${item.name}`,
+      "aria-label": `More like this: ${item.name}`,
       onclick: () => { this.onquery(item); this.heading.focus(); },
     }, "More like this");
     const thumbnail = make("button", {
@@ -110,9 +110,10 @@ export class Ranking {
       class: card.canvas ? "thumbnail" : "thumbnail text",
       "aria-label": `View ${item.name}`,
       onclick: () => this.onopen(card.results, card.index),
-    }, card.canvas ?? make("span", { class: "words" }, item.name), card.place, card.score);
+    }, card.canvas ?? make("span", { class: "words" }, item.name));
     const name = item.name.split("/").pop();
-    card.element = make("li", { class: "card" }, thumbnail,
+    card.element = make("li", { class: "card" },
+      make("div", { class: "picture" }, thumbnail, card.place, card.score),
       make("div", { class: "caption" },
         make("span", { class: "name", title: item.name }, card.canvas ? name : "Text"), card.match),
       card.bar,

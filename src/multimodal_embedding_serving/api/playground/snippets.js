@@ -53,7 +53,7 @@ const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
 
 function curlLines(server, { query, images, texts, video }, keyed) {
   const description = query?.kind === "description" ? { type: "text", text: query.name } : null;
-  const lines = ["embed() {", `  curl -sf ${quoted(`${server}/embeddings`)} -d @- \\`,
+  const lines = ["embed() {", `  curl -sS --fail-with-body ${quoted(`${server}/embeddings`)} -d @- \\`,
     ...(keyed ? ['    -H "authorization: Bearer $EMBEDDING_API_KEY" \\'] : []),
     "    -H 'content-type: application/json'", "}"];
   const send = input => ["", `printf '%s' ${quoted(json({ input }))} | embed`];

@@ -46,10 +46,10 @@ export class Strip {
       return make("li", {}, make("button", {
         type: "button",
         class: index === best ? "best" : null,
-        "aria-label": score ? `${time}, similarity ${score}` : time,
         onclick: () => this.onjump(index),
       }, make("span", { class: "thumbnail" }, this.#canvases[at][1]),
-      make("span", {}, time), make("b", {}, score)));
+      make("span", {}, time), score ? make("span", { class: "unseen" }, ", similarity ") : null,
+      make("b", {}, score)));
     }));
   }
 }
