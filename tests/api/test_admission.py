@@ -260,18 +260,28 @@ def stall(serving: FakeServing, address: str, size: int) -> socket.socket:
 
 def test_bodies_of_one_client_hold_half_of_the_memory(start: Start, dial: Dial) -> None:
     serving = start(max_pending_mb=4)
+    quota = serving.running.service.memory_quota
     with ExitStack() as stack:
-        bodies = [stack.enter_context(stall(serving, GREEDY, 600_000)) for _ in range(5)]
-        quota = serving.running.service.memory_quota
-        assert eventually(lambda: quota.used > 1_700_000)
-        assert eventually(lambda: sum(map(readable, bodies)) == 2)
-        refused = [each for each in bodies if readable(each)]
-        for each in refused:
-            assert each.recv(4096).startswith(b"HTTP/1.1 429 ")
-        assert quota.used <= 2 << 20
+        bodies = [stack.enter_context(stall(serving, GREEDY, 600_000)) for _ in range(3)]
+        assert eventually(lambda: quota.used == 1_800_000)
+        # by its declared length, at once; and one that does not declare it, while it arrives
+        declared = stack.enter_context(send(serving, GREEDY, b"x", 600_000))
+        assert declared.recv(4096).startswith(b"HTTP/1.1 429 ")
+        chunked = stack.enter_context(send_chunks(serving, GREEDY, 600_000))
+        assert chunked.recv(4096).startswith(b"HTTP/1.1 429 ")
+        assert quota.used == 1_800_000
+        assert not any(map(readable, bodies))
         for _ in range(5):
             assert dial(serving, HONEST).post("/embeddings", json=TEXT).status_code == 200
     assert nothing_is_held(serving)
+
+
+def send_chunks(serving: FakeServing, address: str, size: int) -> socket.socket:
+    peer = ("127.0.0.1", serving.running.port)
+    connection = socket.create_connection(peer, PATIENCE, (address, 0))
+    head = b"POST /embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    connection.sendall(head + b"%x\r\n" % size + b"x" * size + b"\r\n")
+    return connection
 
 
 def test_greedy_bodies_make_way_when_all_memory_is_held(start: Start, dial: Dial) -> None:

@@ -187,6 +187,23 @@ def test_answers_that_nobody_reads_are_given_up(start: Start) -> None:
     assert works(serving)
 
 
+def test_a_client_that_reads_after_sending_a_rejected_body_sees_the_response(
+    start: Start, connect: Connect
+) -> None:
+    """And the connection serves its next request."""
+    serving = start(max_pending_mb=2)
+    size = 20 << 20
+    connection = connect(serving, HEAD % size + b"x" * size)
+    head, _, body = answer_head(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    assert b"EMBEDDING_MAX_PENDING_MB" in body
+    connection.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert answer_head(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_body_that_goes_on_after_its_refusal_is_cut_off(
     start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

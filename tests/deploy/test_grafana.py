@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from multimodal_embedding_serving.monitoring.admission import QueueBound
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 
 DASHBOARD = Path(__file__).parent.parent.parent / "deploy" / "grafana" / "dashboard.json"
@@ -49,6 +50,7 @@ def test_every_label_that_the_dashboard_groups_by_exists() -> None:
     metrics.count_media("image", 1)
     metrics.cache_lookups("text")(True)
     metrics.batch_sizes("text")(1)
+    metrics.watch_bound("items", QueueBound(1))
     labels = set(re.findall(r'[{,](\w+)="', metrics.render()[0].decode())) | {"instance"}
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     grouped = {

@@ -42,6 +42,18 @@ def test_one_client_may_hold_half() -> None:
     assert (quota.used, quota.clients) == (0, 0)
 
 
+def test_room_is_checked_without_being_taken() -> None:
+    quota = MemoryQuota(100)
+    first, second = Evicted(quota, "a"), Evicted(quota, "a")
+    first.reserve(30)
+    second.check(20)
+    with pytest.raises(QueueFull):
+        second.check(21)
+    with pytest.raises(TooLarge):
+        second.check(51)
+    assert quota.used == 30
+
+
 def test_the_latest_requests_of_who_holds_most_make_way_for_a_client_below_its_share() -> None:
     quota = MemoryQuota(120)
     greedy = [Evicted(quota, "a") for _ in range(3)] + [Evicted(quota, "b") for _ in range(3)]

@@ -244,7 +244,8 @@ def idle_connections(greedy: Greedy, stack: ExitStack) -> None:
 def text_lists(greedy: Greedy, stack: ExitStack) -> None:
     bodies = [text(*(f"{n} cats of {m}" for n in range(LIST))) for m in range(12)]
     repeat(bodies, 12)(greedy, stack)
-    obey(greedy, stack, bodies[0])
+    for body in bodies[:4]:
+        obey(greedy, stack, body)
 
 
 def small_requests(greedy: Greedy, stack: ExitStack) -> None:
@@ -260,7 +261,7 @@ ATTACKS: dict[str, Attack] = {
     "4 videos of 60 frames of 8K": large_videos,
     "20 bodies of 60 MB": large_bodies,
     "2,000 idle connections": idle_connections,
-    "13 clients with lists of 2,048 texts": text_lists,
+    "16 clients with lists of 2,048 texts": text_lists,
     "64 clients with single texts": small_requests,
 }
 

@@ -33,7 +33,7 @@ def test_honest_clients_are_served_beside_an_attack(
     outcome = beside(name, *target, SECONDS)
     figure(f"greedy: {outcome.row(outcome.p99)}")
     assert not outcome.wrong()
-    if name in ("13 clients with lists of 2,048 texts", "20 bodies of 60 MB"):
+    if name in ("16 clients with lists of 2,048 texts", "20 bodies of 60 MB"):
         assert outcome.greedy.statuses[429]
     if name == "8 lists of 2,048 slow URLs":
         assert target[1].most <= 64

@@ -113,7 +113,7 @@ class Connection(HttpToolsProtocol):
         if self._lingering.closing:
             self._lingering.discard(len(data))  # it has its response
             return
-        if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
+        if self._header_timer is None and self._is_between_requests():
             self._await_headers()  # of the next request, or of bytes that never become one
         if self.waiting.is_idle(self, self._address):
             self.waiting.add_receiving(self, self._address)
@@ -123,6 +123,10 @@ class Connection(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._reject(431, f"the request headers exceed {MAX_HEADER_BYTES} bytes")
+
+    def _is_between_requests(self) -> bool:
+        """Not in the rest of a body either, whose response is complete already."""
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     def on_headers_complete(self) -> None:
         self._cancel_header_timer()
@@ -160,6 +164,7 @@ class Connection(HttpToolsProtocol):
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         super().on_message_complete()
+        self.cycle.more_body = False  # uvicorn leaves it if the response was complete before
         if self.cycle.response_complete:
             self.waiting.add_idle(self, self._address)
         else:

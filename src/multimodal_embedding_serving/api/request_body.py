@@ -17,7 +17,7 @@ from multimodal_embedding_serving.api.content_encoding import decompress, is_com
 from multimodal_embedding_serving.api.errors import BodyLate
 from multimodal_embedding_serving.errors import InvalidInput, TooLarge
 from multimodal_embedding_serving.inputs.kinds import KINDS
-from multimodal_embedding_serving.monitoring.request import hold
+from multimodal_embedding_serving.monitoring.request import check_room, hold
 from multimodal_embedding_serving.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -61,8 +61,10 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 async def _receive(request: Request, settings: Settings) -> bytes:
     limit = settings.max_body_mb * 2**20
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_large(settings)
+    if declared.isdigit():
+        if int(declared) > limit:
+            raise _too_large(settings)
+        check_room(int(declared))
     chunks: list[bytes] = []
     size = 0
     try:

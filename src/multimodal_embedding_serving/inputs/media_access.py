@@ -163,16 +163,7 @@ class MediaAccess:
                 max_seconds=settings.max_video_seconds,
                 max_frames=settings.max_frames,
             ),
-            fetcher=LoopFetchers(
-                partial(
-                    Fetcher,
-                    mode=settings.media_fetch,
-                    allowed_hosts=settings.allowed_hosts,
-                    proxy=settings.media_proxy,
-                    timeout=settings.request_timeout,
-                    max_connections=settings.max_fetches,
-                )
-            ),
+            fetcher=_make_fetchers(settings),
             roots=settings.media_roots,
             segment=_default_segment(settings),
             workers=PriorityPool(settings.worker_count),
@@ -313,6 +304,19 @@ def time_frames(
                 del frame  # the next one may need its memory
 
     return frames
+
+
+def _make_fetchers(settings: Settings) -> LoopFetchers:
+    return LoopFetchers(
+        partial(
+            Fetcher,
+            mode=settings.media_fetch,
+            allowed_hosts=settings.allowed_hosts,
+            proxy=settings.media_proxy,
+            timeout=settings.request_timeout,
+            max_connections=settings.max_fetches,
+        )
+    )
 
 
 def is_url(text: str) -> bool:

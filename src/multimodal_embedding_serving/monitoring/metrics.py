@@ -50,6 +50,7 @@ class Metrics:
         own = self.registry = CollectorRegistry()
         ProcessCollector(registry=own)
         self._add_model_gauges(own)
+        self._add_bound_gauges(own)
         self._stages = Histogram(
             "mmes_stage_seconds", "Seconds by stage: per batch for compute, else per item or slice",
             ["stage", "tower"], buckets=STAGE_BUCKETS, registry=own,
@@ -78,15 +79,6 @@ class Metrics:
         self._queue = Gauge(
             "mmes_queue_items", "Items waiting for the graph", ["tower"], registry=own
         )
-        self._held, self._waiting, self._clients, self._limits = (
-            Gauge(f"mmes_bound_{figure}", description, ["bound"], registry=own)
-            for figure, description in (
-                ("held", "What requests hold: items, fetches, videos, bytes of memory"),
-                ("waiting", "Fetches or videos that wait for their turn"),
-                ("clients", "Clients that hold some of it or wait for it"),
-                ("limit", "The most that requests may hold together"),
-            )
-        )
         self._lookups = Counter(
             "mmes_cache_lookups", "Items looked up in the cache", ["tower", "result"], registry=own
         )
@@ -102,6 +94,18 @@ class Metrics:
         )
         self._load_seconds = Gauge(
             "mmes_load_seconds", "Seconds that loading the model took", registry=own
+        )
+
+    def _add_bound_gauges(self, own: CollectorRegistry) -> None:
+        """What clients hold of what is bounded, and who waits."""
+        self._held, self._waiting, self._clients, self._limits = (
+            Gauge(f"mmes_bound_{figure}", description, ["bound"], registry=own)
+            for figure, description in (
+                ("held", "What requests hold: items, fetches, videos, bytes of memory"),
+                ("waiting", "Fetches or videos that wait for their turn"),
+                ("clients", "Clients that hold some of it or wait for it"),
+                ("limit", "The most that requests may hold together"),
+            )
         )
 
     def describe_model(

@@ -47,13 +47,7 @@ class MemoryQuota:
             if request.closed or not size:
                 return
             holdings, client = self._holdings, request.client
-            if request.used + size > self.limit // 2:
-                raise TooLarge(
-                    f"the request needs more than {self.limit >> 21:,} MB of memory, which is half "
-                    "of EMBEDDING_MAX_PENDING_MB"
-                )
-            if holdings.of(client) + size > self.limit // 2:
-                raise self._full("this client's requests hold half of the server's memory for them")
+            self._check_half(request, size)
             if not self._has_room(size) and holdings.of(client) < holdings.share(client):
                 self._evict(request, size)
             if not self._has_room(size):
@@ -61,6 +55,11 @@ class MemoryQuota:
             self._requests.setdefault(client, {})[request] = None
             holdings.add(client, size)
             request.used += size
+
+    def check(self, request: RequestContext, size: int) -> None:
+        """Raise what `reserve` would if the client's half has no room for `size` more bytes."""
+        with self._lock:
+            self._check_half(request, size)
 
     def release(self, request: RequestContext, size: int) -> None:
         """Release `size` bytes of a request, or what it still holds."""
@@ -73,6 +72,15 @@ class MemoryQuota:
             self._close(request)
 
     # ── under the lock ──
+
+    def _check_half(self, request: RequestContext, size: int) -> None:
+        if request.used + size > self.limit // 2:
+            raise TooLarge(
+                f"the request needs more than {self.limit >> 21:,} MB of memory, which is half "
+                "of EMBEDDING_MAX_PENDING_MB"
+            )
+        if self._holdings.of(request.client) + size > self.limit // 2:
+            raise self._full("this client's requests hold half of the server's memory for them")
 
     def _has_room(self, size: int) -> bool:
         return self._holdings.total + size <= self.limit
@@ -140,6 +148,10 @@ class RequestContext:
         """
         self._quota.reserve(self, size)
 
+    def check(self, size: int) -> None:
+        """Raise what `reserve` would if the client may not hold `size` more bytes."""
+        self._quota.check(self, size)
+
     def release(self, size: int) -> None:
         """Release `size` bytes."""
         self._quota.release(self, size)
@@ -156,6 +168,14 @@ def current_client() -> Client:
     """The client of the current request; None if there is none."""
     request = current_request.get()
     return None if request is None else request.client
+
+
+def check_room(size: int) -> None:
+    """Check that the client may hold `size` more bytes, which are about to come, if there is a
+    request. Raises TooLarge, QueueFull."""
+    request = current_request.get()
+    if request is not None:
+        request.check(size)
 
 
 def hold(size: int) -> None:
