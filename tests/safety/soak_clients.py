@@ -77,6 +77,8 @@ class Load:
         self.running, self.tally, self.fair = running, tally, fair
         self.over, self.ending = threading.Event(), ""
         self.rss: list[tuple[float, int]] = []
+        self.descriptors = 0
+        """The most that were seen."""
         good = [base64.b64encode(image).decode() for image in images()[:4]]
         self.images = good
         self.sources: list[dict[str, Any]] = [
@@ -203,6 +205,7 @@ class Load:
             with contextlib.suppress(OSError):
                 size = resident(self.running.process.pid)
                 self.rss.append((time.monotonic() - started, size))
+                self.descriptors = max(self.descriptors, descriptors(self.running.process.pid))
 
     def run(self, seconds: float, ending: Ending) -> int:
         """Let everybody loose, then end the server while they are at it -> its exit status."""
