@@ -307,7 +307,9 @@ def _isolation(kind: Kind) -> Finding:
     landlock = f"Landlock version {state.landlock}" if state.landlock else "no Landlock"
     means = f"{landlock}, {'seccomp filter' if state.seccomp else 'no seccomp filter'}"
     if state.possible:
-        return Finding("isolation", name, f"it can {', '.join(state.possible)} ({means})", "warning")
+        return Finding(
+            "isolation", name, f"it can {', '.join(state.possible)} ({means})", "warning"
+        )
     return Finding("isolation", name, f"it can't {', '.join(ATTEMPTS)} ({means})")
 
 

@@ -229,9 +229,7 @@ class MediaAccess:
             return decode_rgb(
                 source, self.images, min_side=min_side, copied=copied, reserve=reserve
             )
-        decoding = ImageDecoding(
-            self.image_decoders, self.images, min_side=min_side, copied=copied
-        )
+        decoding = ImageDecoding(self.image_decoders, self.images, min_side=min_side, copied=copied)
         return decoding.decode(source, reserve)
 
     def open_video(self, source: bytes | Path | Encoded, segment: Segment) -> Decoding:
