@@ -30,9 +30,9 @@ def locked(text: str) -> Iterator[Requirement]:
 
 
 def for_python(version: str, requirements: Iterator[Requirement]) -> list[str]:
-    """Those that apply to a version of Python: pip evaluates markers for the one that it runs on."""
-    environment = dict(default_environment())
-    environment |= {"python_version": version, "python_full_version": f"{version}.0"}
+    """Those that apply to a version of Python; pip reads markers for the one that it runs on."""
+    asked = {"python_version": version, "python_full_version": f"{version}.0"}
+    environment = {name: str(value) for name, value in default_environment().items()} | asked
     return [
         f"{each.name}{each.specifier}"
         for each in requirements

@@ -67,9 +67,7 @@ def chosen(python: str) -> list[str]:
 
 
 def test_a_marker_is_read_for_the_python_that_is_asked_about() -> None:
-    text = (
-        'a==1 ; python_full_version < "3.12"\na==2 ; python_full_version >= "3.12" \\\n --hash=x\n'
-    )
+    text = 'a==1 ; python_version < "3.12"\na==2 ; python_version >= "3.12" \\\n --hash=x\n'
     assert for_python("3.11", locked(text)) == ["a==1"]
     assert for_python("3.14", locked(text)) == ["a==2"]
 
@@ -126,7 +124,8 @@ def test_the_sbom_does_not_depend_on_the_order_or_the_tools_links() -> None:
 
 
 def test_the_image_installs_the_lock_and_the_tested_python() -> None:
-    installs = re.findall(r"/pip (?:install|wheel)[^&]*", BUILD_STAGE)
+    commands = re.split(r"&&|\n(?=RUN|COPY)", BUILD_STAGE)
+    installs = [each for each in commands if re.search("/pip (install|wheel)", each)]
     assert len(installs) == 4
     for command in installs:
         hashed = re.search(r"--require-hashes -r requirements(?:-build)?\.lock", command)

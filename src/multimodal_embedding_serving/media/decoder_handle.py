@@ -51,7 +51,7 @@ class Decoder:
         """Memory that it shares with the service for an image."""
 
     def isolation(self) -> Isolation:
-        """What the process is kept from. Raises ConnectionError or TimeoutError if it does not say."""
+        """What the process is kept from. Raises ConnectionError or TimeoutError."""
         self.channel.send({"isolation": True}, seconds=STATEMENT_SECONDS)
         answer = self.channel.receive(STATEMENT_SECONDS)
         return Isolation(

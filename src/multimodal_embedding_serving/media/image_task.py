@@ -1,6 +1,8 @@
-"""Decodes one image in a decoder process: sends the memory that it needs and waits for the service's
-consent, then copies the pixels to memory that it shares with the service; if the image is larger
-than that memory, it asks for room first."""
+"""Decodes images in a decoder process.
+
+For each it sends the memory that it needs, waits for the service's consent, and copies the pixels
+to memory that it shares with the service; if that is too small, it asks for room first.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def landlock_version() -> int:
     if sys.platform != "linux":
         return 0
     call = ctypes.CDLL(None, use_errno=True).syscall
-    return max(0, call(CREATE_RULESET, None, ctypes.c_size_t(0), CREATE_RULESET_VERSION))
+    return max(0, int(call(CREATE_RULESET, None, ctypes.c_size_t(0), CREATE_RULESET_VERSION)))
 
 
 def restrict_files() -> int:
