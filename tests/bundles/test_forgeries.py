@@ -21,7 +21,7 @@ from multimodal_embedding_serving.conversion.build import build_bundle
 from multimodal_embedding_serving.conversion.store import describe
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.errors import BundleError, EmbeddingError
-from tests.cli.test_cli import mmes
+from tests.cli.running import mmes
 from tests.conftest import Figure
 from tests.small_model import small_conversion
 
