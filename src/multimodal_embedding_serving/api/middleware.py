@@ -125,18 +125,12 @@ class AuthMiddleware:
             await error_response(error, scope)(scope, receive, sender)
 
         try:
-            key = self._find_key(dict(scope["headers"]))
-            if key is None and self._keys and not _is_public(route_path(scope)):
-                await respond(
-                    Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
-                )
-                return
-            context.client = f"key {key}" if key is not None else _address(scope)
+            context.client = self._identify(scope)
             async with evictable(context):
                 await self._app(scope, receive, sender)
         except ClientDisconnect:
             return
-        except QueueFull as error:
+        except (QueueFull, Unauthorized) as error:
             await respond(error)
         except asyncio.CancelledError:
             # Only uvicorn cancels a request: it stops, and EMBEDDING_DRAIN_SEC is over.
@@ -150,6 +144,18 @@ class AuthMiddleware:
             await respond(
                 Unexpected(f"internal error; the server log has it under id {current_request_id()}")
             )
+
+    def _identify(self, scope: Scope) -> str:
+        """Who the client is: its API key's place in the setting, or else its address.
+
+        Raises Unauthorized for a route that requires a key.
+        """
+        key = self._find_key(dict(scope["headers"]))
+        if key is not None:
+            return f"key {key}"
+        if self._keys and not _is_public(route_path(scope)):
+            raise Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
+        return _address(scope)
 
     def _find_key(self, headers: Mapping[bytes, bytes]) -> int | None:
         """The place of the request's API key in the setting; None if it is not in it."""

@@ -67,13 +67,21 @@ def load_torch_model(
     if precision == "f32":
         return model
     place = resolved.model_dir / f"torch-{precision}.json"
+    return _check_accuracy(place, blueprint, model, settings, progress)
+
+
+def _check_accuracy(
+    place: Path, blueprint: Blueprint, model: TorchModel, settings: Settings, progress: Progress
+) -> TorchModel:
+    """The model with the result of its accuracy check, which is kept in the file `place`; in f32
+    if it fails and the settings leave the choice. Raises ParityFailed if they don't."""
     report = find_report(place, model, settings)
     if report is None:
         report = _measure(blueprint, model, settings, progress)
         if settings.precision == "auto" or "failure" not in report:
             write_report(place, model, settings, report)
     if "failure" not in report:
-        manifest = dataclasses.replace(manifest, parity=report["parity"])
+        manifest = dataclasses.replace(model.manifest, parity=report["parity"])
         return dataclasses.replace(model, manifest=manifest)
     if settings.precision != "auto":
         raise ParityFailed(f"{report['failure']}; use a higher EMBEDDING_PRECISION")
