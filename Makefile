@@ -7,7 +7,7 @@
 #   make site      the documentation as pages, in site/
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
-#   make soak      a server under damage and kills for SECONDS (900)
+#   make soak      a server under damage and kills for SECONDS (3600)
 #   make clean     the environment and every cache
 
 PYTHON ?= python3
