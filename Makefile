@@ -8,7 +8,7 @@
 #   make docs      the generated parts of docs/; make notebooks: what the notebooks show
 #   make look      start time and rates of the embedded model on this machine
 #   make bench     this service beside its limit and its peers (QUICK=1: about five minutes)
-#   make soak      a server under damage and kills for SECONDS (900)
+#   make soak      a server under damage and kills for SECONDS (3600)
 #   make greedy    honest clients beside greedy and hostile ones, SECONDS (20) for each attack
 #   make lock      requirements.lock, requirements-build.lock and sbom.cdx.json, from pyproject.toml
 #   make audit     known vulnerabilities of the locked packages

@@ -53,17 +53,12 @@ def load_torch_model(
 
     precision = choose_precision(settings)
     resolved = resolve_model(settings)
-    if resolved.bundle is not None:
-        raise SettingsError(
-            f"the torch backend cannot serve {resolved.model}: it is a converted bundle, whose "
-            "graphs only OpenVINO runs; set EMBEDDING_MODEL_NAME to another catalog model, "
-            "hf:org/name, or a checkpoint folder, or unset EMBEDDING_USE_OV"
-        )
+    _require_checkpoint(resolved)
     blueprint = read_blueprint(resolved, progress, access)
     manifest = identify(blueprint, precision, progress)
     check_identity(resolved, blueprint, manifest)
-    plans = {plan.modality: plan for plan in blueprint.plans}
-    model = TorchModel(plans, manifest, blueprint.tokenizer)
+    towers = {each.modality: each for each in blueprint.plans}
+    model = TorchModel(towers, manifest, blueprint.tokenizer)
     if precision == "f32":
         return model
     place = resolved.model_dir / f"torch-{precision}.json"
@@ -89,6 +84,15 @@ def _check_accuracy(
     log.warning("%s", notice)
     manifest = dataclasses.replace(identify(blueprint, "f32", progress), notice=notice)
     return dataclasses.replace(model, manifest=manifest)
+
+
+def _require_checkpoint(resolved: ResolvedModel) -> None:
+    if resolved.bundle is not None:
+        raise SettingsError(
+            f"the torch backend cannot serve {resolved.model}: it is a converted bundle, whose "
+            "graphs only OpenVINO runs; set EMBEDDING_MODEL_NAME to another catalog model, "
+            "hf:org/name, or a checkpoint folder, or unset EMBEDDING_USE_OV"
+        )
 
 
 def _measure(
