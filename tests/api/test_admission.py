@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from multimodal_embedding_serving.api.connection import Connection
 from tests.api.fakes import FakeServing, Start
 from tests.fakes import PATIENCE
 from tests.media.processes import eventually
@@ -365,6 +366,14 @@ def test_requests_that_do_not_arrive_make_way_and_running_ones_do_not(
         )
         slow_head.sendall(b"POST /embeddings HTTP/1.1\r\nx: ")
         assert eventually(lambda: serving.running.service.active == 3)
+        open_connections = serving.running.server.server_state.connections
+        assert eventually(
+            lambda: any(
+                not each.waiting.is_idle(each, GREEDY) and each.cycle is None
+                for each in list(open_connections)
+                if isinstance(each, Connection)
+            )
+        )
         probes = [stack.enter_context(get(serving, "/live", HONEST)) for _ in range(2)]
         for probe in probes:
             assert probe.recv(4096).startswith(b"HTTP/1.1 200 ")
