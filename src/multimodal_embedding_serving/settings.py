@@ -175,7 +175,7 @@ class Settings:
     aliases: tuple[str, ...] = env("EMBEDDING_MODEL_ALIASES", (), parse_list, "additional names that clients may use for the loaded model")
     token_ids: str = env("EMBEDDING_TOKEN_IDS", "reject", one_of("reject", "model", "cl100k"), "token ids sent to /v1/embeddings: reject them, or read them as the loaded model's or as cl100k_base (extra `tiktoken`)")
     performance_mode: str = env("OV_PERFORMANCE_MODE OPENVINO_PERFORMANCE_MODE", "auto", parse_performance_mode, "OpenVINO performance hint")
-    num_streams: int = env("OV_NUM_STREAMS", 0, number(1, 1024, "auto"), "number of OpenVINO streams")
+    num_streams: int = env("OV_NUM_STREAMS", 0, number(1, 1024, "auto"), "number of OpenVINO streams; with several, OpenVINO 2026.4 computes INT8 weights wrongly on a CPU, and the accuracy check rejects the model")
     num_threads: int = env("OV_INFERENCE_NUM_THREADS", 0, number(1, 1024, "auto"), "number of OpenVINO inference threads")
     num_requests: int = env("OV_PERFORMANCE_HINT_NUM_REQUESTS PERFORMANCE_HINT_NUM_REQUESTS", 0, number(1, 1024, "auto"), "OpenVINO hint: number of inference requests in flight")
     image_batch: int = env("INFER_BATCH_SIZE", 32, number(1, 1024), "maximum images per batch")
