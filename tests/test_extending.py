@@ -39,7 +39,7 @@ class Copy:
 
         for name in COPIED:
             shutil.copytree(ROOT / name, folder / name, ignore=skip)
-        for name in ("pyproject.toml", "setup.sh"):
+        for name in ("pyproject.toml", "setup.sh", *(path.name for path in ROOT.glob("*.md"))):
             shutil.copy(ROOT / name, folder)
         for path in LINKED:
             (folder / path).symlink_to(ROOT / path)

@@ -191,4 +191,5 @@ def test_openvino_options_follow_the_settings() -> None:
     assert compile_options(Settings(model_cache=False)) == {
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
     }

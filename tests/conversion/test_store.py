@@ -179,7 +179,9 @@ def test_a_models_folder_that_can_not_be_written_is_named_as_the_setting(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(BundleError, match="set EMBEDDING_OV_MODELS_DIR"):
+    with pytest.raises(
+        BundleError, match=r"models folder EMBEDDING_OV_MODELS_DIR .*; set it to a writable folder"
+    ):
         load_bundle(settings(checkpoint, tmp_path / "file" / "models"))
 
 

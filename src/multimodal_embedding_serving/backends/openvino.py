@@ -214,8 +214,11 @@ def compile_options(settings: Settings) -> dict[str, Any]:
     options["PERFORMANCE_HINT"] = hint
     if settings.precision in PRECISION_HINTS:
         options[PRECISION] = PRECISION_HINTS[settings.precision]
+    streams = settings.num_streams
+    if hint == "LATENCY" and settings.device.upper() == "CPU":
+        streams = streams or 1  # the plugin might take one per socket, and INT8 weights allow one
     numbers = {
-        "NUM_STREAMS": settings.num_streams,
+        "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": settings.num_threads,
         "PERFORMANCE_HINT_NUM_REQUESTS": settings.num_requests,
     }

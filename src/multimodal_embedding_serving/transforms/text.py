@@ -231,7 +231,7 @@ def check_prompts(prompts: Mapping[str, str]) -> None:
         fits = fits and names.count("instruction") == len(names) - 1 <= 1
         if not fits or len(prompt) > MAX_PROMPT_CHARS:
             raise BundleError(
-                f"prompts.{ascii(role)[1:41]} must be a pattern of at most {MAX_PROMPT_CHARS} "
+                f"prompts.{ascii(role)[1:-1][:40]} must be a pattern of at most {MAX_PROMPT_CHARS} "
                 "characters with {text} once, and {instruction} at most once"
             )
 
