@@ -14,6 +14,7 @@ from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
+from multimodal_embedding_serving.api.openai_options import VectorOptions, read_options
 from multimodal_embedding_serving.api.request_body import read_body, read_json
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
@@ -27,8 +28,7 @@ from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import (
     FINGERPRINT,
     MAX_INLINE_NUMBERS,
-    Encoding,
-    encode,
+    encode_as,
     raw_response,
 )
 from multimodal_embedding_serving.engine.loader import ModelInfo
@@ -93,9 +93,11 @@ async def _embed(
 ) -> Response:
     engine = service.ready_engine()
     service.require(parsed.model)
-    work = engine.embed_inputs(inputs, dimensions=parsed.dimensions)
+    options = read_options(parsed)
+    work = engine.embed_inputs(inputs, dimensions=options.dimensions)
     results = await cancel_on_disconnect(request, work)
     check_truncation(results, parsed.truncate)
+    check_truncation(results, parsed.truncation, "truncation")
     if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
         return _respond(request, parsed, results, engine.info)
     return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
@@ -122,8 +124,8 @@ def _respond(
     raw = raw_response(request.headers.get("accept", ""), vectors, headers)
     if raw is not None:
         return raw
-    encoding = parsed.embedding_type or parsed.encoding_format or "float"
-    return json_response(openai_body(results, encoding, parsed.model or info.id), headers=headers)
+    body = openai_body(results, read_options(parsed), parsed.model or info.id)
+    return json_response(body, headers=headers)
 
 
 def _model_card(service: Service) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _model_card(service: Service) -> dict[str, Any]:
 
 
 def openai_body(
-    results: Sequence[EmbeddingResult], encoding: Encoding, model: str
+    results: Sequence[EmbeddingResult], options: VectorOptions, model: str
 ) -> dict[str, Any]:
     """The JSON of the response: one vector per item, in order."""
     vectors = np.concatenate([result.vectors for result in results])
@@ -150,7 +152,11 @@ def openai_body(
     if any(result.truncated for result in results):
         usage["truncated"] = True
     data = [
-        {"object": "embedding", "index": index, "embedding": encode(vector, encoding)}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": encode_as(vector, options.numbers, packed=options.packed),
+        }
         for index, vector in enumerate(vectors)
     ]
     return {"object": "list", "data": data, "model": model, "usage": usage}
