@@ -38,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_SERVER_PORT": 9777,
     "EMBEDDING_MODEL_ALIASES": (),
     "EMBEDDING_TOKEN_IDS": "reject",
+    "EMBEDDING_DIALECTS": ("immich", "weaviate", "ollama", "tei", "voyage", "llamacpp"),
+    "EMBEDDING_IMMICH_UPSTREAM": "",
     "OV_PERFORMANCE_MODE": "auto",
     "OPENVINO_PERFORMANCE_MODE": "auto",
     "OV_NUM_STREAMS": 0,

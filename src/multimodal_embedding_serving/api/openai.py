@@ -138,6 +138,8 @@ def _model_card(service: Service) -> dict[str, Any]:
         "dimension": info.dimension,
         "modalities": sorted(info.modalities),
         "fingerprint": info.fingerprint,
+        "aliases": [info.id.rpartition("/")[2], *service.settings.aliases],
+        "architecture": {"input_modalities": sorted(info.modalities, reverse=True)},
         **({"parity": dict(info.parity)} if info.parity else {}),
     }
 

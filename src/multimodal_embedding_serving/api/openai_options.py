@@ -1,7 +1,8 @@
-"""Options of /v1/embeddings that change the numbers, under all the names that clients have for them.
+"""Options of /v1/embeddings that change the numbers, under all the names that clients use.
 
-Voyage says `output_dimension` where OpenAI says `dimensions`, and so on. Each is honored or rejected:
-a client that gets other numbers than it asked for decodes or stores them without an error.
+Voyage says `output_dimension` where OpenAI says `dimensions`, and so on. Each is honored or
+rejected: a client that gets other numbers than it asked for decodes or stores them without an
+error.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Dimensions = Annotated[
 ]
 """The length of the vectors; 0, which infinity's client sends with every request, means None."""
 
-_IMAGE = (
+EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
     "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
 )
@@ -73,8 +73,8 @@ class EmbeddingsRequest(WireModel):
             "examples": [
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
-                {"input": {"type": "image_url", "image_url": _IMAGE}},
-                {"input": {"type": "image_base64", "image_base64": [_IMAGE, _IMAGE]}},
+                {"input": {"type": "image_url", "image_url": EXAMPLE_IMAGE}},
+                {"input": {"type": "image_base64", "image_base64": [EXAMPLE_IMAGE, EXAMPLE_IMAGE]}},
                 {
                     "input": {
                         "type": "video_base64",
@@ -124,7 +124,7 @@ class OpenAIRequest(WireModel):
             "examples": [
                 {"input": "a cat on a sofa"},
                 {
-                    "input": ["a cat", {"image": _IMAGE}, {"video": _ANIMATION}],
+                    "input": ["a cat", {"image": EXAMPLE_IMAGE}, {"video": _ANIMATION}],
                     "encoding_format": "base64",
                 },
             ]
@@ -156,13 +156,13 @@ class CohereRequest(WireModel):
         json_schema_extra={
             "examples": [
                 {"texts": ["a cat", "a cup of coffee"], "input_type": "search_document"},
-                {"images": [_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
+                {"images": [EXAMPLE_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
                 {
                     "inputs": [
                         {
                             "content": [
                                 {"type": "text", "text": "a cat"},
-                                {"type": "image_url", "image_url": {"url": _IMAGE}},
+                                {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
                             ]
                         }
                     ]
