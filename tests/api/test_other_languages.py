@@ -1,4 +1,4 @@
-"""Clients that are not Python's, unmodified: curl, the JDK, Go, and four packages of npm.
+"""Clients that are not Python's, unmodified: curl, the JDK, Go, and five packages of npm.
 
 Their programs are in tests/api/clients. `.ci/run` installs the runtimes, and `make test-all` the
 packages, in the versions of tests/api/clients/package-lock.json, into the folder .node.
@@ -183,3 +183,15 @@ def test_coheres_package_embeds_texts_and_images(serving: FakeServing) -> None:
     assert np.allclose(answer["images"]["float"], [image_vector(IMAGE)], atol=1e-6)
     assert np.shape(answer["texts"]["int8"]) == (2, 8)
     assert answer["refusal"] == ["NotFoundError", 404]
+
+
+def test_ollamas_package_embeds_and_finds_the_model(serving: FakeServing) -> None:
+    answer = node("ollama", serving)
+    assert np.allclose(answer["answer"]["embeddings"], texts("ab"), atol=1e-6)
+    assert answer["answer"]["prompt_eval_count"] == 4
+    assert np.allclose([*answer["one"], answer["old"]], [*texts("a"), *texts("a")], atol=1e-6)
+    status, message = answer["refusal"]
+    assert status == 404
+    assert message.startswith("The model 'llama3' does not exist")
+    assert f"{MODEL}:latest" in answer["listed"]
+    assert answer["shown"] == ["embedding"]
