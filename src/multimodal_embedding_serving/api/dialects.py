@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from multimodal_embedding_serving.api.cohere import cohere_error, cohere_routes
+from multimodal_embedding_serving.api.cohere_v1 import cohere_v1_routes
 from multimodal_embedding_serving.api.errors import (
     ErrorReply,
     MethodNotAllowed,
@@ -87,6 +88,13 @@ DIALECTS = (
         "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
     ),
     Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
+    Dialect(
+        "/v1",
+        cohere_v1_routes,
+        cohere_error,
+        {"/embed": {JSON: CohereRequest}},
+        paths=frozenset(("/v1/embed",)),
+    ),
     Dialect(
         "",
         immich_routes,
