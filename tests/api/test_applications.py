@@ -184,6 +184,12 @@ def test_weaviate_is_shown_the_item_at_fault(http: httpx2.Client) -> None:
     assert list(post(http, "/vectorize", {"texts": "a"}, 422)) == ["error"]
 
 
+def test_weaviates_error_names_no_item_where_none_is_at_fault(start: Start) -> None:
+    with httpx2.Client(base_url=start(("text",)).url) as client:
+        error = post(client, "/vectorize", {"images": [b64(IMAGE)]}, 400)["error"]
+        assert "does not embed image input" in error
+
+
 def test_weaviate_waits_for_the_model_and_reads_its_description(http: httpx2.Client) -> None:
     for path in ("/.well-known/ready", "/.well-known/live"):
         assert http.get(path).status_code == 204

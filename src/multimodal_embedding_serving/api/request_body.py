@@ -109,7 +109,7 @@ class NotJson(InvalidInput):
 def _advice(request: Request) -> str:
     content_type = request.headers.get("content-type", "").lower()
     if content_type.startswith("multipart/form-data"):
-        return "; forms are accepted by POST /v1/embeddings only, send JSON here"
+        return "; forms are accepted by POST /v1/embeddings and /predict only, send JSON here"
     return '; send a JSON object such as {"input": …}'
 
 

@@ -124,7 +124,9 @@ def _input(name: str, item: str) -> Embeddable:
 
 def _locate(error: EmbeddingError, lists: dict[str, list[str]]) -> EmbeddingError:
     """The same error, with the item named as the client wrote it: `images[1]: …`."""
-    place = error.index or 0  # the engine does not number a single item
+    if error.index is None:
+        return error
+    place = error.index
     for name, items in lists.items():
         if place < len(items):
             error.index, error.param = place, name
