@@ -382,7 +382,9 @@ def test_frigate_finds_the_model_and_the_marker(start: Start) -> None:
         ({"content": []}, 400, "content"),
         ({"content": ["a", {"prompt_string": "b", "multimodal_data": ["x"]}]}, 400, "content[1]: "),
         ({"content": ["a", ""]}, 400, "content[1]: must not be empty"),
-        ({"content": [1, 2]}, 400, "content"),
+        ({"content": [1, 2]}, 400, "content[0]: must be a valid string"),
+        ({"content": [{"prompt_string": 5}]}, 400, "content[0].prompt_string: must be"),
+        ({"content": "a", "embd_normalize": -1}, 400, "embd_normalize: must be 2"),
         ({"content": "a", "model": "llama3"}, 404, "does not exist"),
     ],
 )

@@ -246,3 +246,54 @@ def test_images_have_the_keys_of_langchains_and_llamaindexs_clients_of_jina(
 def test_an_error_is_where_the_clients_of_voyage_and_jina_look_for_it(http: httpx2.Client) -> None:
     answer = ask(http, 404, input="a", model="voyage-3")
     assert answer["detail"] == answer["error"]["message"]
+
+
+# ── conversations, as vLLM takes them ──
+
+
+def message(*parts: Any, role: str = "user") -> dict[str, Any]:
+    return {"role": role, "content": list(parts) if len(parts) != 1 else parts[0]}
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": URI}}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+@pytest.mark.parametrize("name", ["messages", "input"])
+def test_a_conversation_has_one_vector(http: httpx2.Client, path: str, name: str) -> None:
+    text = {"type": "text", "text": "a"}
+    chats = [[message("a")], [message([PICTURE])], [message(text, PICTURE)]]
+    own, seen = vector_of(text_row("a")), image_vector(IMAGE)
+    expected = [own, seen, (own + seen) / np.linalg.norm(own + seen)]
+    for chat, vector in zip(chats, expected, strict=True):
+        answer = http.post(path, json={name: chat, "add_generation_prompt": False})
+        assert answer.status_code == 200, answer.text
+        assert np.allclose([each["embedding"] for each in answer.json()["data"]], [vector])
+    answer = http.post(path, json={name: chats, "encoding_format": None})
+    assert np.allclose([each["embedding"] for each in answer.json()["data"]], expected, atol=1e-6)
+
+
+def test_a_system_message_is_the_instruction(http: httpx2.Client) -> None:
+    chat = [message("Find", role="system"), message("a")]
+    expected = vector_of(text_row("a", "query", "Find"))
+    assert np.allclose(vectors(http, messages=chat, input_type="query"), [expected])
+    others = [chat, [message("Sort", role="system"), message("a")]]
+    assert ask(http, 400, messages=others)["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content: is required"),
+        ({"messages": [message("a")], "input": [message("a")]}, "must not be sent with input"),
+        ({"messages": [[message("a")], [message("")]]}, "messages[1]: must not be empty"),
+        ({"messages": [message("a", role="system")]}, "has no content"),
+        ({"messages": [message({"text": "a"}, PICTURE, role="system")]}, "has text only"),
+        ({"messages": [message("a")], "model": "gpt-4"}, "does not exist"),
+    ],
+)
+def test_a_wrong_conversation_is_named(http: httpx2.Client, body: Any, expected: str) -> None:
+    answer = http.post("/v1/embeddings", json=body)
+    assert answer.status_code in (400, 404)
+    assert expected in answer.json()["error"]["message"]

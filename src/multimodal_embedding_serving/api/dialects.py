@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from multimodal_embedding_serving.api.chat_input import ChatRequest
 from multimodal_embedding_serving.api.cohere import cohere_error, cohere_routes
 from multimodal_embedding_serving.api.cohere_v1 import cohere_v1_routes
 from multimodal_embedding_serving.api.errors import (
@@ -85,7 +86,10 @@ DIALECTS = (
         "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
     ),
     Dialect(
-        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
+        "/v1",
+        openai_routes,
+        openai_error,
+        {"/embeddings": {JSON: OpenAIRequest | ChatRequest, FORM: SCHEMA}},
     ),
     Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
     Dialect(

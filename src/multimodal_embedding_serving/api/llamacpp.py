@@ -10,7 +10,7 @@ import asyncio
 from bisect import bisect
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,6 +54,8 @@ class LlamaRequest(WireModel):
 
     content: Prompt | Annotated[list[Prompt], Field(min_length=1, fail_fast=True)]
     model: str | None = None
+    embd_normalize: Literal[2] | None = None
+    """llama.cpp's name for unit length; other norms are not served."""
 
     model_config = ConfigDict(
         json_schema_extra={

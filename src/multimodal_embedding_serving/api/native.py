@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api.chat_input import choose_body
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.llamacpp import PATH as LLAMACPP_PATH
@@ -189,10 +190,10 @@ class NativeRoutes:
             if "input" not in body and "content" in body and self.service.serves("llamacpp"):
                 answer_as(request.scope, LLAMACPP_PATH)
                 return LlamaRequest
-            if not isinstance(body.get("input"), str | list):
+            if not isinstance(body.get("input"), str | list) and "messages" not in body:
                 return EmbeddingsRequest
             answer_as(request.scope, OPENAI_PATH)
-            return OpenAIRequest
+            return choose_body(body)
 
         parsed = await read_chosen(request, self.service.settings, choose)
         if isinstance(parsed, OpenAIRequest):
