@@ -105,7 +105,7 @@ def test_an_example_is_answered(request_text: str, address: str, web: str, sampl
 
     body = json.loads(re.sub(r"<base64 of ([\w.]+)>", encoded, request_text.replace(WEB, web)))
     path = "/embeddings" if isinstance(body.get("input"), dict) else "/v1/embeddings"
-    path = path if "input" in body else "/v2/embed"
+    path = path if "input" in body or "messages" in body else "/v2/embed"
     reply = httpx2.post(address + path, json=body, timeout=60, trust_env=False)
     assert reply.status_code == 200, reply.text
     answer = reply.json()
@@ -113,7 +113,7 @@ def test_an_example_is_answered(request_text: str, address: str, web: str, sampl
         inputs = next(body[key] for key in ("texts", "images", "inputs") if key in body)
         assert len(answer["embeddings"]["float"]) == len(inputs)
     elif path == "/v1/embeddings":
-        assert len(answer["data"]) == len(body["input"])
+        assert len(answer["data"]) == len(body.get("input") or [body["messages"]])
     elif body["input"]["type"] == "frames_batch":
         assert len(answer["embedding"]) == 2
         assert [each["frame_number"] for each in answer["skipped"]] == [30]

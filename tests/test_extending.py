@@ -202,23 +202,23 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(before + new + after, "utf-8")
 
 
-TEI = """
+ACME = """
 import httpx2
 
 
 def test_it_answers_and_reports_errors_in_its_own_shape(http: httpx2.Client) -> None:
-    reply = http.post("/tei/embed", json={"inputs": ["a", "b"]})
+    reply = http.post("/acme/embed", json={"inputs": ["a", "b"]})
     assert [len(vector) for vector in reply.json()] == [8, 8]
-    reply = http.post("/tei/embed", json={"inputs": 7})
+    reply = http.post("/acme/embed", json={"inputs": 7})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "invalid_input")
-    assert http.get("/tei/nowhere").json()["error_type"] == "not_found"
+    assert http.get("/acme/nowhere").json()["error_type"] == "not_found"
 """
 
 
 def test_a_dialect_is_one_file_and_its_row(copy: Copy) -> None:
     copy.follow("A dialect")
-    copy.write("tests/api/test_tei.py", TEI)
+    copy.write("tests/api/test_acme.py", ACME)
     copy.test(
-        *("tests/api/test_tei.py", "tests/api/test_schema.py", "tests/api/test_fingerprint.py"),
-        *("tests/api/test_errors.py", "-k", "tei or left_out or in_the_document or own_shape"),
+        *("tests/api/test_acme.py", "tests/api/test_schema.py", "tests/api/test_fingerprint.py"),
+        *("tests/api/test_errors.py", "-k", "acme or left_out or in_the_document or own_shape"),
     )

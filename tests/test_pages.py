@@ -30,7 +30,12 @@ COMMAND = re.compile(r"\bmmes ([a-z]+)\b([^\n`|&;)]*)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 ELSEWHERE = ("extending",)
 """tests/test_extending.py follows its recipes, whose code belongs into files of a copy."""
-GROUPS = {"guides/rag": "rag", "guides/vector-stores": "stores", "guides/search-photos": "stores"}
+GROUPS = {
+    "guides/applications": "applications",
+    "guides/rag": "rag",
+    "guides/vector-stores": "stores",
+    "guides/search-photos": "stores",
+}
 """Pages that use other people's packages, each with its dependency group in pyproject.toml."""
 POSTGRES = "postgresql://localhost/photos"
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from multimodal_embedding_serving.errors import SettingsError
 from multimodal_embedding_serving.settings import (
+    APPLICATIONS,
     IGNORED_VARIABLES,
     IMAGE_FORMATS,
     NEAR_MISSES,
@@ -38,6 +39,8 @@ DEFAULTS: dict[str, Any] = {
     "EMBEDDING_SERVER_PORT": 9777,
     "EMBEDDING_MODEL_ALIASES": (),
     "EMBEDDING_TOKEN_IDS": "reject",
+    "EMBEDDING_DIALECTS": ("immich", "weaviate", "ollama", "tei", "voyage", "llamacpp"),
+    "EMBEDDING_IMMICH_UPSTREAM": "",
     "OV_PERFORMANCE_MODE": "auto",
     "OPENVINO_PERFORMANCE_MODE": "auto",
     "OV_NUM_STREAMS": 0,
@@ -129,6 +132,16 @@ LISTED = {
     "OV_NUM_STREAMS": "a whole number, 1 to 1024, or auto",
     "EMBEDDING_DEVICE": "CPU, GPU, GPU.1, NPU, AUTO",
 }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("All", APPLICATIONS), ("none", []), ("ollama, TEI", ["ollama", "tei"])],
+)
+def test_applications_are_listed_or_all_or_none(value: str, expected: list[str]) -> None:
+    assert list(Settings.from_env({"EMBEDDING_DIALECTS": value}).dialects) == expected
+    with pytest.raises(SettingsError, match="all, none, or a list of immich, weaviate, ollama"):
+        Settings.from_env({"EMBEDDING_DIALECTS": f"{value},lama"})
 
 
 def test_the_fields_are_the_contracts_variables() -> None:

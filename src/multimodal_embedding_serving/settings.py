@@ -26,6 +26,7 @@ PRECISIONS = "auto f32 bf16 f16 int8-weights int4-weights int8".split()
 PERFORMANCE_MODES = "auto LATENCY THROUGHPUT CUMULATIVE_THROUGHPUT".split()
 IMAGE_FORMATS = "JPEG JPEG2000 PNG WEBP GIF BMP DIB TIFF ICO PPM TGA PCX SGI DDS QOI AVIF HEIF".split()
 DEFAULT_MAX_LENGTH = 8192
+APPLICATIONS = "immich weaviate ollama tei voyage llamacpp".split()
 CACHES = {"models_dir": "models", "search_dir": "search"}
 BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 HUB_VARIABLE = re.compile("HF_.+|HUGGINGFACE_.+|HUGGING_FACE_.+|TRANSFORMERS_.+|XDG_CACHE_HOME")
@@ -96,6 +97,17 @@ def some_of(*allowed: str) -> Parse:
     """Parse a comma-separated list of `allowed` words, at least one."""
     parse = one_of(*allowed)
     return lambda raw: tuple(parse(part) for part in parse_list(raw) or [raw])
+
+
+def parse_applications(raw: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of APPLICATIONS, or `all`, or `none`."""
+    if raw.lower() in ("all", "none"):
+        return tuple(APPLICATIONS) if raw.lower() == "all" else ()
+    try:
+        names: tuple[str, ...] = some_of(*APPLICATIONS)(raw)
+        return names
+    except ValueError:
+        raise ValueError(f"all, none, or a list of {', '.join(APPLICATIONS)}") from None
 
 
 def list_of(pattern: re.Pattern[str], form: str) -> Parse:
@@ -174,6 +186,8 @@ class Settings:
     port: int = env("EMBEDDING_SERVER_PORT", 9777, number(0, 65535), "port to listen on; 0 = any free port")
     aliases: tuple[str, ...] = env("EMBEDDING_MODEL_ALIASES", (), parse_list, "additional names that clients may use for the loaded model")
     token_ids: str = env("EMBEDDING_TOKEN_IDS", "reject", one_of("reject", "model", "cl100k"), "token ids sent to /v1/embeddings: reject them, or read them as the loaded model's or as cl100k_base (extra `tiktoken`)")
+    dialects: tuple[str, ...] = env("EMBEDDING_DIALECTS", tuple(APPLICATIONS), parse_applications, "applications whose own API is served beside the native one, OpenAI's and Cohere's ([applications](guides/applications.md)); none = no application's")
+    immich_upstream: str = env("EMBEDDING_IMMICH_UPSTREAM", "", parse_endpoint, "address of immich's own machine-learning service, to which requests of immich for faces and text recognition are forwarded; empty = they are rejected")
     performance_mode: str = env("OV_PERFORMANCE_MODE OPENVINO_PERFORMANCE_MODE", "auto", parse_performance_mode, "OpenVINO performance hint")
     num_streams: int = env("OV_NUM_STREAMS", 0, number(1, 1024, "auto"), "number of OpenVINO streams; with several, OpenVINO 2026.4 computes INT8 weights wrongly on a CPU, and the accuracy check rejects the model")
     num_threads: int = env("OV_INFERENCE_NUM_THREADS", 0, number(1, 1024, "auto"), "number of OpenVINO inference threads")

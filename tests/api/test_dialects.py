@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import httpx2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from multimodal_embedding_serving.types import Vector
-from tests.api.fakes import MAX_LENGTH, text_row
+from tests.api.fakes import MAX_LENGTH, Start, text_row
 from tests.api.test_native import b64, image_vector
 from tests.fakes import vector_of
 from tests.media_files import write_image, write_video
@@ -164,3 +165,135 @@ def test_base64_is_accepted_as_libraries_write_it(http: httpx2.Client, spelling:
     by_url = {"type": "image_url", "image_url": f"\n{URI}"}
     native = http.post("/embeddings", json={"input": by_url})
     assert np.allclose(native.json()["embedding"], image_vector(IMAGE), atol=1e-6)
+
+
+# ── options of clients that decode what they asked for ──
+
+
+def unpacked(text: str, dtype: str) -> list[float]:
+    numbers: list[float] = np.frombuffer(base64.b64decode(text), dtype).tolist()
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("float", "<f4"), ("int8", "i1"), ("uint8", "u1"), ("binary", "i1"), ("ubinary", "u1")],
+)
+def test_voyages_types_are_sent_as_numbers_and_as_the_base64_of_their_bytes(
+    http: httpx2.Client, kind: str, dtype: str
+) -> None:
+    (row,) = vectors(http, input=["a"], output_dtype=kind)
+    (text,) = vectors(http, input=["a"], output_dtype=kind, encoding_format="base64")
+    assert np.allclose(unpacked(text, dtype), row, atol=1e-6)
+    expected = vector_of(text_row("a"))
+    bits = np.packbits(expected > 0).astype(int)
+    if kind == "float":
+        assert np.allclose(row, expected, atol=1e-6)
+    elif kind.endswith("binary"):
+        assert row == (bits - 128 * (kind == "binary")).tolist()
+    else:
+        signed = np.array(row) - 128 * (kind == "uint8")
+        assert signed @ expected / np.linalg.norm(signed) > 0.999
+
+
+@pytest.mark.parametrize("name", ["embedding_type", "encoding_type"])
+def test_jinas_types_override_the_encoding_format(http: httpx2.Client, name: str) -> None:
+    (bits,) = vectors(http, input=["a"], encoding_format="base64", **{name: "ubinary"})
+    assert bits == np.packbits(vector_of(text_row("a")) > 0).tolist()
+
+
+def test_voyages_output_dimension_is_the_length_of_the_vectors(start: Start) -> None:
+    url = start(facts={"min_dimension": 2}).url
+    with httpx2.Client(base_url=url) as client:
+        head = vector_of(text_row("a"))[:4]
+        expected = head / np.linalg.norm(head)
+        assert np.allclose(vectors(client, input=["a"], output_dimension=4), [expected])
+        error = ask(client, 400, input=["a"], output_dimension=4, dimensions=2)["error"]
+        assert error["param"] == "output_dimension"
+
+
+@pytest.mark.parametrize("name", ["dimensions", "output_dimension"])
+def test_a_dimension_of_0_means_all(http: httpx2.Client, name: str) -> None:
+    assert np.allclose(vectors(http, input=["a"], **{name: 0}), [vector_of(text_row("a"))])
+    assert ask(http, 400, input=["a"], **{name: -1})["error"]["param"] == name
+
+
+def test_voyages_truncation_false_rejects_a_long_text(http: httpx2.Client) -> None:
+    error = ask(http, 400, input=["a", LONG], truncation=False)["error"]
+    assert error["param"] == "truncation"
+    assert "truncation=true" in error["message"]
+    for allowed in (True, None):
+        assert ask(http, input=["a", LONG], truncation=allowed)["usage"]["truncated"] is True
+
+
+def test_late_chunking_and_contradictions_are_rejected(http: httpx2.Client) -> None:
+    assert ask(http, 400, input=["a"], late_chunking=True)["error"]["param"] == "late_chunking"
+    body = {"embedding_type": "int8", "output_dtype": "uint8"}
+    assert ask(http, 400, input=["a"], **body)["error"]["param"] == "output_dtype"
+    same = {"embedding_type": "int8", "output_dtype": "int8", "encoding_type": None}
+    assert np.abs(vectors(http, input=["a"], **same)).max() == 127
+
+
+def test_images_have_the_keys_of_langchains_and_llamaindexs_clients_of_jina(
+    http: httpx2.Client,
+) -> None:
+    actual = vectors(http, input=[{"bytes": b64(IMAGE)}, {"url": URI}])
+    assert np.allclose(actual, [image_vector(IMAGE)] * 2, atol=1e-6)
+    refused = ask(http, 400, input=[{"bytes": b64(IMAGE), "text": "a"}])["error"]
+    assert "exactly one" in refused["message"]
+
+
+def test_an_error_is_where_the_clients_of_voyage_and_jina_look_for_it(http: httpx2.Client) -> None:
+    answer = ask(http, 404, input="a", model="voyage-3")
+    assert answer["detail"] == answer["error"]["message"]
+
+
+# ── conversations, as vLLM takes them ──
+
+
+def message(*parts: Any, role: str = "user") -> dict[str, Any]:
+    return {"role": role, "content": list(parts) if len(parts) != 1 else parts[0]}
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": URI}}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+@pytest.mark.parametrize("name", ["messages", "input"])
+def test_a_conversation_has_one_vector(http: httpx2.Client, path: str, name: str) -> None:
+    text = {"type": "text", "text": "a"}
+    chats = [[message("a")], [message([PICTURE])], [message(text, PICTURE)]]
+    own, seen = vector_of(text_row("a")), image_vector(IMAGE)
+    expected = [own, seen, (own + seen) / np.linalg.norm(own + seen)]
+    for chat, vector in zip(chats, expected, strict=True):
+        answer = http.post(path, json={name: chat, "add_generation_prompt": False})
+        assert answer.status_code == 200, answer.text
+        assert np.allclose([each["embedding"] for each in answer.json()["data"]], [vector])
+    answer = http.post(path, json={name: chats, "encoding_format": None})
+    assert np.allclose([each["embedding"] for each in answer.json()["data"]], expected, atol=1e-6)
+
+
+def test_a_system_message_is_the_instruction(http: httpx2.Client) -> None:
+    chat = [message("Find", role="system"), message("a")]
+    expected = vector_of(text_row("a", "query", "Find"))
+    assert np.allclose(vectors(http, messages=chat, input_type="query"), [expected])
+    others = [chat, [message("Sort", role="system"), message("a")]]
+    assert ask(http, 400, messages=others)["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content: is required"),
+        ({"messages": [message("a")], "input": [message("a")]}, "must not be sent with input"),
+        ({"messages": [[message("a")], [message("")]]}, "messages[1]: must not be empty"),
+        ({"messages": [message("a", role="system")]}, "has no content"),
+        ({"messages": [message({"text": "a"}, PICTURE, role="system")]}, "has text only"),
+        ({"messages": [message("a")], "model": "gpt-4"}, "does not exist"),
+    ],
+)
+def test_a_wrong_conversation_is_named(http: httpx2.Client, body: Any, expected: str) -> None:
+    answer = http.post("/v1/embeddings", json=body)
+    assert answer.status_code in (400, 404)
+    assert expected in answer.json()["error"]["message"]

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from multimodal_embedding_serving.api.dialects import DIALECTS, Dialect, find_dialect
-from multimodal_embedding_serving.errors import InvalidInput, NotFound
+from multimodal_embedding_serving.api.errors import MethodNotAllowed
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotFound
 from tests.api.fakes import FakeServing, Start
 from tests.fakes import POISON
 from tests.media_files import write_image
@@ -153,15 +154,21 @@ def test_no_route_and_a_wrong_method_answer_in_the_dialect_of_their_path(
     assert refused(http.get("/embeddings"), 405)["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda each: each.prefix or "native")
+@pytest.mark.parametrize(
+    "dialect", DIALECTS, ids=lambda each: each.application or each.prefix or "native"
+)
 def test_each_dialect_reports_an_error_in_its_own_shape(
     http: httpx2.Client, dialect: Dialect
 ) -> None:
-    path = f"{dialect.prefix}/nowhere"
-    answer = http.get(path)
-    reply = dialect.error(NotFound(f"GET {path}: no such route; see /docs for all routes"))
-    assert (answer.status_code, answer.json()) == (reply.status, reply.body)
-    assert find_dialect(path) is dialect
+    for path in dialect.paths or (f"{dialect.prefix}/nowhere",):
+        answer = http.put(path)
+        error: EmbeddingError = NotFound(f"PUT {path}: no such route; see /docs for all routes")
+        if dialect.paths:
+            methods = answer.headers["allow"]
+            error = MethodNotAllowed(f"PUT {path}: this route accepts {methods} only")
+        reply = dialect.error(error)
+        assert (answer.status_code, answer.json()) == (reply.status, reply.body)
+        assert find_dialect(path) is dialect
 
 
 def test_too_many_items_and_a_long_text_are_too_large(start: Start) -> None:

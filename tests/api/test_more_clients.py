@@ -52,6 +52,22 @@ def test_coheres_client_embeds_texts_and_images_in_every_type(serving: FakeServi
     assert image.meta is not None
 
 
+def test_coheres_older_client_and_its_two_forms_of_response(serving: FakeServing) -> None:
+    """langchain-cohere uses it, too."""
+    client = cohere.Client(api_key="none", base_url=serving.url)
+    kind = "search_query"
+    plain = client.embed(model=MODEL, texts=["a", "b"], input_type=kind)
+    expected = [document("a", "query"), document("b", "query")]
+    assert np.allclose(plain.embeddings, expected)
+    typed = client.embed(
+        model=MODEL, texts=["a", "b"], input_type=kind, embedding_types=["float", "int8"]
+    )
+    assert np.allclose(typed.embeddings.float_, expected)
+    assert np.shape(typed.embeddings.int8) == (2, 8)
+    with pytest.raises(cohere.NotFoundError, match="does not exist"):
+        client.embed(model="embed-v4.0", texts=["a"], input_type=kind)
+
+
 def test_coheres_client_understands_our_refusals(serving: FakeServing, start: Start) -> None:
     client = cohere.ClientV2(api_key="none", base_url=serving.url)
     with pytest.raises(cohere.NotFoundError, match="does not exist"):

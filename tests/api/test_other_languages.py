@@ -1,4 +1,4 @@
-"""Clients that are not Python's, unmodified: curl, the JDK, Go, and four packages of npm.
+"""Clients that are not Python's, unmodified: curl, the JDK, Go, and five packages of npm.
 
 Their programs are in tests/api/clients. `.ci/run` installs the runtimes, and `make test-all` the
 packages, in the versions of tests/api/clients/package-lock.json, into the folder .node.
@@ -132,17 +132,25 @@ def test_gos_client_is_answered_on_one_connection(serving: FakeServing, tmp_path
 
 def node(name: str, serving: FakeServing, *arguments: str) -> Any:
     """What a program prints, as JSON."""
+    need_node(name)
+    if not (PACKAGES / "node_modules").is_dir():
+        pytest.skip("the packages of npm are not installed: apt-get install npm; make .node/.made")
+    return run_node(name, serving, *arguments, cwd=PACKAGES)
+
+
+def need_node(name: str) -> None:
     need("node", "nodejs")
     version = run(["node", "--version"]).strip()
     oldest = OLDEST_NODE.get(name, 18)
     if int(version.removeprefix("v").partition(".")[0]) < oldest:
         pytest.skip(f"node {version} is too old: {name}.mjs needs {oldest} or newer")
-    if not (PACKAGES / "node_modules").is_dir():
-        pytest.skip("the packages of npm are not installed: apt-get install npm; make .node/.made")
+
+
+def run_node(name: str, serving: FakeServing, *arguments: str, cwd: Path | None = None) -> Any:
     program = (PROGRAMS / f"{name}.mjs").read_text(encoding="utf-8")
     # Read from standard input, it finds the packages of its working directory.
     command = ["node", "--input-type=module", "-", serving.url, MODEL, *arguments]
-    return json.loads(run(command, cwd=PACKAGES, input=program))
+    return json.loads(run(command, cwd=cwd, input=program))
 
 
 def decoded(row: Any) -> Any:
@@ -183,3 +191,26 @@ def test_coheres_package_embeds_texts_and_images(serving: FakeServing) -> None:
     assert np.allclose(answer["images"]["float"], [image_vector(IMAGE)], atol=1e-6)
     assert np.shape(answer["texts"]["int8"]) == (2, 8)
     assert answer["refusal"] == ["NotFoundError", 404]
+
+
+def test_ollamas_package_embeds_and_finds_the_model(serving: FakeServing) -> None:
+    answer = node("ollama", serving)
+    assert np.allclose(answer["answer"]["embeddings"], texts("ab"), atol=1e-6)
+    assert answer["answer"]["prompt_eval_count"] == 4
+    assert np.allclose([*answer["one"], answer["old"]], [*texts("a"), *texts("a")], atol=1e-6)
+    status, message = answer["refusal"]
+    assert status == 404
+    assert message.startswith("The model 'llama3' does not exist")
+    assert f"{MODEL}:latest" in answer["listed"]
+    assert answer["shown"] == ["embedding"]
+
+
+def test_nodes_form_is_immichs(serving: FakeServing) -> None:
+    need_node("immich")
+    answer = run_node("immich", serving, b64(IMAGE))
+    assert answer["ok"] is True
+    assert np.allclose(json.loads(answer["text"]["clip"]), texts("a", "query")[0], atol=1e-6)
+    visual = answer["visual"]
+    assert np.allclose(json.loads(visual["clip"]), image_vector(IMAGE), atol=1e-6)
+    assert {"clip", "imageHeight", "imageWidth"} == set(visual)
+    assert answer["faces"] == 422

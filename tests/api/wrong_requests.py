@@ -48,14 +48,14 @@ def video(**segment: Any) -> dict[str, Any]:
 # fmt: off
 WRONG = (
     # ── where and how ──
-    Wrong("/embedding", {}, 404, "POST /embedding: no such route; see /docs for all routes"),
+    Wrong("/embeddding", {}, 404, "POST /embeddding: no such route; see /docs for all routes"),
     Wrong("/v1/v1/embeddings", {}, 404, "POST /v1/v1/embeddings: the path has /v1 twice; remove it from the client's base URL"),
     Wrong(OPENAI, None, 405, "GET /v1/embeddings: this route accepts POST only", method="GET"),
     Wrong("/health", {}, 405, "POST /health: this route accepts GET, HEAD only"),
     Wrong(NATIVE, None, 422, 'the request body is empty; send a JSON object such as {"input": …}'),
     Wrong(NATIVE, b"input=a+cat", 422, 'the request body is not valid JSON: …; send a JSON object such as {"input": …}'),
     Wrong(OPENAI, [], 400, 'the request body must be a JSON object; send a JSON object such as {"input": …}'),
-    Wrong(COHERE, FORM.encode(), 422, "the request body is not valid JSON: …; forms are accepted by POST /v1/embeddings only, send JSON here", headers={"content-type": "multipart/form-data; boundary=x"}),
+    Wrong(COHERE, FORM.encode(), 422, "the request body is not valid JSON: …; forms are accepted by POST /v1/embeddings and /predict only, send JSON here", headers={"content-type": "multipart/form-data; boundary=x"}),
     Wrong(OPENAI, FORM.encode(), 400, 'every part of the form needs a Content-Disposition: form-data; name="…" header', headers={"content-type": "multipart/form-data; boundary=x"}),
     Wrong(OPENAI, FORM.encode(), 400, "the form's Content-Type has no boundary; let the HTTP client set it", headers={"content-type": "multipart/form-data"}),
     Wrong(OPENAI, b"-", 415, "Content-Encoding 'br' is not supported; send the body with gzip once, or uncompressed", headers={"content-encoding": "br"}),

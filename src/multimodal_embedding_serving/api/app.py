@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from multimodal_embedding_serving.api.browser_guard import BrowserGuard
 from multimodal_embedding_serving.api.dialects import (
-    DIALECTS,
     on_embedding_error,
     on_http_exception,
+    served_dialects,
 )
 from multimodal_embedding_serving.api.docs import docs_routes
 from multimodal_embedding_serving.api.middleware import AuthMiddleware, RequestMiddleware
@@ -74,7 +74,7 @@ def create_app(
         },
     )
     app.state.service = service
-    for dialect in DIALECTS:
+    for dialect in served_dialects(settings):
         app.include_router(dialect.routes(service), prefix=dialect.prefix)
     app.include_router(playground_routes())
     app.include_router(docs_routes())

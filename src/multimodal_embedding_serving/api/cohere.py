@@ -56,7 +56,7 @@ def cohere_routes(service: Service) -> APIRouter:
         InputLimits.of(service.settings).check(len(given))
         items, parts = list_items(parsed)
         try:
-            inputs = await _read_inputs(parsed, items, service.settings)
+            inputs = await read_inputs(parsed, items, service.settings)
             service.require(parsed.model)
             work = engine.embed_inputs(inputs, dimensions=parsed.output_dimension)
             results = await cancel_on_disconnect(request, work)
@@ -81,7 +81,7 @@ def _respond(
     return json_response(cohere_body(parsed, vectors, results), headers=headers)
 
 
-async def _read_inputs(
+async def read_inputs(
     parsed: CohereRequest, items: list[Any], settings: Settings
 ) -> list[Embeddable]:
     """The items as inputs of the engine; all texts but those of a search query are documents."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any
@@ -15,7 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from multimodal_embedding_serving.api.chat_input import ChatRequest
 from multimodal_embedding_serving.api.cohere import cohere_error, cohere_routes
+from multimodal_embedding_serving.api.cohere_v1 import cohere_v1_routes
 from multimodal_embedding_serving.api.errors import (
     ErrorReply,
     MethodNotAllowed,
@@ -23,8 +25,22 @@ from multimodal_embedding_serving.api.errors import (
     json_response,
     note_error,
 )
+from multimodal_embedding_serving.api.immich import SCHEMA as IMMICH_SCHEMA
+from multimodal_embedding_serving.api.immich import immich_routes
+from multimodal_embedding_serving.api.llamacpp import (
+    LlamaRequest,
+    llamacpp_error,
+    llamacpp_routes,
+)
 from multimodal_embedding_serving.api.multipart import FORM, SCHEMA
 from multimodal_embedding_serving.api.native import native_error, native_routes
+from multimodal_embedding_serving.api.ollama import (
+    OllamaName,
+    OllamaPrompt,
+    OllamaRequest,
+    ollama_error,
+    ollama_routes,
+)
 from multimodal_embedding_serving.api.openai import openai_routes
 from multimodal_embedding_serving.api.openai_errors import openai_error
 from multimodal_embedding_serving.api.paths import answer_path
@@ -34,7 +50,15 @@ from multimodal_embedding_serving.api.schemas import (
     OpenAIRequest,
 )
 from multimodal_embedding_serving.api.service import Service
+from multimodal_embedding_serving.api.tei import TeiRequest, TeiSimilarity, tei_error, tei_routes
+from multimodal_embedding_serving.api.voyage import VoyageRequest, voyage_routes
+from multimodal_embedding_serving.api.weaviate import (
+    WeaviateRequest,
+    weaviate_error,
+    weaviate_routes,
+)
 from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotFound, QueueFull
+from multimodal_embedding_serving.settings import Settings
 
 JSON = "application/json"
 RequestBody = Mapping[str, type[BaseModel] | UnionType | Mapping[str, Any]]
@@ -51,6 +75,10 @@ class Dialect:
     bodies: Mapping[str, RequestBody]
     """Path under the prefix -> its body, for the OpenAPI document: FastAPI does not know the
     bodies, because the routes read them themselves."""
+    application: str = ""
+    """Its name in EMBEDDING_DIALECTS; "": it is always served."""
+    paths: frozenset[str] = frozenset()
+    """Its route paths, if another dialect has the prefix, too: that one has all other paths."""
 
 
 DIALECTS = (
@@ -58,16 +86,92 @@ DIALECTS = (
         "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
     ),
     Dialect(
-        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
+        "/v1",
+        openai_routes,
+        openai_error,
+        {"/embeddings": {JSON: OpenAIRequest | ChatRequest, FORM: SCHEMA}},
     ),
     Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
+    Dialect(
+        "/v1",
+        cohere_v1_routes,
+        cohere_error,
+        {"/embed": {JSON: CohereRequest}},
+        paths=frozenset(("/v1/embed",)),
+    ),
+    Dialect(
+        "",
+        immich_routes,
+        native_error,
+        {"/predict": {FORM: IMMICH_SCHEMA}},
+        application="immich",
+        paths=frozenset(("/ping", "/predict")),
+    ),
+    Dialect(
+        "",
+        weaviate_routes,
+        weaviate_error,
+        {"/vectorize": {JSON: WeaviateRequest}},
+        application="weaviate",
+        paths=frozenset(("/vectorize", "/meta", "/.well-known/ready", "/.well-known/live")),
+    ),
+    Dialect(
+        "/api",
+        ollama_routes,
+        ollama_error,
+        {
+            "/embed": {JSON: OllamaRequest},
+            "/embeddings": {JSON: OllamaPrompt},
+            "/show": {JSON: OllamaName},
+        },
+        application="ollama",
+    ),
+    Dialect(
+        "",
+        tei_routes,
+        tei_error,
+        {
+            "/": {JSON: TeiRequest},
+            "/embed": {JSON: TeiRequest},
+            "/similarity": {JSON: TeiSimilarity},
+        },
+        application="tei",
+        paths=frozenset(("/embed", "/similarity", "/info")),
+    ),
+    Dialect(
+        "/v1",
+        voyage_routes,
+        openai_error,
+        {"/multimodalembeddings": {JSON: VoyageRequest}},
+        application="voyage",
+        paths=frozenset(("/v1/multimodalembeddings",)),
+    ),
+    Dialect(
+        "",
+        llamacpp_routes,
+        llamacpp_error,
+        {"/embedding": {JSON: LlamaRequest}},
+        application="llamacpp",
+        paths=frozenset(("/embedding", "/props")),
+    ),
 )
-"""The first, native dialect has all paths that are not under another dialect's prefix."""
+"""The first, native dialect has all paths that no other has, by its prefix or by name."""
+
+
+def served_dialects(settings: Settings) -> Iterator[Dialect]:
+    """All but the applications that EMBEDDING_DIALECTS leaves out."""
+    return (
+        each for each in DIALECTS if not each.application or each.application in settings.dialects
+    )
 
 
 def find_dialect(path: str) -> Dialect:
-    """The dialect with the longest prefix that contains the route path `path`."""
-    return max(DIALECTS, key=lambda each: len(each.prefix) * path.startswith(f"{each.prefix}/"))
+    """The dialect that names the route path, or else has the longest prefix that contains it."""
+    for each in DIALECTS:
+        if path in each.paths:
+            return each
+    whole = (each for each in DIALECTS if not each.paths)
+    return max(whole, key=lambda each: len(each.prefix) * path.startswith(f"{each.prefix}/"))
 
 
 def error_response(error: EmbeddingError, scope: Scope) -> Response:

@@ -32,9 +32,14 @@ from multimodal_embedding_serving.monitoring.tracing import name_request, reques
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset(("/", "/live", "/ready", "/health", "/docs", "/openapi.json"))
+PUBLIC_PATHS = frozenset(
+    (
+        *("/", "/live", "/ready", "/health", "/docs", "/openapi.json"),
+        *("/ping", "/.well-known/live", "/.well-known/ready"),
+    )
+)
 PUBLIC_PREFIXES = ("/playground/", "/docs/")
-"""Routes that need no key: probes, and the static pages, which ask for the key themselves."""
+"""What may be read without a key: probes, and the static pages, which ask for it themselves."""
 
 CLIENT_CLOSED_REQUEST = 499
 """The client disconnected before the response; nginx's status for it."""
@@ -153,7 +158,7 @@ class AuthMiddleware:
         key = self._find_key(dict(scope["headers"]))
         if key is not None:
             return f"key {key}"
-        if self._keys and not _is_public(route_path(scope)):
+        if self._keys and not _is_public(scope):
             raise Unauthorized("a valid API key is required (header Authorization: Bearer <key>)")
         return _address(scope)
 
@@ -164,8 +169,11 @@ class AuthMiddleware:
         return matches.index(True) if scheme.lower() == b"bearer" and any(matches) else None
 
 
-def _is_public(path: str) -> bool:
-    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
+def _is_public(scope: Scope) -> bool:
+    path = route_path(scope)
+    # POST / embeds.
+    public = path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
+    return public and scope["method"] != "POST"
 
 
 def _address(scope: Scope) -> str:

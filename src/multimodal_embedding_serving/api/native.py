@@ -10,8 +10,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api.chat_input import choose_body
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
+from multimodal_embedding_serving.api.llamacpp import PATH as LLAMACPP_PATH
+from multimodal_embedding_serving.api.llamacpp import (
+    LlamaEmbedding,
+    LlamaErrorAnswer,
+    LlamaRequest,
+    embed_prompts,
+)
 from multimodal_embedding_serving.api.openai import embed_parsed
 from multimodal_embedding_serving.api.paths import answer_as
 from multimodal_embedding_serving.api.request_body import read_chosen
@@ -46,14 +54,15 @@ OPENAI_PATH = "/v1/embeddings"
 ABOUT_EMBEDDINGS = (
     "`input` is one object with a `type`. A single text, image or URL gives one vector, a list "
     "gives a list, and a video gives a vector per sampled frame, with the frames' times. An "
-    "`input` that is a string or a list is answered as OpenAI's API does.\n\n"
+    "`input` that is a string or a list is answered as OpenAI's API does, and `content` instead of "
+    "`input` as llama.cpp does.\n\n"
     "`Accept: application/octet-stream` returns raw float32 rows and `application/x-npy` a NumPy "
     "file. The header `x-embedding-fingerprint` shows which vectors are comparable."
 )
 """Markdown for the API page."""
 
 ERROR: dict[str, Any] = {"model": ErrorAnswer}
-EITHER_ERROR: dict[str, Any] = {"model": ErrorAnswer | OpenAIErrorAnswer}
+EITHER_ERROR: dict[str, Any] = {"model": ErrorAnswer | OpenAIErrorAnswer | LlamaErrorAnswer}
 
 
 class NativeRoutes:
@@ -69,7 +78,7 @@ class NativeRoutes:
             summary="Embed a text, image or video, or a list of them",
             description=ABOUT_EMBEDDINGS,
             tags=["Embeddings"],
-            response_model=EmbeddingsAnswer | OpenAIAnswer,
+            response_model=EmbeddingsAnswer | OpenAIAnswer | list[LlamaEmbedding],
             responses=either,
         )(self.embeddings)
 
@@ -175,15 +184,22 @@ class NativeRoutes:
     async def embeddings(self, request: Request) -> Response:
         engine = self.service.ready_engine()
 
-        def choose(body: Mapping[str, Any]) -> type[EmbeddingsRequest | OpenAIRequest]:
-            if not isinstance(body.get("input"), str | list):
+        def choose(
+            body: Mapping[str, Any],
+        ) -> type[EmbeddingsRequest | OpenAIRequest | LlamaRequest]:
+            if "input" not in body and "content" in body and self.service.serves("llamacpp"):
+                answer_as(request.scope, LLAMACPP_PATH)
+                return LlamaRequest
+            if not isinstance(body.get("input"), str | list) and "messages" not in body:
                 return EmbeddingsRequest
             answer_as(request.scope, OPENAI_PATH)
-            return OpenAIRequest
+            return choose_body(body)
 
         parsed = await read_chosen(request, self.service.settings, choose)
         if isinstance(parsed, OpenAIRequest):
             return await embed_parsed(request, self.service, parsed)
+        if isinstance(parsed, LlamaRequest):
+            return await embed_prompts(request, self.service, parsed)
         if not self.service.accepts(parsed.model):
             raise ModelMismatch(
                 f"Model mismatch: requested model '{parsed.model}' does not match the currently "

@@ -10,11 +10,19 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from multimodal_embedding_serving.api.chat_input import (
+    ChatRequest,
+    choose_body,
+    list_parts,
+    locate,
+)
+from multimodal_embedding_serving.api.cohere import fuse
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
-from multimodal_embedding_serving.api.request_body import read_body, read_json
+from multimodal_embedding_serving.api.openai_options import VectorOptions, read_options
+from multimodal_embedding_serving.api.request_body import read_body, read_chosen
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
     OpenAIErrorAnswer,
@@ -27,12 +35,12 @@ from multimodal_embedding_serving.api.truncation import check_truncation
 from multimodal_embedding_serving.api.vectors import (
     FINGERPRINT,
     MAX_INLINE_NUMBERS,
-    Encoding,
-    encode,
+    encode_as,
     raw_response,
 )
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
+from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.inputs.items import Embeddable
 from multimodal_embedding_serving.settings import Settings
 
@@ -58,7 +66,7 @@ def openai_routes(service: Service) -> APIRouter:
                 read_form, content_type, await read_body(request, settings), settings
             )
             return await _embed(request, service, parsed, inputs)
-        parsed = await read_json(request, settings, OpenAIRequest)
+        parsed = await read_chosen(request, settings, choose_body)
         return await embed_parsed(request, service, parsed)
 
     @routes.get(
@@ -85,17 +93,33 @@ def openai_routes(service: Service) -> APIRouter:
 
 async def embed_parsed(request: Request, service: Service, parsed: OpenAIRequest) -> Response:
     """The response to a JSON body. Raises NotReady and the errors of the engine."""
+    if isinstance(parsed, ChatRequest):
+        items, parts = list_parts(parsed)
+        try:
+            inputs = await _read_items(items, service.settings)
+            return await _embed(request, service, items, inputs, parts)
+        except EmbeddingError as error:
+            raise locate(error, parts) from None
     return await _embed(request, service, parsed, await _read_items(parsed, service.settings))
 
 
 async def _embed(
-    request: Request, service: Service, parsed: OpenAIRequest, inputs: Sequence[Embeddable]
+    request: Request,
+    service: Service,
+    parsed: OpenAIRequest,
+    inputs: Sequence[Embeddable],
+    parts: Sequence[int] | None = None,
 ) -> Response:
+    """`parts`: how many inputs each vector is made of; None: each input has its own vectors."""
     engine = service.ready_engine()
     service.require(parsed.model)
-    work = engine.embed_inputs(inputs, dimensions=parsed.dimensions)
+    options = read_options(parsed)
+    work = engine.embed_inputs(inputs, dimensions=options.dimensions)
     results = await cancel_on_disconnect(request, work)
     check_truncation(results, parsed.truncate)
+    check_truncation(results, parsed.truncation, "truncation")
+    if parts is not None:
+        results = [_fused(results, parts)]
     if sum(result.vectors.size for result in results) <= MAX_INLINE_NUMBERS:
         return _respond(request, parsed, results, engine.info)
     return await asyncio.to_thread(_respond, request, parsed, results, engine.info)
@@ -122,8 +146,17 @@ def _respond(
     raw = raw_response(request.headers.get("accept", ""), vectors, headers)
     if raw is not None:
         return raw
-    encoding = parsed.embedding_type or parsed.encoding_format or "float"
-    return json_response(openai_body(results, encoding, parsed.model or info.id), headers=headers)
+    body = openai_body(results, read_options(parsed), parsed.model or info.id)
+    return json_response(body, headers=headers)
+
+
+def _fused(results: Sequence[EmbeddingResult], parts: Sequence[int]) -> EmbeddingResult:
+    return EmbeddingResult(
+        vectors=fuse(np.concatenate([result.vectors for result in results]), parts),
+        many=True,
+        tokens=sum(result.tokens for result in results),
+        truncated=any(result.truncated for result in results),
+    )
 
 
 def _model_card(service: Service) -> dict[str, Any]:
@@ -136,12 +169,14 @@ def _model_card(service: Service) -> dict[str, Any]:
         "dimension": info.dimension,
         "modalities": sorted(info.modalities),
         "fingerprint": info.fingerprint,
+        "aliases": [info.id.rpartition("/")[2], *service.settings.aliases],
+        "architecture": {"input_modalities": sorted(info.modalities, reverse=True)},
         **({"parity": dict(info.parity)} if info.parity else {}),
     }
 
 
 def openai_body(
-    results: Sequence[EmbeddingResult], encoding: Encoding, model: str
+    results: Sequence[EmbeddingResult], options: VectorOptions, model: str
 ) -> dict[str, Any]:
     """The JSON of the response: one vector per item, in order."""
     vectors = np.concatenate([result.vectors for result in results])
@@ -150,7 +185,11 @@ def openai_body(
     if any(result.truncated for result in results):
         usage["truncated"] = True
     data = [
-        {"object": "embedding", "index": index, "embedding": encode(vector, encoding)}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": encode_as(vector, options.numbers, packed=options.packed),
+        }
         for index, vector in enumerate(vectors)
     ]
     return {"object": "list", "data": data, "model": model, "usage": usage}

@@ -39,12 +39,13 @@ ERRORS = {
 
 
 def openai_error(error: EmbeddingError) -> ErrorReply:
+    """OpenAI's `error`; `detail` beside it is what the clients of Voyage and Jina report."""
     kind = ERRORS.get(error.code) or _by_status(error)
     headers = {}
     if kind.status in RETRYABLE or kind.status >= 500:
         headers["x-should-retry"] = "true" if kind.status in RETRYABLE else "false"
     detail = {"message": str(error), "type": kind.type, "param": error.param, "code": kind.code}
-    return ErrorReply(kind.status, {"error": detail}, headers)
+    return ErrorReply(kind.status, {"error": detail, "detail": str(error)}, headers)
 
 
 def _by_status(error: EmbeddingError) -> OpenAIError:

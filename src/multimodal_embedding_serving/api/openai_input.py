@@ -28,6 +28,9 @@ ONE_VECTOR = SegmentConfig(pooling="mean")
 
 ITEM_KINDS = ("text", "image", "video")
 
+JINA_KEYS = {"image": ("bytes", "url")}
+"""What LangChain's and LlamaIndex's clients of Jina call an image's base64 and its address."""
+
 JINA_ROLES = ("query", "passage")
 """The endings of Jina's tasks that give the role of a text, as in `retrieval.query`."""
 
@@ -168,7 +171,7 @@ def _kind_and_value(item: dict[str, Any], index: int) -> tuple[str, str]:
     fields = [
         (kind, item[key])
         for kind in ITEM_KINDS
-        for key in (kind, f"{kind}_url", f"{kind}_base64")
+        for key in (kind, f"{kind}_url", f"{kind}_base64", *JINA_KEYS.get(kind, ()))
         if item.get(key) is not None
     ]
     if len(fields) != 1:

@@ -27,6 +27,7 @@ TAGS = [
     {"name": "Embeddings", "description": "Text, images and video to vectors: the native API."},
     {"name": "OpenAI", "description": "OpenAI's embeddings API, with images and videos as items."},
     {"name": "Cohere", "description": "Cohere's embed API, version 2."},
+    {"name": "Applications", "description": "What immich, Weaviate, Ollama's clients … expect."},
     {"name": "Model", "description": "What is loaded, and what could be."},
     {"name": "Health", "description": "Probes and metrics. Probes need no API key."},
 ]
@@ -53,6 +54,7 @@ def with_bodies(
             dialect.prefix + path: body
             for dialect in DIALECTS
             for path, body in dialect.bodies.items()
+            if dialect.prefix + path in document["paths"]
         }
         models = [
             model for body in bodies.values() for each in body.values() for model in _models(each)
@@ -78,8 +80,7 @@ def _add_security(document: dict[str, Any], keyed: bool) -> None:
         return
     document["security"] = [{"ApiKey": []}]
     for path in PUBLIC_PATHS & document["paths"].keys():
-        for operation in document["paths"][path].values():
-            operation["security"] = []
+        document["paths"][path].get("get", {})["security"] = []
 
 
 def _content(body: Body, schemas: Mapping[str, Any]) -> dict[str, Any]:

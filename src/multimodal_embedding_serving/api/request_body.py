@@ -41,7 +41,8 @@ TAGS = tuple(get_args(kind.model_fields["type"].annotation)[0] for kind in KINDS
 """The values of `type` in a native input."""
 FRAME_TAGS = ("image_url", "image_base64")
 """Those of an element of `video_frames`."""
-BRANCHES = frozenset(("str", "list[str]"))
+BRANCH = re.compile(r"str|\w+\[.*\]|[A-Z]\w*")
+"""A branch of a union in a path of pydantic's: a type, or a class. Fields begin in lower case."""
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -111,7 +112,7 @@ class NotJson(InvalidInput):
 def _advice(request: Request) -> str:
     content_type = request.headers.get("content-type", "").lower()
     if content_type.startswith("multipart/form-data"):
-        return "; forms are accepted by POST /v1/embeddings only, send JSON here"
+        return "; forms are accepted by POST /v1/embeddings and /predict only, send JSON here"
     return '; send a JSON object such as {"input": …}'
 
 
@@ -223,6 +224,6 @@ def _path(loc: tuple[int | str, ...]) -> list[int | str]:
     path: list[int | str] = []
     for before, part in zip((None, *loc), loc, strict=False):
         tag = part in TAGS and (before == "input" or isinstance(before, int))
-        if not tag and part not in BRANCHES:
+        if not tag and not (isinstance(part, str) and BRANCH.fullmatch(part)):
             path.append(part)
     return path

@@ -5,15 +5,19 @@ from __future__ import annotations
 import builtins
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from multimodal_embedding_serving.api.truncation import Truncate
-from multimodal_embedding_serving.api.vectors import Encoding
+from multimodal_embedding_serving.api.vectors import Encoding, OutputType
 from multimodal_embedding_serving.inputs.kinds import Input, WireModel
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
+Dimensions = Annotated[
+    int | None, Field(ge=0, le=2**31), AfterValidator(lambda value: value or None)
+]
+"""The length of the vectors; 0, which infinity's client sends with every request, means None."""
 
-_IMAGE = (
+EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
     "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
 )
@@ -61,7 +65,7 @@ class EmbeddingsRequest(WireModel):
     input: Input
     encoding_format: str | None = "float"
     """float, or base64 of little-endian float32; any other string means float."""
-    dimensions: int | None = Field(default=None, ge=1, le=2**31)
+    dimensions: Dimensions = None
     """The length of the vectors, for models that allow it; the model's own if it is omitted."""
 
     model_config = ConfigDict(
@@ -69,8 +73,8 @@ class EmbeddingsRequest(WireModel):
             "examples": [
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
-                {"input": {"type": "image_url", "image_url": _IMAGE}},
-                {"input": {"type": "image_base64", "image_base64": [_IMAGE, _IMAGE]}},
+                {"input": {"type": "image_url", "image_url": EXAMPLE_IMAGE}},
+                {"input": {"type": "image_base64", "image_base64": [EXAMPLE_IMAGE, EXAMPLE_IMAGE]}},
                 {
                     "input": {
                         "type": "video_base64",
@@ -91,7 +95,7 @@ class OpenAIRequest(WireModel):
     """A string, a list of strings, or a list of items: {"text"}, {"image"}, {"video"}, chat-content
     parts and data URIs, in any mix."""
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = Field(default=None, ge=1, le=2**31)
+    dimensions: Dimensions = None
     user: str | None = None
     input_type: Literal["query", "document", "passage"] | None = None
     instruction: str | None = None
@@ -100,6 +104,16 @@ class OpenAIRequest(WireModel):
     """Jina's: `….query` and `….passage` set the role of the texts; other tasks have no effect."""
     embedding_type: Encoding | None = None
     """Jina's: overrides encoding_format, and has integer encodings too."""
+    encoding_type: Encoding | None = None
+    """What LlamaIndex's client of Jina calls embedding_type."""
+    late_chunking: bool | None = None
+    """Jina's: true is rejected, because it would change the vectors."""
+    output_dtype: OutputType | None = None
+    """Voyage's embedding_type: its numbers are sent as base64 if encoding_format says so."""
+    output_dimension: Dimensions = None
+    """Voyage's dimensions."""
+    truncation: bool | None = None
+    """Voyage's truncate."""
     truncate: Truncate | bool | None = None
     """NVIDIA's NONE and Jina's false: reject a text that exceeds the model's maximum length."""
     modality: str | Strings | None = None
@@ -110,7 +124,7 @@ class OpenAIRequest(WireModel):
             "examples": [
                 {"input": "a cat on a sofa"},
                 {
-                    "input": ["a cat", {"image": _IMAGE}, {"video": _ANIMATION}],
+                    "input": ["a cat", {"image": EXAMPLE_IMAGE}, {"video": _ANIMATION}],
                     "encoding_format": "base64",
                 },
             ]
@@ -135,20 +149,20 @@ class CohereRequest(WireModel):
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None
     ) = None
     embedding_types: Annotated[list[Encoding], Field(fail_fast=True)] | None = None
-    output_dimension: int | None = Field(default=None, ge=1, le=2**31)
+    output_dimension: Dimensions = None
     truncate: Truncate | None = None
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"texts": ["a cat", "a cup of coffee"], "input_type": "search_document"},
-                {"images": [_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
+                {"images": [EXAMPLE_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
                 {
                     "inputs": [
                         {
                             "content": [
                                 {"type": "text", "text": "a cat"},
-                                {"type": "image_url", "image_url": {"url": _IMAGE}},
+                                {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
                             ]
                         }
                     ]
@@ -192,7 +206,7 @@ class OpenAIEmbedding(BaseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
-    """Integers if embedding_type selects an integer encoding."""
+    """Integers if embedding_type or output_dtype selects an integer encoding."""
 
 
 class OpenAIAnswer(BaseModel):
@@ -267,6 +281,8 @@ class OpenAIErrorDetail(BaseModel):
 
 class OpenAIErrorAnswer(BaseModel):
     error: OpenAIErrorDetail
+    detail: str
+    """The message again, where the clients of Voyage and Jina look for it."""
 
 
 class CohereEmbeddings(BaseModel):

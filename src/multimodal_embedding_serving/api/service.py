@@ -21,6 +21,8 @@ from multimodal_embedding_serving.types import Progress
 
 log = logging.getLogger(__name__)
 
+LATEST = ":latest"
+
 EngineFactory = Callable[[Settings, Progress, Metrics], Engine]
 StartupCheck = Callable[[Settings], None]
 """Raises what can be known to fail before the server listens."""
@@ -122,6 +124,10 @@ class Service:
             raise NotReady(reason or "the model is still loading")
         return self.engine
 
+    def serves(self, application: str) -> bool:
+        """Whether EMBEDDING_DIALECTS has the application."""
+        return application in self.settings.dialects
+
     def require(self, model: str | None) -> None:
         """Raise UnknownModel unless `model` is a name of the loaded model."""
         if not self.accepts(model):
@@ -133,8 +139,12 @@ class Service:
             raise UnknownModel(message, param="model")
 
     def accepts(self, model: str | None) -> bool:
-        """Whether `model` is a name of the loaded model; None and "" mean the loaded one."""
-        return not model or model.strip().lower() in self.names
+        """Whether `model` is a name of the loaded model; None and "" mean the loaded one.
+
+        Clients of Ollama append `:latest` to any name.
+        """
+        name = (model or "").strip().lower()
+        return not name or name in self.names or name.removesuffix(LATEST) in self.names
 
 
 def spellings_of(engine: Engine, settings: Settings) -> frozenset[str]:

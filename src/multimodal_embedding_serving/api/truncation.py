@@ -1,4 +1,4 @@
-"""The `truncate` field: what to do with a text that exceeds the model's maximum length."""
+"""The fields that say what to do with a text that exceeds the model's maximum length."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ Truncate = Literal["NONE", "END"]
 """END, the default, drops the end of the text; NONE fails the request."""
 
 
-def check_truncation(results: Sequence[EmbeddingResult], truncate: Truncate | bool | None) -> None:
-    """Raise InvalidInput if a text was truncated although `truncate` is NONE or false."""
+def check_truncation(
+    results: Sequence[EmbeddingResult], truncate: Truncate | bool | None, field: str = "truncate"
+) -> None:
+    """Raise InvalidInput if a text was truncated although the field's value is NONE or false."""
     if truncate not in ("NONE", False):
         return
     for index, result in enumerate(results):
         if result.truncated:
-            message = "text exceeds the model's maximum length; use truncate=END to truncate it"
+            allowing = "true" if truncate is False else "END"
+            message = (
+                f"text exceeds the model's maximum length; use {field}={allowing} to truncate it"
+            )
             place = index if len(results) > 1 else None
-            raise InvalidInput(message, index=place, param="truncate")
+            raise InvalidInput(message, index=place, param=field)

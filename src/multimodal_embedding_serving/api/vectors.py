@@ -20,6 +20,9 @@ largest magnitude is 127 or -127, which preserves its direction (compare by cosi
 plus 128. ubinary has one bit per component, 1 if it is positive, the first in the highest bit of a
 byte; binary is ubinary minus 128."""
 
+OutputType = Literal["float", "int8", "uint8", "binary", "ubinary"]
+"""Voyage's names: what a number is, while another option says whether it is sent as base64."""
+
 FINGERPRINT = "x-embedding-fingerprint"
 """Vectors with equal fingerprints are comparable."""
 SHAPE = "x-embedding-shape"
@@ -38,6 +41,15 @@ def encode(vector: Vector, encoding: Encoding) -> orjson.Fragment:
     if encoding != "float":
         row = quantize(vector, encoding)
     return orjson.Fragment(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def encode_as(vector: Vector, numbers: OutputType, *, packed: bool) -> orjson.Fragment:
+    """One vector as JSON: float32, int8 or uint8, as a list or as base64 of the bytes."""
+    if not packed:
+        return encode(vector, numbers)
+    if numbers == "float":
+        return encode(vector, "base64")
+    return orjson.Fragment(b'"' + pybase64.b64encode(quantize(vector, numbers).tobytes()) + b'"')
 
 
 def quantize(vector: Vector, kind: Encoding) -> NDArray[Any]:

@@ -138,6 +138,14 @@ def decode_rgb(
         raise InvalidInput(DAMAGED) from None
 
 
+def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height in stored pixels, from the header; raises as `decode_rgb` does."""
+    try:
+        return _read_header(data, limits, 0).size
+    except PILLOW_ERRORS:
+        raise InvalidInput(DAMAGED) from None
+
+
 def _decoded_bytes(image: Image.Image, copied: bool) -> tuple[int, int]:
     """Bytes for the image (Pillow's pixels, and a second copy if they are rotated, converted or
     `copied`; these happen one after another), and bytes that its decoder needs on top."""
