@@ -33,6 +33,11 @@ from multimodal_embedding_serving.api.schemas import (
     EmbeddingsRequest,
     OpenAIRequest,
 )
+from multimodal_embedding_serving.api.scoring_schemas import (
+    ClassifyRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.errors import BadRequest, EmbeddingError, NotFound, QueueFull
 
@@ -55,12 +60,30 @@ class Dialect:
 
 DIALECTS = (
     Dialect(
-        "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
+        "",
+        native_routes,
+        native_error,
+        {
+            "/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest},
+            "/classify": {JSON: ClassifyRequest},
+            "/score": {JSON: ScoreRequest},
+        },
     ),
     Dialect(
-        "/v1", openai_routes, openai_error, {"/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA}}
+        "/v1",
+        openai_routes,
+        openai_error,
+        {
+            "/embeddings": {JSON: OpenAIRequest, FORM: SCHEMA},
+            "/rerank": {JSON: RerankRequest},
+        },
     ),
-    Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
+    Dialect(
+        "/v2",
+        cohere_routes,
+        cohere_error,
+        {"/embed": {JSON: CohereRequest}, "/rerank": {JSON: RerankRequest}},
+    ),
 )
 """The first, native dialect has all paths that are not under another dialect's prefix."""
 

@@ -27,6 +27,7 @@ TAGS = [
     {"name": "Embeddings", "description": "Text, images and video to vectors: the native API."},
     {"name": "OpenAI", "description": "OpenAI's embeddings API, with images and videos as items."},
     {"name": "Cohere", "description": "Cohere's embed API, version 2."},
+    {"name": "Compare", "description": "Labels, scores and order instead of vectors."},
     {"name": "Model", "description": "What is loaded, and what could be."},
     {"name": "Health", "description": "Probes and metrics. Probes need no API key."},
 ]

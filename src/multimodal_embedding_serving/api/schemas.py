@@ -13,7 +13,7 @@ from multimodal_embedding_serving.inputs.kinds import Input, WireModel
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
 
-_IMAGE = (
+EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mN+1mPz/BsDg4"
     "2cyIc7JwAuVAaRD5JZ+AAAAABJRU5ErkJggg=="
 )
@@ -28,7 +28,7 @@ _ANIMATION = (
 
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _PARTS = ("text", "image", "video", "image_url", "video_url")
-_ITEM: dict[str, Any] = {
+ITEM_SCHEMA: dict[str, Any] = {
     "anyOf": [
         _TEXT,
         {
@@ -45,8 +45,8 @@ _ITEM: dict[str, Any] = {
 _TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _INPUT = {
     "anyOf": [
-        *_ITEM["anyOf"],
-        {"type": "array", "items": _ITEM, "minItems": 1},
+        *ITEM_SCHEMA["anyOf"],
+        {"type": "array", "items": ITEM_SCHEMA, "minItems": 1},
         _TOKENS,
         {"type": "array", "items": _TOKENS, "minItems": 1},
     ]
@@ -69,8 +69,8 @@ class EmbeddingsRequest(WireModel):
             "examples": [
                 {"input": {"type": "text", "text": "a cat on a sofa"}},
                 {"input": {"type": "text", "text": ["first document", "second document"]}},
-                {"input": {"type": "image_url", "image_url": _IMAGE}},
-                {"input": {"type": "image_base64", "image_base64": [_IMAGE, _IMAGE]}},
+                {"input": {"type": "image_url", "image_url": EXAMPLE_IMAGE}},
+                {"input": {"type": "image_base64", "image_base64": [EXAMPLE_IMAGE, EXAMPLE_IMAGE]}},
                 {
                     "input": {
                         "type": "video_base64",
@@ -110,7 +110,7 @@ class OpenAIRequest(WireModel):
             "examples": [
                 {"input": "a cat on a sofa"},
                 {
-                    "input": ["a cat", {"image": _IMAGE}, {"video": _ANIMATION}],
+                    "input": ["a cat", {"image": EXAMPLE_IMAGE}, {"video": _ANIMATION}],
                     "encoding_format": "base64",
                 },
             ]
@@ -142,13 +142,13 @@ class CohereRequest(WireModel):
         json_schema_extra={
             "examples": [
                 {"texts": ["a cat", "a cup of coffee"], "input_type": "search_document"},
-                {"images": [_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
+                {"images": [EXAMPLE_IMAGE], "embedding_types": ["float", "int8", "ubinary"]},
                 {
                     "inputs": [
                         {
                             "content": [
                                 {"type": "text", "text": "a cat"},
-                                {"type": "image_url", "image_url": {"url": _IMAGE}},
+                                {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
                             ]
                         }
                     ]
