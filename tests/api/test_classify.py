@@ -112,7 +112,7 @@ def test_score_is_the_cosine_of_a_query_and_documents_in_their_order(http: httpx
     vectors = [document("a"), image_vector(IMAGE).astype(np.float64), document("b")]
     expected = [float(query("q") @ each) for each in vectors]
     for names in (("query", "documents"), ("text_1", "text_2"), ("query", "text_2")):
-        body = dict(zip(names, ("q", ["a", {"image": URI}, "b"]), strict=True))
+        body: dict[str, Any] = dict(zip(names, ("q", ["a", {"image": URI}, "b"]), strict=True))
         data = ask(http, "/score", **body)["data"]
         assert [each["index"] for each in data] == [0, 1, 2]
         assert np.allclose([each["score"] for each in data], expected, atol=1e-6)

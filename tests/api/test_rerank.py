@@ -44,7 +44,7 @@ def test_top_n_bounds_the_results(http: httpx2.Client, top_n: int | None, count:
 
 def test_documents_are_returned_on_request(http: httpx2.Client) -> None:
     documents = ["a", {"text": "b"}, {"image": URI}]
-    body = {"query": {"text": "q"}, "documents": documents, "rank_fields": ["text"]}
+    body: dict[str, Any] = {"query": {"text": "q"}, "documents": documents, "rank_fields": ["text"]}
     results = ask(http, "/v1/rerank", **body, return_documents=True)["results"]
     found = {each["index"]: each["document"] for each in results}
     assert found == {0: {"text": "a"}, 1: {"text": "b"}, 2: {"image": URI}}

@@ -89,7 +89,8 @@ def test_the_server_and_the_sdk_give_the_same_numbers(client: mmes.Client, serve
         body: dict[str, Any] = {"input": ["a kitten", "tea"], "labels": LABELS}
         served = http.post("/classify", json=body).json()
         found = client.classify(LABELS, texts=["a kitten", "tea"])
-        assert np.allclose([each["scores"] for each in served["data"]], found.scores, atol=1e-4)
+        probabilities = np.array([each["scores"] for each in served["data"]])
+        assert np.allclose(probabilities, found.scores, atol=1e-4)
         assert served["calibrated"] is found.calibrated
         documents = ["tea", "a kitten", "a bridge"]
         served = http.post("/v2/rerank", json={"query": "cat", "documents": documents}).json()
@@ -208,5 +209,5 @@ def test_templates_are_filled_label_by_label() -> None:
     assert fill(["x", "y{}"], templates) == ["a x", "x of x", "a y{}", "y{} of y{}"]
     vectors = np.eye(4, dtype=np.float32)
     pooled = pool_labels(vectors, templates)
-    half = np.float32(0.5**0.5)
+    half = 0.5**0.5
     assert np.allclose(pooled, [[half, half, 0, 0], [0, 0, half, half]])
