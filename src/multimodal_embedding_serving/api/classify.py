@@ -72,6 +72,11 @@ def classify_routes(service: Service) -> APIRouter:
             return _respond(*arguments)
         return await asyncio.to_thread(_respond, *arguments)
 
+    _add_score(routes, service)
+    return routes
+
+
+def _add_score(routes: APIRouter, service: Service) -> None:
     @routes.post(
         "/score",
         summary="Compare a query with documents",
@@ -94,8 +99,6 @@ def classify_routes(service: Service) -> APIRouter:
             for index, value in enumerate(scores.tolist())
         ]
         return _list_response(engine.info, data, tokens)
-
-    return routes
 
 
 def _require_labels(body: Mapping[str, Any]) -> type[ClassifyRequest]:

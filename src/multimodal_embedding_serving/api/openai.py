@@ -15,7 +15,7 @@ from multimodal_embedding_serving.api.errors import json_response
 from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_body, read_json
-from multimodal_embedding_serving.api.rerank import add_rerank
+from multimodal_embedding_serving.api.rerank import with_rerank
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
     OpenAIErrorAnswer,
@@ -62,8 +62,6 @@ def openai_routes(service: Service) -> APIRouter:
         parsed = await read_json(request, settings, OpenAIRequest)
         return await embed_parsed(request, service, parsed)
 
-    add_rerank(routes, service)
-
     @routes.get(
         "/models", summary="List the names of the loaded model", response_model=OpenAIModels
     )
@@ -83,7 +81,7 @@ def openai_routes(service: Service) -> APIRouter:
         service.require(model)
         return json_response({**_model_card(service), "id": model})
 
-    return routes
+    return with_rerank(routes, service)
 
 
 async def embed_parsed(request: Request, service: Service, parsed: OpenAIRequest) -> Response:

@@ -26,8 +26,8 @@ ABOUT_RERANK = (
 )
 
 
-def add_rerank(routes: APIRouter, service: Service) -> None:
-    """Add `/rerank` to the routes of a dialect."""
+def with_rerank(routes: APIRouter, service: Service) -> APIRouter:
+    """The routes of a dialect, with `/rerank` added."""
 
     @routes.post(
         "/rerank",
@@ -60,6 +60,8 @@ def add_rerank(routes: APIRouter, service: Service) -> None:
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
         }
         return json_response(body, headers={FINGERPRINT: engine.info.fingerprint})
+
+    return routes
 
 
 def _result(index: int, score: float, parsed: RerankRequest) -> dict[str, Any]:
