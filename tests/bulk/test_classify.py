@@ -19,6 +19,7 @@ from multimodal_embedding_serving.errors import InvalidInput, ModalityNotSupport
 from multimodal_embedding_serving.sdk.similarity import Calibration
 from tests.bulk.fakes import BAD, FakeModel, fill, vector
 from tests.cli.running import mmes
+from tests.serving import Running
 
 LABELS = ["cat", "dog", "tree"]
 
@@ -104,6 +105,13 @@ def test_the_command_prints_a_line_for_each_input(samples: Path, tmp_path: Path)
     for row in rows:
         assert list(row["scores"]) == ["cat", "tea"]
         assert sum(row["scores"].values()) == pytest.approx(1)
+
+
+def test_a_server_classifies_the_same(server: Running, samples: Path) -> None:
+    arguments = ["classify", str(samples / "cat.jpg"), "-l", "cat", "-l", "tea"]
+    done = mmes(*arguments, "--server", server.url)
+    assert done.stdout == mmes(*arguments).stdout
+    assert done.stdout.split()[1] == "cat"
 
 
 @pytest.mark.parametrize(

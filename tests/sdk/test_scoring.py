@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import multimodal_embedding_serving as mmes
-from multimodal_embedding_serving.errors import InvalidInput, NotFound
+from multimodal_embedding_serving.errors import InvalidInput, NotFound, TooLarge, UnsupportedMedia
 from multimodal_embedding_serving.sdk import Ranked
 from multimodal_embedding_serving.sdk.similarity import (
     Calibration,
@@ -137,6 +137,8 @@ async def test_the_async_verbs_give_the_same(engine: mmes.Engine, server: Runnin
 
 
 Call = Callable[[mmes.Engine], Any]
+LONG = "a" * 400_001
+"""One character more than EMBEDDING_MAX_TEXT_CHARS."""
 WRONG: list[tuple[Call, type[Exception], str]] = [
     (lambda e: e.classify([], texts="a"), InvalidInput, "labels: must have at least one"),
     (lambda e: e.classify("cat", texts="a"), InvalidInput, "labels: must be a list of strings"),
@@ -155,7 +157,15 @@ WRONG: list[tuple[Call, type[Exception], str]] = [
     (lambda e: e.classify(["a"], text="a"), TypeError, "did you mean 'texts'?"),  # type: ignore[call-arg]
     (lambda e: e.score("", texts="a"), InvalidInput, "query must be one text"),
     (lambda e: e.score(["a"], texts="a"), InvalidInput, "not list"),  # type: ignore[arg-type]
-    (lambda e: e.score(Path("gone.jpg"), texts="a"), NotFound, "gone.jpg"),
+    (lambda e: e.score(Path("gone.jpg"), texts="a"), NotFound, "query: gone.jpg"),
+    (lambda e: e.score(b"no image", texts="a"), UnsupportedMedia, "query: "),
+    (lambda e: e.score(LONG, texts="a"), TooLarge, "query: the text has"),
+    (lambda e: e.score("a", texts=["b", LONG]), TooLarge, "texts[1]: the text has"),
+    (
+        lambda e: e.classify(["a", LONG], texts="a", template=["{}", "a {}"]),
+        TooLarge,
+        "labels[1]: the text has",
+    ),
     (lambda e: e.score("a", texts="b", segment={}), InvalidInput, "segment={} applies to video="),
     (lambda e: e.rerank("a", texts="a", top_n=0), InvalidInput, "top_n must be a whole number"),
 ]

@@ -22,6 +22,7 @@ from multimodal_embedding_serving.sdk.results import Classification, Ranked
 from multimodal_embedding_serving.sdk.scoring import (
     Query,
     ScoreCall,
+    errors_of,
     read_classify,
     read_score,
 )
@@ -61,7 +62,8 @@ class Scorer(ABC):
             video=video,
             segment=segment,
         )
-        label_vectors, _ = self._embed_call(call.label_call)
+        with errors_of("labels", len(call.templates)):
+            label_vectors, _ = self._embed_call(call.label_call)
         inputs, _ = self._embed_call(call.input_call)
         return call.result(label_vectors, inputs, self._calibration())
 
@@ -98,7 +100,8 @@ class Scorer(ABC):
         return call.ranked(self._scores(call))
 
     def _scores(self, call: ScoreCall) -> Scores:
-        query, _ = self._embed_call(call.query_call)
+        with errors_of("query"):
+            query, _ = self._embed_call(call.query_call)
         documents, _ = self._embed_call(call.document_call)
         return call.scores(query, documents)
 
@@ -135,7 +138,8 @@ class AsyncScorer(ABC):
             video=video,
             segment=segment,
         )
-        label_vectors, _ = await self._answer(call.label_call)
+        with errors_of("labels", len(call.templates)):
+            label_vectors, _ = await self._answer(call.label_call)
         inputs, _ = await self._answer(call.input_call)
         return call.result(label_vectors, inputs, await self._acalibration())
 
@@ -173,7 +177,8 @@ class AsyncScorer(ABC):
         return call.ranked(await self._ascores(call))
 
     async def _ascores(self, call: ScoreCall) -> Scores:
-        query, _ = await self._answer(call.query_call)
+        with errors_of("query"):
+            query, _ = await self._answer(call.query_call)
         documents, _ = await self._answer(call.document_call)
         return call.scores(query, documents)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multimodal_embedding_serving.errors import InvalidInput
+from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput
 from multimodal_embedding_serving.sdk.arguments import choice, kind_of, positive, read_segment
 from multimodal_embedding_serving.sdk.call import EmbedCall, read_call
 from multimodal_embedding_serving.sdk.results import Classification, Ranked, VideoVectors
@@ -95,7 +96,8 @@ def _query(query: Any) -> EmbedCall:
     if isinstance(query, str):
         call = read_call(texts=query) if query else None
     elif query is not None and not isinstance(query, list | tuple):
-        call = read_call(images=query)
+        with errors_of("query"):
+            call = read_call(images=query)
     if call is None or not call.single:
         kind = "an empty string" if isinstance(query, str) else kind_of(query)
         raise InvalidInput(
@@ -112,6 +114,20 @@ def _documents(inputs: dict[str, Any]) -> EmbedCall:
         inputs["segment"] = {**(read_segment(inputs["segment"]) or {}), "pooling": "mean"}
     role = "document" if inputs.get("texts") is not None else None
     return read_call(**inputs, role=role)
+
+
+@contextmanager
+def errors_of(argument: str, texts_per_item: int = 1) -> Iterator[None]:
+    """Name the item as the caller wrote it: what is embedded is `texts` or `images`."""
+    try:
+        yield
+    except EmbeddingError as error:
+        if error.param in ("texts", "images"):
+            place = "" if error.index is None else f"[{error.index // texts_per_item}]"
+            message = error.message.removeprefix(f"{error.param}: ")
+            error.message, error.index = f"{argument}{place}: {message}", None
+            error.param = argument
+        raise
 
 
 def stack(found: Any, dimension: int = 0) -> Vectors:
