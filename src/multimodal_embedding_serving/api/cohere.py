@@ -70,7 +70,7 @@ def cohere_routes(service: Service) -> APIRouter:
             return _respond(parsed, vectors, results, headers)
         return await asyncio.to_thread(_respond, parsed, vectors, results, headers)
 
-    return with_rerank(routes, service)
+    return with_rerank(routes, service, "Cohere")
 
 
 def _respond(

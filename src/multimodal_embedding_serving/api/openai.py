@@ -81,7 +81,7 @@ def openai_routes(service: Service) -> APIRouter:
         service.require(model)
         return json_response({**_model_card(service), "id": model})
 
-    return with_rerank(routes, service)
+    return with_rerank(routes, service, "OpenAI")
 
 
 async def embed_parsed(request: Request, service: Service, parsed: OpenAIRequest) -> Response:

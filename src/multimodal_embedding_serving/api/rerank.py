@@ -26,14 +26,13 @@ ABOUT_RERANK = (
 )
 
 
-def with_rerank(routes: APIRouter, service: Service) -> APIRouter:
-    """The routes of a dialect, with `/rerank` added."""
+def with_rerank(routes: APIRouter, service: Service, errors: str) -> APIRouter:
+    """The routes of a dialect, with `/rerank` added; `errors` names whose errors it has."""
 
     @routes.post(
         "/rerank",
-        summary="Order documents by their relevance to a query",
+        summary=f"Order documents by their relevance to a query, with {errors}'s errors",
         description=ABOUT_RERANK,
-        tags=["Compare"],
         response_model=RerankAnswer,
     )
     async def rerank(request: Request) -> Response:

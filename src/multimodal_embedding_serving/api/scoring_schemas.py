@@ -56,7 +56,10 @@ class ScoreRequest(WireModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"query": "a cat", "documents": ["a kitten", {"image": EXAMPLE_IMAGE}]}]
+            "examples": [
+                {"query": "a cat", "documents": ["a kitten", {"image": EXAMPLE_IMAGE}]},
+                {"text_1": {"image": EXAMPLE_IMAGE}, "text_2": "a square"},
+            ]
         },
     )
 
@@ -82,7 +85,8 @@ class RerankRequest(WireModel):
                     "documents": ["Cats sleep for most of the day.", "Coffee is a drink."],
                     "top_n": 1,
                     "return_documents": True,
-                }
+                },
+                {"query": {"image": EXAMPLE_IMAGE}, "documents": ["a square", "a circle"]},
             ]
         }
     )
