@@ -19,11 +19,14 @@ from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedder
 from multimodal_embedding_serving.sdk.results import (
+    Classification,
     ItemFailure,
     PartialResult,
+    Ranked,
     VideoFrame,
     VideoVectors,
 )
+from multimodal_embedding_serving.sdk.scorer import AsyncScorer, Scorer
 from multimodal_embedding_serving.settings import Settings
 from scripts.tables import code, table
 
@@ -36,11 +39,12 @@ MODULE = re.compile(
 
 
 def shared_methods() -> str:
-    return _methods(Embedder, "")
+    return _methods(Embedder, "") + _methods(Scorer, "")
 
 
 def engine() -> str:
-    return _class(Engine) + _methods(AsyncEmbedder, "Engine.") + _class(ModelInfo)
+    verbs = _methods(AsyncEmbedder, "Engine.") + _methods(AsyncScorer, "Engine.")
+    return _class(Engine) + verbs + _class(ModelInfo)
 
 
 def settings() -> str:
@@ -53,7 +57,8 @@ def clients() -> str:
 
 
 def results() -> str:
-    return "".join(map(_class, (VideoVectors, VideoFrame, PartialResult, ItemFailure)))
+    of_vectors = (VideoVectors, VideoFrame, PartialResult, ItemFailure)
+    return "".join(map(_class, (*of_vectors, Classification, Ranked)))
 
 
 def tables() -> str:

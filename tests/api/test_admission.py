@@ -156,7 +156,18 @@ def test_one_client_fetches_at_most_half_at_a_time_and_the_rest_wait(
 # ── the queue ──
 
 
-@pytest.mark.parametrize("path", ["/embeddings", "/v1/embeddings", "/v2/embed"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/embeddings",
+        "/v1/embeddings",
+        "/v2/embed",
+        "/classify",
+        "/score",
+        "/v1/rerank",
+        "/v2/rerank",
+    ],
+)
 def test_a_greedy_key_gets_429_in_every_dialect_and_an_honest_one_is_served(
     start: Start, dial: Dial, background: Callable[..., Future[Any]], path: str
 ) -> None:
@@ -166,6 +177,7 @@ def test_a_greedy_key_gets_429_in_every_dialect_and_an_honest_one_is_served(
     greedy, honest = dial(serving, key="greedy"), dial(serving, key="honest")
     full = background(greedy.post, "/embeddings", json=texts(*"abcdefghijklmn"))
     assert eventually(lambda: held(serving)["items"] == 14)
+    compared = {"query": "o", "documents": list("pqrstuvw")}
     bodies = {
         "/embeddings": texts(*"opqrstuvw"),
         "/v1/embeddings": {"input": list("opqrstuvw")},
@@ -175,14 +187,18 @@ def test_a_greedy_key_gets_429_in_every_dialect_and_an_honest_one_is_served(
             "input_type": "search_document",
             "embedding_types": ["float"],
         },
+        "/classify": {"input": list("opqrst"), "labels": list("uvw")},
+        "/score": compared,
+        "/v1/rerank": compared,
+        "/v2/rerank": compared,
     }
     answer = greedy.post(path, json=bodies[path])
     assert_full(answer)
     body = answer.json()
     match path:
-        case "/embeddings":
+        case "/embeddings" | "/classify" | "/score":
             assert body["code"] == "queue_full"
-        case "/v1/embeddings":
+        case "/v1/embeddings" | "/v1/rerank":
             assert body["error"]["code"] == "rate_limit_exceeded"
         case _:
             assert "EMBEDDING_QUEUE_LIMIT" in body["message"]

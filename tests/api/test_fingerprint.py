@@ -55,6 +55,12 @@ COHERES: list[Form] = [
     ({"embedding_types": [kind]}, {})
     for kind in ("float", "base64", "int8", "uint8", "binary", "ubinary")
 ]
+FORMS_OF: dict[str, list[Form]] = {
+    "/v2/embed": COHERES,
+    "/classify": [({}, {})],
+    "/score": [({}, {})],
+}
+"""Of the routes that reject the options of the others, or have their own."""
 DOCUMENT = create_app(Settings()).openapi()
 
 
@@ -81,7 +87,7 @@ def test_no_route_that_takes_inputs_is_left_out() -> None:
 def test_every_answer_with_vectors_carries_the_fingerprint(
     http: httpx2.Client, path: str, body: dict[str, Any]
 ) -> None:
-    for options, headers in COHERES if path == "/v2/embed" else FORMS:
+    for options, headers in FORMS_OF.get(path, FORMS):
         answer = http.post(path, json={**body, **options}, headers=headers)
         assert answer.status_code == 200, answer.text
         assert answer.headers[HEADER] == FINGERPRINT, (options, headers)

@@ -60,6 +60,10 @@ def bodies() -> list[tuple[str, bytes]]:
     cohere = {"texts": ["a", "b"], "embedding_types": ["int8"], "output_dimension": 8}
     requests = [("/embeddings", text), ("/embeddings", {"input": video})]
     requests += [("/v1/embeddings", mixed), ("/v2/embed", cohere)]
+    labels = {"labels": ["a", "b"], "template": ["{}", "a {}"], "activation": "sigmoid"}
+    ranked = {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "return_documents": True}
+    requests += [("/classify", {"input": ["a", {"text": "b"}], **labels}), ("/v2/rerank", ranked)]
+    requests += [("/score", {"text_1": "a", "text_2": ["b"]})]
     return [(path, json.dumps(body).encode()) for path, body in requests]
 
 

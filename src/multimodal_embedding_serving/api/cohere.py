@@ -21,6 +21,7 @@ from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.request_body import read_json
+from multimodal_embedding_serving.api.rerank import with_rerank
 from multimodal_embedding_serving.api.schemas import (
     CohereAnswer,
     CohereErrorAnswer,
@@ -69,7 +70,7 @@ def cohere_routes(service: Service) -> APIRouter:
             return _respond(parsed, vectors, results, headers)
         return await asyncio.to_thread(_respond, parsed, vectors, results, headers)
 
-    return routes
+    return with_rerank(routes, service, "Cohere")
 
 
 def _respond(

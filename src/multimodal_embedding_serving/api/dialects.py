@@ -49,6 +49,11 @@ from multimodal_embedding_serving.api.schemas import (
     EmbeddingsRequest,
     OpenAIRequest,
 )
+from multimodal_embedding_serving.api.scoring_schemas import (
+    ClassifyRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from multimodal_embedding_serving.api.service import Service
 from multimodal_embedding_serving.api.tei import TeiRequest, TeiSimilarity, tei_error, tei_routes
 from multimodal_embedding_serving.api.voyage import VoyageRequest, voyage_routes
@@ -83,15 +88,30 @@ class Dialect:
 
 DIALECTS = (
     Dialect(
-        "", native_routes, native_error, {"/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest}}
+        "",
+        native_routes,
+        native_error,
+        {
+            "/embeddings": {JSON: EmbeddingsRequest | OpenAIRequest},
+            "/classify": {JSON: ClassifyRequest},
+            "/score": {JSON: ScoreRequest},
+        },
     ),
     Dialect(
         "/v1",
         openai_routes,
         openai_error,
-        {"/embeddings": {JSON: OpenAIRequest | ChatRequest, FORM: SCHEMA}},
+        {
+            "/embeddings": {JSON: OpenAIRequest | ChatRequest, FORM: SCHEMA},
+            "/rerank": {JSON: RerankRequest},
+        },
     ),
-    Dialect("/v2", cohere_routes, cohere_error, {"/embed": {JSON: CohereRequest}}),
+    Dialect(
+        "/v2",
+        cohere_routes,
+        cohere_error,
+        {"/embed": {JSON: CohereRequest}, "/rerank": {JSON: RerankRequest}},
+    ),
     Dialect(
         "/v1",
         cohere_v1_routes,

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from multimodal_embedding_serving.api.chat_input import choose_body
+from multimodal_embedding_serving.api.classify import classify_routes
 from multimodal_embedding_serving.api.disconnect import cancel_on_disconnect
 from multimodal_embedding_serving.api.errors import ErrorReply, json_response
 from multimodal_embedding_serving.api.llamacpp import PATH as LLAMACPP_PATH
@@ -46,7 +47,7 @@ from multimodal_embedding_serving.api.vectors import (
 from multimodal_embedding_serving.catalog import by_family
 from multimodal_embedding_serving.engine.loader import ModelInfo
 from multimodal_embedding_serving.engine.results import EmbeddingResult
-from multimodal_embedding_serving.errors import EmbeddingError, ModelMismatch, NotReady
+from multimodal_embedding_serving.errors import EmbeddingError, NotReady
 
 OPENAI_PATH = "/v1/embeddings"
 """An `input` that is a string or a list is OpenAI's: many clients are set up without `/v1`."""
@@ -200,12 +201,7 @@ class NativeRoutes:
             return await embed_parsed(request, self.service, parsed)
         if isinstance(parsed, LlamaRequest):
             return await embed_prompts(request, self.service, parsed)
-        if not self.service.accepts(parsed.model):
-            raise ModelMismatch(
-                f"Model mismatch: requested model '{parsed.model}' does not match the currently "
-                f"loaded model '{engine.info.id}'. Send the loaded model's name, or none.",
-                param="model",
-            )
+        self.service.require_native(parsed.model)
         work = engine.embed_inputs([parsed.input], dimensions=parsed.dimensions)
         (result,) = await cancel_on_disconnect(request, work)
         if result.vectors.size <= MAX_INLINE_NUMBERS:
@@ -254,7 +250,9 @@ def native_body(result: EmbeddingResult, encoding: Encoding, model: str) -> dict
 
 
 def native_routes(service: Service) -> APIRouter:
-    return NativeRoutes(service).router
+    routes = NativeRoutes(service).router
+    routes.include_router(classify_routes(service))
+    return routes
 
 
 def native_error(error: EmbeddingError) -> ErrorReply:

@@ -23,6 +23,7 @@ from multimodal_embedding_serving.api.multipart import FORM, read_form
 from multimodal_embedding_serving.api.openai_input import MAX_INLINE_ITEMS, read_items
 from multimodal_embedding_serving.api.openai_options import VectorOptions, read_options
 from multimodal_embedding_serving.api.request_body import read_body, read_chosen
+from multimodal_embedding_serving.api.rerank import with_rerank
 from multimodal_embedding_serving.api.schemas import (
     OpenAIAnswer,
     OpenAIErrorAnswer,
@@ -88,7 +89,7 @@ def openai_routes(service: Service) -> APIRouter:
         service.require(model)
         return json_response({**_model_card(service), "id": model})
 
-    return routes
+    return with_rerank(routes, service, "OpenAI")
 
 
 async def embed_parsed(request: Request, service: Service, parsed: OpenAIRequest) -> Response:

@@ -28,6 +28,7 @@ TAGS = [
     {"name": "OpenAI", "description": "OpenAI's embeddings API, with images and videos as items."},
     {"name": "Cohere", "description": "Cohere's embed API, version 2."},
     {"name": "Applications", "description": "What immich, Weaviate, Ollama's clients … expect."},
+    {"name": "Compare", "description": "Labels, scores and order instead of vectors."},
     {"name": "Model", "description": "What is loaded, and what could be."},
     {"name": "Health", "description": "Probes and metrics. Probes need no API key."},
 ]

@@ -32,7 +32,7 @@ _ANIMATION = (
 
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _PARTS = ("text", "image", "video", "image_url", "video_url")
-_ITEM: dict[str, Any] = {
+ITEM_SCHEMA: dict[str, Any] = {
     "anyOf": [
         _TEXT,
         {
@@ -49,8 +49,8 @@ _ITEM: dict[str, Any] = {
 _TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _INPUT = {
     "anyOf": [
-        *_ITEM["anyOf"],
-        {"type": "array", "items": _ITEM, "minItems": 1},
+        *ITEM_SCHEMA["anyOf"],
+        {"type": "array", "items": ITEM_SCHEMA, "minItems": 1},
         _TOKENS,
         {"type": "array", "items": _TOKENS, "minItems": 1},
     ]

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from multimodal_embedding_serving.catalog import resolve, spellings
 from multimodal_embedding_serving.engine import Engine
-from multimodal_embedding_serving.errors import EmbeddingError, NotReady, UnknownModel
+from multimodal_embedding_serving.errors import (
+    EmbeddingError,
+    ModelMismatch,
+    NotReady,
+    UnknownModel,
+)
 from multimodal_embedding_serving.monitoring.metrics import Metrics
 from multimodal_embedding_serving.monitoring.progress import show_stages
 from multimodal_embedding_serving.monitoring.request import MemoryQuota
@@ -137,6 +142,16 @@ class Service:
                 "name, or none"
             )
             raise UnknownModel(message, param="model")
+
+    def require_native(self, model: str | None) -> None:
+        """Raise ModelMismatch, the native API's error, unless `model` names the loaded model."""
+        if not self.accepts(model):
+            raise ModelMismatch(
+                f"Model mismatch: requested model '{model}' does not match the currently "
+                f"loaded model '{self.ready_engine().info.id}'. Send the loaded model's name, or "
+                "none.",
+                param="model",
+            )
 
     def accepts(self, model: str | None) -> bool:
         """Whether `model` is a name of the loaded model; None and "" mean the loaded one.

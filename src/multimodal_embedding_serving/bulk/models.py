@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from multimodal_embedding_serving.batching.priority import Priority
 from multimodal_embedding_serving.bulk.items import ITEM_KINDS, Kind, Source
 from multimodal_embedding_serving.client import AsyncClient, Client
+from multimodal_embedding_serving.client.protocol import read_calibration
 from multimodal_embedding_serving.engine import Engine
 from multimodal_embedding_serving.engine.results import EmbeddingResult
 from multimodal_embedding_serving.inputs.items import Embeddable, FrameInfo, Images, Texts, Video
 from multimodal_embedding_serving.inputs.kinds import read_segment
 from multimodal_embedding_serving.media.sampling import Segment
+from multimodal_embedding_serving.sdk.similarity import Calibration
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Vector, Vectors
 
@@ -34,6 +36,7 @@ class Identity:
     """Empty if the server does not report one."""
     dimension: int
     kinds: tuple[Kind, ...]
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 class VideoResult(NamedTuple):
@@ -89,7 +92,7 @@ class LocalModel:
         self._segment = read_segment(segment, defaults)
         info = engine.info
         kinds = kinds_of(info.modalities)
-        self.identity = Identity(info.id, info.fingerprint, info.dimension, kinds)
+        self.identity = Identity(info.id, info.fingerprint, info.dimension, kinds, info.calibration)
         self.parallel = min(MAX_PARALLEL, max(MIN_PARALLEL, ITEMS_PER_CORE * settings.worker_count))
 
     async def texts(self, texts: Sequence[str]) -> Vectors:
@@ -123,7 +126,8 @@ def identity_of(client: Client) -> Identity:
     dimension = current.get("dimension")
     if dimension is None:  # Intel's service does not report it
         dimension = client.embed_texts(["a"]).shape[1]
-    return Identity(str(current["model"]), current.get("fingerprint") or "", dimension, kinds)
+    fingerprint, calibration = current.get("fingerprint") or "", read_calibration(current)
+    return Identity(str(current["model"]), fingerprint, dimension, kinds, calibration)
 
 
 class RemoteModel:

@@ -88,7 +88,7 @@ class Index:
         self._folder, self._model, self._recipe = folder, model, recipe
         what = [absolute(folder), identity.model, identity.fingerprint, recipe]
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
-        self._file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
+        self.file = search_dir / f"{folder.resolve().name}-{name}" / "vectors.npy"
         self._origin = {"folder": absolute(folder), "model": identity.model}
 
     async def renew(self, watch: Watch = lambda tally, total: None) -> Tally:
@@ -105,15 +105,15 @@ class Index:
 
     async def _renew(self, watch: Watch, *, fresh: bool = False) -> Tally:
         listing = Listing((str(self._folder),), kinds=self._kinds)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        (self._file.parent / ORIGIN).write_text(json.dumps(self._origin))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        (self.file.parent / ORIGIN).write_text(json.dumps(self._origin))
         options = Options(dtype="f16", removed="drop", recipe=self._recipe)
-        output = FileOutput(self._file)
+        output = FileOutput(self.file)
         return await run(listing, self._model, output, options, fresh=fresh, wait=True, watch=watch)
 
     def best(self, query: Vector, top: int) -> list[Match]:
         """The most similar files, at most `top`."""
-        matrix = np.load(self._file, mmap_mode="r")
+        matrix = np.load(self.file, mmap_mode="r")
         cosines = np.concatenate(
             [np.empty(0, np.float32)]
             + [
@@ -142,7 +142,7 @@ class Index:
 
     def _facts(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Row -> what it is, from the lines beside the matrix."""
-        with self._file.with_suffix(".rows.jsonl").open("rb") as lines:
+        with self.file.with_suffix(".rows.jsonl").open("rb") as lines:
             place = 0
             for row in np.sort(rows).tolist():
                 line = next(islice(lines, row - place, None))

@@ -1,8 +1,8 @@
 """The command `mmes`: one module per command, named after it.
 
 Exit status: 0 success; 1 the command failed (the reason is the last line on stderr), or `search`
-found nothing; 2 wrong usage; 3 from `compare` if the models are not comparable; 4 from `embed` if
-some inputs could not be embedded and others could; 130 interrupted by Ctrl-C.
+found nothing; 2 wrong usage; 3 from `compare` if the models are not comparable; 4 from `embed` or
+`classify` if some inputs could not be embedded and others could; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import typer
 from multimodal_embedding_serving.cli import (
     bench,
     bundle,
+    classify,
     compare,
     convert,
     doctor,
+    duplicates,
     embed,
     indexes,
     models,
@@ -70,7 +72,9 @@ def _main_options(
 for command in (
     serve.serve,
     embed.embed,
+    classify.classify,
     search.search,
+    duplicates.duplicates,
     indexes.indexes,
     samples.samples,
     models.models,

@@ -12,7 +12,9 @@ VECTORS, SEARCH, MODELS, CHECK = "Make vectors", "Search", "Models", "Check and 
 GROUPS = {
     "serve": VECTORS,
     "embed": VECTORS,
+    "classify": SEARCH,
     "search": SEARCH,
+    "duplicates": SEARCH,
     "indexes": SEARCH,
     "samples": SEARCH,
     "models": MODELS,
@@ -32,10 +34,15 @@ EXAMPLES = {
         "mmes embed photos --out vectors.npy --kind image",
         "mmes embed photos --to lancedb --out store --table photos",
     ),
+    "classify": (
+        "mmes classify photos --label cat --label dog",
+        "mmes classify --text 'The striker scored twice.' --label sports --label politics",
+    ),
     "search": (
         "mmes search 'a cup of coffee' photos --top 5",
         "mmes search photo.jpg photos --min 0.3 --html result.html",
     ),
+    "duplicates": ("mmes duplicates photos", "mmes duplicates vectors.npy --min 0.9"),
     "indexes": ("mmes indexes", "mmes indexes remove photos"),
     "samples": ("mmes samples photos",),
     "models": (

@@ -39,6 +39,7 @@ from multimodal_embedding_serving.sdk.embedder import (
     required,
 )
 from multimodal_embedding_serving.sdk.results import VideoVectors
+from multimodal_embedding_serving.sdk.similarity import Calibration
 from multimodal_embedding_serving.types import Vectors
 
 DEFAULT_URL = "http://127.0.0.1:9777"
@@ -139,6 +140,9 @@ class Client(Embedder):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _calibration(self) -> Calibration:
+        return protocol.read_calibration(self.current())
+
     def _embed_call(self, call: EmbedCall) -> Embedded:
         """Prepare requests while others are in flight; the first failure cancels the rest."""
         found: dict[int, Any] = {}
@@ -180,9 +184,13 @@ class Client(Embedder):
 
 
 class AsyncClient(AsyncEmbedder):
-    """The same methods as `Client`, as coroutines. `aembed` is another name of `embed`."""
+    """The same methods as `Client`, as coroutines. `aembed` is another name of `embed`; so are
+    `aclassify`, `ascore` and `arerank`."""
 
     embed = AsyncEmbedder.aembed
+    classify = AsyncEmbedder.aclassify
+    score = AsyncEmbedder.ascore
+    rerank = AsyncEmbedder.arerank
 
     def __init__(
         self,
@@ -280,6 +288,9 @@ class AsyncClient(AsyncEmbedder):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _acalibration(self) -> Calibration:
+        return protocol.read_calibration(await self.current())
 
     async def _answer(self, call: EmbedCall) -> Embedded:
         """Prepare requests on a thread; the first failure cancels the rest and is raised."""

@@ -34,6 +34,7 @@ from multimodal_embedding_serving.errors import (
 from multimodal_embedding_serving.image_arrays import to_uint8
 from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall, is_item_error
 from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
+from multimodal_embedding_serving.sdk.similarity import Calibration
 from multimodal_embedding_serving.types import Vectors
 
 Reply = httpx2.Response | httpx2.TransportError
@@ -221,6 +222,11 @@ def to_error(status: int, body: Mapping[str, Any]) -> EmbeddingError:
         index, error.message = int(item[1]), message[item.end() :]
     error.index = index if isinstance(index, int) else None
     return error
+
+
+def read_calibration(current: Mapping[str, Any]) -> Calibration:
+    """The learned scalars in the answer of /model/current; Intel's service has none."""
+    return Calibration(current.get("logit_scale"), current.get("logit_bias"))
 
 
 def read_vectors(body: Mapping[str, Any]) -> Vectors:

@@ -72,6 +72,7 @@ from multimodal_embedding_serving.monitoring.tracing import span
 from multimodal_embedding_serving.sdk.call import CallItem, EmbedCall
 from multimodal_embedding_serving.sdk.embedder import AsyncEmbedder, Embedded, Embedder
 from multimodal_embedding_serving.sdk.results import VideoFrame, VideoVectors
+from multimodal_embedding_serving.sdk.similarity import Calibration
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.types import Modality, Progress, Row, ignore_progress
 
@@ -243,6 +244,12 @@ class Engine(Embedder, AsyncEmbedder):
 
     def _embed_call(self, call: EmbedCall) -> Embedded:
         return self.run(self._answer(call))
+
+    def _calibration(self) -> Calibration:
+        return self.info.calibration
+
+    async def _acalibration(self) -> Calibration:
+        return self.info.calibration
 
     async def _answer(self, call: EmbedCall) -> Embedded:
         size = self._size(call.dimensions)

@@ -40,6 +40,7 @@ from multimodal_embedding_serving.inputs.media_access import MediaAccess
 from multimodal_embedding_serving.media.image import JpegDecode
 from multimodal_embedding_serving.monitoring.memory import free_memory
 from multimodal_embedding_serving.monitoring.metrics import Metrics
+from multimodal_embedding_serving.sdk.similarity import Calibration
 from multimodal_embedding_serving.settings import Settings
 from multimodal_embedding_serving.transforms.image import ImageTransform
 from multimodal_embedding_serving.transforms.text import TextTransform
@@ -102,6 +103,10 @@ class ModelInfo:
     """None: the model has no image tower."""
     parity: Mapping[str, Any] | None = None
     """The accuracy report: the lowest and mean cosine of each tower. None: not measured."""
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(self.logit_scale, self.logit_bias)
 
 
 def probes(modality: Modality) -> list[Any]:

@@ -7,7 +7,7 @@ embeds is one method, which gets an `EmbedCall` and returns what it embedded by 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -22,6 +22,7 @@ from multimodal_embedding_serving.sdk.arguments import (
 )
 from multimodal_embedding_serving.sdk.call import EmbedCall, read_call
 from multimodal_embedding_serving.sdk.results import PartialResult, VideoVectors
+from multimodal_embedding_serving.sdk.scorer import AsyncScorer, Scorer
 from multimodal_embedding_serving.types import Vector, Vectors
 
 SegmentConfig = Mapping[str, Any] | SegmentLike
@@ -30,7 +31,7 @@ Embedded = tuple[Mapping[int, Vector] | Mapping[int, VideoVectors], int]
 """A vector (of a video: one per frame, with the frames) by position, and the dimension."""
 
 
-class Embedder(ABC):
+class Embedder(Scorer):
     """Embeds and blocks meanwhile: `Engine` and `Client`."""
 
     @overload
@@ -185,7 +186,7 @@ class Embedder(ABC):
     def _embed_call(self, call: EmbedCall) -> Embedded: ...
 
 
-class AsyncEmbedder(ABC):
+class AsyncEmbedder(AsyncScorer):
     """Embeds while its event loop goes on: `Engine` and `AsyncClient`."""
 
     @overload

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multimodal_embedding_serving.errors import EmbeddingError
 from multimodal_embedding_serving.types import Vectors
 
@@ -54,3 +57,32 @@ class PartialResult(Generic[T]):
 
     def __repr__(self) -> str:
         return f"PartialResult({len(self.vectors)} vectors, {len(self.failures)} failures)"
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The result of `classify`."""
+
+    labels: list[str]
+    scores: NDArray[np.float64]
+    """[items, labels], 0 to 1, in the order of the argument and of `labels`."""
+    calibrated: bool
+    """False: the model has no learned scale, so only the order of the scores is meaningful."""
+
+    @property
+    def best(self) -> list[str]:
+        """The label with the highest score of each item."""
+        return [self.labels[place] for place in self.scores.argmax(axis=1)]
+
+    def __repr__(self) -> str:
+        items, labels = self.scores.shape
+        return f"Classification({items} items, {labels} labels)"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document of `rerank`."""
+
+    index: int
+    """Position in the argument, from 0."""
+    score: float
