@@ -51,6 +51,8 @@ WRONG: dict[str, list[str]] = {
     "EMBEDDING_ACCEPT_KEYS": ["rope_scaling", "config.json:", ":key", "config.json:a b"],
     "EMBEDDING_LOG_FORMAT": ["xml"],
     "EMBEDDING_LOG_LEVEL": ["trace"],
+    "EMBEDDING_DIALECTS": ["immich,inmich", "openai", "none,tei"],
+    "EMBEDDING_IMMICH_UPSTREAM": ["immich:3003", "ftp://x", "http://", "http:// x"],
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ["localhost:4318", "ftp://x", "http://", "http:// x"],
 }  # fmt: skip
 FREE = {"EMBEDDING_MODEL_ALIASES", "APP_NAME", "APP_DISPLAY_NAME", "APP_DESC"}

@@ -192,7 +192,7 @@ def test_the_openapi_document_describes_bodies_answers_and_errors(http: httpx2.C
     schemas = document["components"]["schemas"]
     for path, names in (
         ("/embeddings", ("EmbeddingsRequest", "OpenAIRequest")),
-        ("/v1/embeddings", ("OpenAIRequest",)),
+        ("/v1/embeddings", ("OpenAIRequest", "ChatRequest")),
     ):
         operation = document["paths"][path]["post"]
         body = operation["requestBody"]["content"]["application/json"]["schema"]
