@@ -142,9 +142,9 @@ TRAPS = {
         f"{PICTURES}::test_a_drafted_jpeg_keeps_twice_what_is_needed",
     ),
     "a JPEG is drafted in spite of the setting": Trap(
-        "engine/preprocess.py",
-        'min_side=transform.min_side if media.jpeg_decode == "fast" else 0',
-        "min_side=transform.min_side",
+        "inputs/media_access.py",
+        'min_side = min_side if self.jpeg_decode == "fast" else 0',
+        "min_side = min_side",
         "tests/engine/test_jpeg_decode.py::test_in_process_sources_obey_the_setting[exact]",
     ),
     "the EXIF orientation is overlooked": Trap(
