@@ -6,23 +6,20 @@ import gc
 import os
 import random
 import signal
-import socket
 import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import pytest
 
 from multimodal_embedding_serving.errors import EmbeddingError, InvalidInput, NotReady
-from multimodal_embedding_serving.media.channel import Channel
-from multimodal_embedding_serving.media.decoder_handle import Decoder
 from multimodal_embedding_serving.media.decoder_pool import DecoderPool, Decoding
 from multimodal_embedding_serving.media.sampling import Segment, VideoLimits
+from tests.media.lying import Lying, Said
 from tests.media.processes import memory_files, open_files, runs
 from tests.media_files import decoded, read_barcode, write_video
 
@@ -30,46 +27,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are L
 
 LIMITS = VideoLimits(max_bytes=1 << 26, max_seconds=3600, max_frames=4096)
 CLIP = write_video("mp4", 20)
-
-Said = Mapping[str, Any] | bytes
-
-
-class Liar(Decoder):
-    """Not a process: it sends what the test gives it, whatever it receives, and hangs up."""
-
-    def __init__(self, says: Sequence[Said]) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel, self.pid, self.free = Channel(ours), 0, True
-        self._theirs = theirs
-        for each in says:
-            if isinstance(each, bytes):
-                theirs.sendall(each)
-            else:
-                Channel(theirs).send(each)
-        theirs.shutdown(socket.SHUT_WR)
-
-    @property
-    def alive(self) -> bool:
-        return True
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._theirs.close()
-        self.channel.close()
-
-
-class Lying(DecoderPool):
-    def __init__(self, says: Sequence[Said]) -> None:
-        super().__init__(1, 4)
-        self._says = says
-        self.started = 0
-
-    def _start(self) -> Decoder:
-        self.started += 1
-        return Liar(self._says)
-
 
 TAKEN = {"taken": True}
 ROOM = {"room": 3 * 64 * 64}

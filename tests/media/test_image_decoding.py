@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +24,11 @@ from multimodal_embedding_serving.errors import (
     TooLarge,
 )
 from multimodal_embedding_serving.media.budget import DecodeBudget
-from multimodal_embedding_serving.media.channel import Channel
-from multimodal_embedding_serving.media.decoder_handle import Decoder
 from multimodal_embedding_serving.media.decoder_pool import DecoderLimits, DecoderPool
 from multimodal_embedding_serving.media.image import ImageLimits, decode_rgb
 from multimodal_embedding_serving.media.image_decoding import ImageDecoding
 from multimodal_embedding_serving.settings import IMAGE_FORMATS, Settings
+from tests.media.lying import Lying
 from tests.media.processes import eventually, memory_files, open_files, runs
 from tests.media.test_heif import NAMES, heic
 from tests.media_files import IMAGE_KINDS, photo, write_image, write_oriented
@@ -229,38 +227,6 @@ def test_nothing_is_left_behind() -> None:
     assert (open_files(), len(memory_files())) == before
 
 
-class Liar(Decoder):
-    """Not a process: it sends what the test gives it, whatever it receives, and hangs up."""
-
-    def __init__(self, says: Sequence[Mapping[str, Any]]) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel, self.pid, self.free, self.pixels = Channel(ours), 0, True, None
-        self._theirs = theirs
-        for each in says:
-            Channel(theirs).send(each)
-        theirs.shutdown(socket.SHUT_WR)
-
-    @property
-    def alive(self) -> bool:
-        return True
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._theirs.close()
-        self.channel.close()
-
-
-class Lying(DecoderPool):
-    def __init__(self, says: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(1, 0, kind="image")
-        self._says = says
-
-    def _start(self) -> Decoder:
-        return Liar(self._says)
-
-
 RESERVE, ROOM = {"reserve": [4096, 0]}, {"room": 3 * 32 * 32}
 END = {"end": True, "again": True}
 
@@ -292,7 +258,7 @@ END = {"end": True, "again": True}
     ],
 )
 def test_what_a_process_says_is_not_believed(says: list[Mapping[str, Any]]) -> None:
-    lying = Lying([{"taken": True}, *says])
+    lying = Lying([{"taken": True}, *says], kind="image")
     with pytest.raises(InvalidInput, match="the decoder crashed on it"):
         decode(lying, write_image("png"))
     assert all(each.pixels is None for each in lying._idle), "it is not used again"
