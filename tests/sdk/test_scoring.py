@@ -30,21 +30,9 @@ LABELS = ["cat", "cup of coffee", "bridge"]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[mmes.Engine]:
-    with mmes.Engine.open("Builtin/mini") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[mmes.Client]:
     with mmes.Client(server.url, batch=2) as client:
         yield client
-
-
-@pytest.fixture(params=["engine", "client"])
-def embedder(request: pytest.FixtureRequest) -> mmes.Engine | mmes.Client:
-    embedder: mmes.Engine | mmes.Client = request.getfixturevalue(request.param)
-    return embedder
 
 
 @pytest.mark.parametrize("verb", ["classify", "score", "rerank"])

@@ -31,21 +31,9 @@ VERBS = ("embed_texts", "embed_images", "embed_video")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[mmes.Engine]:
-    with mmes.Engine.open("Builtin/mini") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[mmes.Client]:
     with mmes.Client(server.url, batch=3) as client:
         yield client
-
-
-@pytest.fixture(params=["engine", "client"])
-def embedder(request: pytest.FixtureRequest) -> mmes.Engine | mmes.Client:
-    embedder: mmes.Engine | mmes.Client = request.getfixturevalue(request.param)
-    return embedder
 
 
 @pytest.fixture
